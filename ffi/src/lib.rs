@@ -1,0 +1,2 @@
+//! Raw ABI of netmap(4), API 14.
+#![allow(unsafe_code)]
