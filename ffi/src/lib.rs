@@ -1,2 +1,45 @@
-//! Raw ABI of netmap(4), API 14.
+//! The raw ABI of netmap(4), API version 14, on 64-bit FreeBSD and Linux: structures, constants, request numbers, and
+//! the pointer arithmetic that finds rings, slots and buffers in the shared memory. Names are those of
+//! `<net/netmap.h>` and `<net/netmap_user.h>`; nothing here allocates, decides or keeps state.
+//!
+//! How a port is opened with it:
+//! 1. open [`NETMAP_DEVICE_NAME`];
+//! 2. fill an [`nmreq_register`], point an [`nmreq_header`]'s `nr_body` at it and its `nr_options` at a chain of
+//!    options ([`nmreq_opt_offsets`], [`nmreq_opt_extmem`]), and hand the header to `ioctl` with [`NIOCCTRL`];
+//! 3. map `nr_memsize` bytes of the descriptor; [`netmap_if()`] finds the port at `nr_offset` in it;
+//! 4. [`netmap_txring`], [`netmap_rxring`], [`netmap_ring_slots`] and [`netmap_buf_offset`] lead from there to the
+//!    frames;
+//! 5. [`NIOCTXSYNC`], [`NIOCRXSYNC`] or `poll` exchange slots with the kernel.
+//!
+//! All fields are in the byte order of the machine. Pointers inside requests are 64-bit integers.
+
+#![no_std]
 #![allow(unsafe_code)]
+#![allow(non_camel_case_types)]
+
+#[cfg(not(all(target_pointer_width = "64", any(target_os = "freebsd", target_os = "linux"))))]
+compile_error!("netmap-sys knows the ABI of 64-bit FreeBSD and Linux only");
+
+/// Defines the constants of a module and lists them in its `CONSTANTS`, so that none can be left out of the
+/// comparison with the C headers.
+macro_rules! constants {
+    ($($(#[$attribute:meta])* pub const $name:ident: $type:ty = $value:expr;)+) => {
+        $($(#[$attribute])* pub const $name: $type = $value;)+
+
+        pub(crate) const CONSTANTS: &[$crate::layout::Constant] =
+            &[$($crate::layout::Constant { name: stringify!($name), value: $name as u64 }),+];
+    };
+}
+
+mod ioctl;
+pub mod layout;
+mod option;
+mod pointer;
+mod request;
+mod ring;
+
+pub use ioctl::*;
+pub use option::*;
+pub use pointer::*;
+pub use request::*;
+pub use ring::*;

@@ -1,0 +1,149 @@
+//! Security associations: the one that sends, and those that receive.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::cipher::{Aad, Key};
+use super::iv::IvRange;
+use super::replay::ReplayWindow;
+
+/// A security parameter index, host byte order (RFC 4303 section 2.1).
+pub type Spi = u32;
+
+/// What ESP protects (RFC 4301 section 3.2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// The GRE packet itself: outer IP, ESP, GRE.
+    Transport,
+    /// A whole IP packet with GRE in it: outer IP, ESP, IP, GRE.
+    Tunnel,
+}
+
+/// The SA has used up its sequence numbers or IVs and must be replaced (RFC 4303 section 3.3.3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Exhausted;
+
+/// Sequence numbers that were taken for a batch: `first`, `first + 1`, .. , `count` of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lease {
+    /// The first number.
+    pub first: u64,
+    /// How many.
+    pub count: u64,
+}
+
+/// An SA that sends. It cannot be cloned, and a sequence number that it gave out is never given out again: one counter
+/// yields both sequence number and IV.
+#[derive(Debug)]
+pub struct OutboundSa {
+    spi: Spi,
+    key: Key,
+    esn: bool,
+    iv: IvRange,
+    /// The number of the first packet; its IV is the first of the range.
+    first: u64,
+    /// The highest number that may be sent.
+    last: u64,
+    next: AtomicU64,
+}
+
+impl OutboundSa {
+    /// An SA whose first packet carries sequence number `first` (1 for a new one, RFC 4303 section 3.3.3) and which may send
+    /// until the numbers end (2^32 - 1 without ESN) or the IVs do.
+    pub fn new(spi: Spi, key: Key, esn: bool, iv: IvRange, first: u64) -> OutboundSa {
+        let numbers_end = if esn { u64::MAX - 1 } else { u64::from(u32::MAX) };
+        let last = numbers_end.min(first.saturating_add(iv.count() - 1));
+        OutboundSa { spi, key, esn, iv, first, last, next: AtomicU64::new(first) }
+    }
+
+    /// The SPI.
+    #[inline]
+    pub fn spi(&self) -> Spi {
+        self.spi
+    }
+
+    /// The key, for the cipher.
+    #[inline]
+    pub fn key(&self) -> &Key {
+        &self.key
+    }
+
+    /// Packets that can still be sent. Few left: time for a rekey. None: [`OutboundSa::take`] refuses.
+    pub fn remaining(&self) -> u64 {
+        (self.last + 1).saturating_sub(self.next.load(Ordering::Relaxed))
+    }
+
+    /// Packets sent, or at least numbered.
+    pub fn used(&self) -> u64 {
+        self.next.load(Ordering::Relaxed).min(self.last + 1) - self.first.min(self.last + 1)
+    }
+
+    /// Takes up to `count` sequence numbers, fewer at the end of the SA's life. Workers that share the SA take disjoint ones.
+    ///
+    /// # Errors
+    /// [`Exhausted`] when none is left.
+    #[inline]
+    pub fn take(&self, count: u64) -> Result<Lease, Exhausted> {
+        // Looked at first, so that the counter stops near the end however often it is asked, and cannot wrap.
+        if self.next.load(Ordering::Relaxed) > self.last {
+            return Err(Exhausted);
+        }
+        let first = self.next.fetch_add(count, Ordering::Relaxed);
+        let left = (self.last + 1).saturating_sub(first);
+        if left == 0 {
+            return Err(Exhausted);
+        }
+        Ok(Lease { first, count: count.min(left) })
+    }
+
+    /// The IV that belongs to a sequence number this SA gave out, in wire order.
+    #[inline]
+    pub fn iv(&self, sequence: u64) -> [u8; 8] {
+        self.iv.nth(sequence.wrapping_sub(self.first))
+    }
+
+    /// What is authenticated with the packet of that number.
+    #[inline]
+    pub fn aad(&self, sequence: u64) -> Aad {
+        Aad::new(self.spi, sequence, self.esn)
+    }
+}
+
+/// An SA that receives. Its window belongs to the one worker that opens its packets.
+#[derive(Debug)]
+pub struct InboundSa {
+    spi: Spi,
+    key: Key,
+    esn: bool,
+    window: ReplayWindow,
+}
+
+impl InboundSa {
+    /// An SA with an empty window.
+    pub fn new(spi: Spi, key: Key, esn: bool, window: ReplayWindow) -> InboundSa {
+        InboundSa { spi, key, esn, window }
+    }
+
+    /// The SPI.
+    #[inline]
+    pub fn spi(&self) -> Spi {
+        self.spi
+    }
+
+    /// The key, for the cipher.
+    #[inline]
+    pub fn key(&self) -> &Key {
+        &self.key
+    }
+
+    /// The anti-replay window.
+    #[inline]
+    pub fn window(&self) -> &ReplayWindow {
+        &self.window
+    }
+
+    /// What is authenticated with the packet of that (whole) sequence number.
+    #[inline]
+    pub fn aad(&self, sequence: u64) -> Aad {
+        Aad::new(self.spi, sequence, self.esn)
+    }
+}

@@ -1,0 +1,101 @@
+//! Forwarding an IP packet whose route is known: towards a station, into a tunnel, or up to the host.
+//!
+//! 1. An end of a tunnel is never reached through a tunnel (design: nesting is refused packet by packet too).
+//! 2. What the route cannot do is a drop.
+//! 3. TTL or hop limit goes down by one (RFC 1812 section 5.3.1, RFC 8200 section 3).
+//! 4. The packet must fit the link.
+
+use super::{Next, Packet};
+use crate::drops::Reason;
+use crate::tables::{NextHop, Tables, To};
+use crate::wire::{ethernet, ipv4, ipv6};
+
+/// Where a packet to be forwarded came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// From a link, as it stands.
+    Link,
+    /// Out of a tunnel.
+    Tunnel,
+}
+
+/// Forwards the IPv4 packet that the frame holds, checked before.
+#[inline]
+pub(crate) fn ipv4(
+    packet: &mut Packet<'_>,
+    hop: NextHop,
+    origin: Origin,
+    tables: &Tables,
+) -> Result<Next, Reason> {
+    let header = packet.frame.bytes().first_chunk::<{ ipv4::HEADER_LEN }>().ok_or(Reason::IpMalformed)?;
+    let (tos, link_local) = (header[1], header[12] == 169 && header[13] == 254);
+    if let Some(up) = before(hop, origin, link_local)? {
+        return Ok(up);
+    }
+    ipv4::decrement_ttl(packet.frame.bytes_mut()).ok_or(Reason::TtlExceeded)?;
+    onward(packet, hop, ethernet::IPV4, tos, tables)
+}
+
+/// Forwards the IPv6 packet that the frame holds, checked before.
+#[inline]
+pub(crate) fn ipv6(
+    packet: &mut Packet<'_>,
+    hop: NextHop,
+    origin: Origin,
+    tables: &Tables,
+) -> Result<Next, Reason> {
+    let header = packet.frame.bytes().first_chunk::<{ ipv6::HEADER_LEN }>().ok_or(Reason::IpMalformed)?;
+    let (tos, link_local) = (header[0] << 4 | header[1] >> 4, header[8] == 0xfe && header[9] & 0xc0 == 0x80);
+    if let Some(up) = before(hop, origin, link_local)? {
+        return Ok(up);
+    }
+    ipv6::decrement_hop_limit(packet.frame.bytes_mut()).ok_or(Reason::TtlExceeded)?;
+    onward(packet, hop, ethernet::IPV6, tos, tables)
+}
+
+/// Steps 1 and 2. A packet for the host is not forwarded, so the rest does not concern it.
+#[inline]
+fn before(hop: NextHop, origin: Origin, link_local: bool) -> Result<Option<Next>, Reason> {
+    if hop.underlay && (origin == Origin::Tunnel || matches!(hop.to, To::Tunnel(_))) {
+        return Err(Reason::Nested);
+    }
+    if hop.to == To::Host {
+        return Ok(Some(Next::HostInner));
+    }
+    if link_local {
+        return Err(Reason::LinkLocal);
+    }
+    match hop.to.refused() {
+        Some(reason) => Err(reason),
+        None => Ok(None),
+    }
+}
+
+/// Step 4.
+#[inline]
+fn onward(
+    packet: &mut Packet<'_>,
+    hop: NextHop,
+    protocol: u16,
+    tos: u8,
+    tables: &Tables,
+) -> Result<Next, Reason> {
+    match hop.to {
+        To::Tunnel(index) => {
+            packet.protocol = protocol;
+            packet.tos = tos;
+            if let Some(tunnel) = tables.tunnel(index) {
+                tunnel.prefetch();
+            }
+            Ok(Next::Tunnel(index))
+        }
+        To::Station { port, mac } => {
+            let mtu = tables.ports.get(usize::from(port)).map_or(0, |port| port.mtu);
+            if packet.frame.len() > mtu {
+                return Err(Reason::TooBig);
+            }
+            Ok(Next::Station { port, mac })
+        }
+        To::Host | To::Unresolved { .. } | To::Nowhere => Err(Reason::NoRoute),
+    }
+}

@@ -1,0 +1,272 @@
+//! The second stage: out of a tunnel.
+//!
+//! 1. Every ESP packet of the batch is looked up in its SA's window, and becomes a job for the cipher.
+//! 2. The cipher opens them all.
+//! 3. Each authentic one loses its trailer, in tunnel mode its inner header, and its GRE header, each checked.
+//! 4. The inner packet is checked and routed; ECN marks of the outer header are carried over (RFC 6040).
+//! 5. Only now do the window and the GRE sequence number move on: a packet dropped before changed no state.
+
+use std::net::IpAddr;
+
+use arrayvec::ArrayVec;
+
+use super::forward::{self, Origin};
+use super::{Batch, Next, Packet};
+use crate::drops::Reason;
+use crate::esp::{Mode, cipher, open};
+use crate::gre::{self, Checked};
+use crate::ring::BATCH;
+use crate::tables::{GreMatch, Inbound, NextHop, Tables};
+use crate::tunnel::Tunnel;
+use crate::wire::{Ecn, Gre, Ipv4, Ipv6, esp, ethernet, ipv4, ipv6, protocol};
+
+/// Bytes from the start of an ESP packet to its ciphertext.
+const CIPHERTEXT_AT: usize = esp::HEADER_LEN + esp::IV_LEN;
+
+/// Runs the stage for all packets that are to be opened.
+#[inline]
+pub(crate) fn open(packets: &mut Batch<'_>, tables: &Tables, worker: usize) {
+    let authentic = decrypt(packets, tables);
+    let mut nth = 0;
+    for packet in packets.iter_mut() {
+        let Next::Open(index) = packet.next else { continue };
+        let genuine = authentic >> nth & 1 == 1;
+        nth += 1;
+        packet.next = match tables.inbound(index) {
+            Some(inbound) if genuine => {
+                decapsulate(packet, inbound, tables, worker).unwrap_or_else(Next::Drop)
+            }
+            _ => Next::Drop(Reason::EspAuth),
+        };
+    }
+}
+
+/// Steps 1 and 2. Returns a bit for each packet that is still [`Next::Open`], the first one's lowest: was it authentic?
+#[inline]
+fn decrypt(packets: &mut Batch<'_>, tables: &Tables) -> u64 {
+    let mut jobs: ArrayVec<cipher::OpenJob<'_>, BATCH> = ArrayVec::new();
+    for Packet { frame, next, sequence, spent, .. } in packets.iter_mut() {
+        let Next::Open(index) = *next else { continue };
+        let Some(inbound) = tables.inbound(index) else {
+            *next = Next::Drop(Reason::EspUnknownSpi);
+            continue;
+        };
+        let candidate = match open::candidate(frame.bytes(), &inbound.sa) {
+            Ok(candidate) => candidate,
+            Err(reason) => {
+                *next = Next::Drop(reason);
+                continue;
+            }
+        };
+        frame.pull(CIPHERTEXT_AT);
+        let shift = if frame.from_offset_port() { 0 } else { shift(frame.headroom(), inbound, tables) };
+        frame.push(shift);
+        *sequence = candidate.sequence;
+        *spent = shift + esp::ICV_LEN;
+        jobs.push(open::job(frame.bytes_mut(), shift, &inbound.sa, &candidate));
+    }
+    if jobs.is_empty() {
+        return 0;
+    }
+    cipher::open(&mut jobs);
+    (0..).zip(&jobs).fold(0, |bits, (nth, job)| bits | u64::from(job.authentic) << nth)
+}
+
+/// How far forward the plaintext of a ciphertext that starts `at` bytes into its buffer is to be moved as it is decrypted,
+/// so that, with the link header in front again, the inner packet starts where the buffer does. That is where ports without
+/// offsets send from; frames of such a port alone are shifted.
+#[cold]
+fn shift(at: usize, inbound: &Inbound, tables: &Tables) -> usize {
+    let headers = tables.tunnel(inbound.tunnel).map_or(0, |tunnel| tunnel.layout.gre + tunnel.layout.middle);
+    at.saturating_sub(ethernet::HEADER_LEN.saturating_sub(headers))
+}
+
+/// Steps 3 to 5 for an authentic packet; the frame holds its plaintext.
+#[inline]
+fn decapsulate(
+    packet: &mut Packet<'_>,
+    inbound: &Inbound,
+    tables: &Tables,
+    worker: usize,
+) -> Result<Next, Reason> {
+    let tunnel = tables.tunnel(inbound.tunnel).ok_or(Reason::EspUnknownSpi)?;
+    let sequence = packet.sequence;
+    let plaintext_len = packet.frame.len().saturating_sub(packet.spent);
+    packet.frame.truncate(plaintext_len);
+    let (payload_len, next_header) = open::trailer(packet.frame.bytes())?;
+    packet.frame.truncate(payload_len);
+    match (tunnel.mode, next_header) {
+        (_, protocol::NONE) => {
+            inbound.sa.window().accept(sequence).map_err(|_| Reason::EspReplay)?;
+            return Err(Reason::EspDummy);
+        }
+        (Some(Mode::Transport), protocol::GRE) => {}
+        (Some(Mode::Tunnel), protocol::IPV4 | protocol::IPV6) => strip_middle(packet, tunnel, next_header)?,
+        _ => return Err(Reason::EspMalformed),
+    }
+    let gre = Gre::parse(packet.frame.bytes()).map_err(|_| Reason::GreMalformed)?;
+    let checked = gre::check(&gre, &tunnel.gre, &tunnel.sequences)?;
+    let accept = || inbound.sa.window().accept(sequence).map_err(|_| Reason::EspReplay);
+    deliver(packet, tunnel, checked, tables, worker, accept)
+}
+
+/// Takes off the inner IP header of tunnel mode. The SA is for GRE between the tunnel's ends alone (RFC 4301 section 5.2,
+/// step 4).
+fn strip_middle(packet: &mut Packet<'_>, tunnel: &Tunnel, next_header: u8) -> Result<(), Reason> {
+    let bytes = packet.frame.bytes();
+    let (ends, tos, protocol, header_len, total_len): ((IpAddr, IpAddr), u8, u8, usize, usize) =
+        if next_header == protocol::IPV4 {
+            let ip = Ipv4::parse(bytes).map_err(|_| Reason::EspMalformed)?;
+            if ip.is_fragment() {
+                return Err(Reason::Fragment);
+            }
+            let total_len = usize::from(ip.total_len());
+            ((ip.src().into(), ip.dst().into()), ip.tos(), ip.protocol(), ip.header_len(), total_len)
+        } else {
+            let ip = Ipv6::parse(bytes).map_err(|_| Reason::EspMalformed)?;
+            let upper = ip.upper().map_err(|_| Reason::EspMalformed)?;
+            if upper.fragment {
+                return Err(Reason::Fragment);
+            }
+            let total_len = ipv6::HEADER_LEN + usize::from(ip.payload_len());
+            ((ip.src().into(), ip.dst().into()), ip.traffic_class(), upper.protocol, upper.offset, total_len)
+        };
+    if ends != (tunnel.remote, tunnel.local) || protocol != protocol::GRE {
+        return Err(Reason::EspMalformed);
+    }
+    // A mark on either outer header counts.
+    packet.tos = ecn(Ecn::of(tos), Ecn::of(packet.tos)).ok_or(Reason::Ecn)?.mark(tos);
+    packet.frame.truncate(total_len);
+    packet.frame.pull(header_len);
+    Ok(())
+}
+
+/// A GRE packet that came unprotected, from `remote` to `local`; the frame holds it.
+#[inline]
+pub(super) fn cleartext_gre(
+    packet: &mut Packet<'_>,
+    local: IpAddr,
+    remote: IpAddr,
+    tables: &Tables,
+    worker: usize,
+) -> Result<Next, Reason> {
+    let gre = Gre::parse(packet.frame.bytes()).map_err(|_| Reason::GreMalformed)?;
+    let tunnel = match tables.gre(local, remote, gre.key()) {
+        GreMatch::Tunnel(tunnel) => tunnel,
+        GreMatch::WrongKey => return Err(Reason::GreKey),
+        GreMatch::Unknown => return Err(Reason::GreUnknown),
+    };
+    if tunnel.mode.is_some() {
+        return Err(Reason::CleartextForProtected);
+    }
+    let checked = gre::check(&gre, &tunnel.gre, &tunnel.sequences)?;
+    deliver(packet, tunnel, checked, tables, worker, || Ok(()))
+}
+
+/// Steps 4 and 5, for a checked GRE packet that the frame holds. `accept` moves the window on.
+#[inline]
+fn deliver(
+    packet: &mut Packet<'_>,
+    tunnel: &Tunnel,
+    checked: Checked,
+    tables: &Tables,
+    worker: usize,
+    accept: impl FnOnce() -> Result<(), Reason>,
+) -> Result<Next, Reason> {
+    packet.frame.pull(checked.header_len);
+    let inner = match checked.protocol {
+        ethernet::IPV4 => Inner::ipv4(packet, tables)?,
+        ethernet::IPV6 => Inner::ipv6(packet, tables)?,
+        _ => Inner::ethernet(packet, tunnel)?,
+    };
+    accept()?;
+    if let Some(sequence) = checked.sequence {
+        tunnel.sequences.accept(sequence);
+    }
+    if let Some(counters) = tunnel.counters.get(worker) {
+        counters.in_packets.add(1);
+        counters.in_bytes.add(packet.frame.len() as u64);
+    }
+    match inner {
+        Inner::V4(hop) => forward::ipv4(packet, hop.ok_or(Reason::NoRoute)?, Origin::Tunnel, tables),
+        Inner::V6(hop) => forward::ipv6(packet, hop.ok_or(Reason::NoRoute)?, Origin::Tunnel, tables),
+        Inner::Frame(port) => Ok(Next::Send(port)),
+    }
+}
+
+/// An inner packet that is in order, and where it goes.
+enum Inner {
+    V4(Option<NextHop>),
+    V6(Option<NextHop>),
+    Frame(u16),
+}
+
+impl Inner {
+    #[inline]
+    fn ipv4(packet: &mut Packet<'_>, tables: &Tables) -> Result<Inner, Reason> {
+        let ip = Ipv4::parse(packet.frame.bytes()).map_err(|_| Reason::IpMalformed)?;
+        let hop = tables.route_v4(ip.dst());
+        let (total_len, before) = (usize::from(ip.total_len()), Ecn::of(ip.tos()));
+        let after = ecn(before, Ecn::of(packet.tos)).ok_or(Reason::Ecn)?;
+        // What follows the inner packet is padding against traffic analysis (RFC 4303 section 2.7).
+        packet.frame.truncate(total_len);
+        if after != before {
+            ipv4::set_ecn(packet.frame.bytes_mut(), after).map_err(|_| Reason::IpMalformed)?;
+        }
+        Ok(Inner::V4(hop))
+    }
+
+    #[inline]
+    fn ipv6(packet: &mut Packet<'_>, tables: &Tables) -> Result<Inner, Reason> {
+        let ip = Ipv6::parse(packet.frame.bytes()).map_err(|_| Reason::IpMalformed)?;
+        let hop = tables.route_v6(ip.dst());
+        let total_len = ipv6::HEADER_LEN + usize::from(ip.payload_len());
+        let before = Ecn::of(ip.traffic_class());
+        let after = ecn(before, Ecn::of(packet.tos)).ok_or(Reason::Ecn)?;
+        packet.frame.truncate(total_len);
+        if after != before {
+            ipv6::set_ecn(packet.frame.bytes_mut(), after).map_err(|_| Reason::IpMalformed)?;
+        }
+        Ok(Inner::V6(hop))
+    }
+
+    fn ethernet(packet: &Packet<'_>, tunnel: &Tunnel) -> Result<Inner, Reason> {
+        if packet.frame.len() < ethernet::HEADER_LEN {
+            return Err(Reason::EthernetMalformed);
+        }
+        tunnel.bridge.map(Inner::Frame).ok_or(Reason::GreUnknown)
+    }
+}
+
+/// The mark that a packet leaves a tunnel with, from its own and that of the outer header (RFC 6040 section 4.2, figure 4);
+/// `None` for a packet to be dropped.
+#[inline]
+const fn ecn(inner: Ecn, outer: Ecn) -> Option<Ecn> {
+    match (inner, outer) {
+        (Ecn::NotEct, Ecn::Ce) => None,
+        (Ecn::NotEct, _) => Some(Ecn::NotEct),
+        (Ecn::Ce, _) | (_, Ecn::Ce) => Some(Ecn::Ce),
+        (Ecn::Ect0, Ecn::Ect1) => Some(Ecn::Ect1),
+        (inner, _) => Some(inner),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::ecn;
+    use crate::wire::Ecn::{self, Ce, Ect0, Ect1, NotEct};
+
+    /// RFC 6040 figure 4, row by row: inner Not-ECT, ECT(0), ECT(1), CE; columns outer Not-ECT, ECT(0), ECT(1), CE.
+    #[test]
+    fn rfc6040_figure_4() {
+        const TABLE: [(Ecn, [Option<Ecn>; 4]); 4] = [
+            (NotEct, [Some(NotEct), Some(NotEct), Some(NotEct), None]),
+            (Ect0, [Some(Ect0), Some(Ect0), Some(Ect1), Some(Ce)]),
+            (Ect1, [Some(Ect1), Some(Ect1), Some(Ect1), Some(Ce)]),
+            (Ce, [Some(Ce), Some(Ce), Some(Ce), Some(Ce)]),
+        ];
+        for (inner, row) in TABLE {
+            assert_eq!([NotEct, Ect0, Ect1, Ce].map(|outer| ecn(inner, outer)), row, "inner {inner:?}");
+        }
+    }
+}

@@ -1,0 +1,220 @@
+//! The first stage: what a frame is, and whose.
+//!
+//! 1. Ethernet: is it for this station? Tagged, multicast and unknown types are the host's.
+//! 2. IP is checked and the route looked up.
+//! 3. For us: ESP, ESP in UDP and GRE are the engine's; all else is the host's, byte for byte.
+//! 4. For others: it is forwarded (see [`super::forward`]).
+
+use std::net::IpAddr;
+
+use super::forward::{self, Origin};
+use super::inbound;
+use super::{Next, Packet};
+use crate::drops::Reason;
+use crate::tables::{NextHop, PortEntry, Tables, To};
+use crate::wire::{Ethernet, Ipv4, Ipv6, Udp, ethernet, protocol, udp};
+
+/// Runs the stage for one packet that was received on `port`. `worker` is the worker's number.
+#[inline]
+pub(crate) fn receive(packet: &mut Packet<'_>, port: &PortEntry, tables: &Tables, worker: usize) {
+    packet.next = match classify(packet, port, tables, worker) {
+        Ok(next) => next,
+        Err(reason) => Next::Drop(reason),
+    };
+}
+
+#[inline]
+fn classify(
+    packet: &mut Packet<'_>,
+    port: &PortEntry,
+    tables: &Tables,
+    worker: usize,
+) -> Result<Next, Reason> {
+    let frame = Ethernet::parse(packet.frame.bytes()).map_err(|_| Reason::EthernetMalformed)?;
+    packet.source = frame.src();
+    if let Some(tunnel) = port.bridge {
+        return bridged(packet, tunnel);
+    }
+    if frame.dst() != port.mac {
+        if frame.dst().is_multicast() {
+            return Ok(Next::Host);
+        }
+        if !port.any_mac {
+            return Err(Reason::NotOurs);
+        }
+    }
+    if packet.frame.slots() > 1 {
+        return several_slots(packet, tables);
+    }
+    if frame.tags_len() != 0 {
+        return Ok(Next::Host);
+    }
+    match frame.ethertype() {
+        ethernet::IPV4 => ipv4(packet, tables, worker),
+        ethernet::IPV6 => ipv6(packet, tables, worker),
+        _ => Ok(Next::Host),
+    }
+}
+
+/// A port that is bridged gives every frame to its tunnel, whole.
+#[cold]
+fn bridged(packet: &mut Packet<'_>, tunnel: u32) -> Result<Next, Reason> {
+    if packet.frame.slots() > 1 {
+        return Err(Reason::MultiSlot);
+    }
+    packet.protocol = ethernet::TEB;
+    packet.tos = 0;
+    Ok(Next::Tunnel(tunnel))
+}
+
+/// A frame longer than a buffer lies in several, where neither cipher nor checksum can work on it: it is the host's if it
+/// is for us, and dropped otherwise (the host might forward it unprotected).
+#[cold]
+fn several_slots(packet: &mut Packet<'_>, tables: &Tables) -> Result<Next, Reason> {
+    let frame = Ethernet::parse(packet.frame.bytes()).map_err(|_| Reason::EthernetMalformed)?;
+    let bytes = frame.payload();
+    let destination: IpAddr = match frame.ethertype() {
+        ethernet::IPV4 => match bytes.get(16..20).and_then(<[u8]>::first_chunk::<4>) {
+            Some(octets) => IpAddr::from(*octets),
+            None => return Err(Reason::IpMalformed),
+        },
+        ethernet::IPV6 => match bytes.get(24..40).and_then(<[u8]>::first_chunk::<16>) {
+            Some(octets) => IpAddr::from(*octets),
+            None => return Err(Reason::IpMalformed),
+        },
+        _ => return Ok(Next::Host),
+    };
+    match tables.route(destination) {
+        Some(NextHop { to: To::Host, .. }) => Ok(Next::Host),
+        _ => Err(Reason::MultiSlot),
+    }
+}
+
+#[inline]
+fn ipv4(packet: &mut Packet<'_>, tables: &Tables, worker: usize) -> Result<Next, Reason> {
+    let bytes = packet.frame.bytes().get(ethernet::HEADER_LEN..).unwrap_or_default();
+    let ip = Ipv4::parse(bytes).map_err(|_| Reason::IpMalformed)?;
+    let hop = tables.route_v4(ip.dst()).ok_or(Reason::NoRoute)?;
+    if hop.to == To::Host {
+        let header = Outer {
+            src: ip.src().into(),
+            dst: ip.dst().into(),
+            protocol: ip.protocol(),
+            tos: ip.tos(),
+            fragment: ip.is_fragment(),
+            first: ip.fragment_offset() == 0,
+            payload_at: ethernet::HEADER_LEN + ip.header_len(),
+            end: ethernet::HEADER_LEN + usize::from(ip.total_len()),
+        };
+        return local(packet, &header, tables, worker);
+    }
+    let total_len = usize::from(ip.total_len());
+    strip_ethernet(packet, total_len);
+    forward::ipv4(packet, hop, Origin::Link, tables)
+}
+
+#[inline]
+fn ipv6(packet: &mut Packet<'_>, tables: &Tables, worker: usize) -> Result<Next, Reason> {
+    let bytes = packet.frame.bytes().get(ethernet::HEADER_LEN..).unwrap_or_default();
+    let ip = Ipv6::parse(bytes).map_err(|_| Reason::IpMalformed)?;
+    let hop = tables.route_v6(ip.dst()).ok_or(Reason::NoRoute)?;
+    let end = ethernet::HEADER_LEN + crate::wire::ipv6::HEADER_LEN + usize::from(ip.payload_len());
+    if hop.to == To::Host {
+        let upper = ip.upper().map_err(|_| Reason::IpMalformed)?;
+        let header = Outer {
+            src: ip.src().into(),
+            dst: ip.dst().into(),
+            protocol: upper.protocol,
+            tos: ip.traffic_class(),
+            fragment: upper.fragment,
+            first: upper.first,
+            payload_at: ethernet::HEADER_LEN + upper.offset,
+            end,
+        };
+        return local(packet, &header, tables, worker);
+    }
+    strip_ethernet(packet, end - ethernet::HEADER_LEN);
+    forward::ipv6(packet, hop, Origin::Link, tables)
+}
+
+/// Leaves the IP packet alone in the frame: no link header, no padding behind.
+#[inline]
+fn strip_ethernet(packet: &mut Packet<'_>, ip_len: usize) {
+    packet.frame.pull(ethernet::HEADER_LEN);
+    packet.frame.truncate(ip_len);
+}
+
+/// What the header of a packet for us says. Offsets in bytes from the start of the frame.
+struct Outer {
+    src: IpAddr,
+    dst: IpAddr,
+    protocol: u8,
+    tos: u8,
+    fragment: bool,
+    /// Not a later fragment: the payload starts with the header that `protocol` names.
+    first: bool,
+    payload_at: usize,
+    end: usize,
+}
+
+/// A packet to one of our addresses.
+#[inline]
+fn local(packet: &mut Packet<'_>, outer: &Outer, tables: &Tables, worker: usize) -> Result<Next, Reason> {
+    packet.tos = outer.tos;
+    match outer.protocol {
+        protocol::ESP | protocol::GRE if outer.fragment => Err(Reason::Fragment),
+        protocol::ESP => esp(packet, outer, outer.payload_at, tables),
+        protocol::GRE => {
+            packet.frame.truncate(outer.end);
+            packet.frame.pull(outer.payload_at);
+            inbound::cleartext_gre(packet, outer.dst, outer.src, tables, worker)
+        }
+        protocol::UDP => encapsulated_in_udp(packet, outer, tables),
+        _ => Ok(Next::Host),
+    }
+}
+
+/// RFC 3948 section 2.2, 2.3: ESP, IKE behind a marker of four zero bytes, or a keepalive.
+fn encapsulated_in_udp(packet: &mut Packet<'_>, outer: &Outer, tables: &Tables) -> Result<Next, Reason> {
+    let bytes = packet.frame.bytes().get(outer.payload_at..outer.end).ok_or(Reason::IpMalformed)?;
+    if outer.fragment {
+        // Only a first fragment says which port it is for; the host reassembles the others in vain.
+        let to_us = outer.first
+            && bytes.get(2..4).is_some_and(|port| {
+                matches!(port, [high, low] if tables.is_encap_port(u16::from_be_bytes([*high, *low])))
+            });
+        return if to_us { Err(Reason::Fragment) } else { Ok(Next::Host) };
+    }
+    let datagram = Udp::parse(bytes).map_err(|_| Reason::IpMalformed)?;
+    if !tables.is_encap_port(datagram.destination()) {
+        return Ok(Next::Host);
+    }
+    match datagram.payload() {
+        [0xff] => Err(Reason::NatKeepalive),
+        [0, 0, 0, 0, ..] => Ok(Next::Host),
+        payload => {
+            let end = outer.payload_at + udp::HEADER_LEN + payload.len();
+            packet.frame.truncate(end);
+            esp(packet, outer, outer.payload_at + udp::HEADER_LEN, tables)
+        }
+    }
+}
+
+/// The frame is left with the ESP packet alone.
+#[inline]
+fn esp(packet: &mut Packet<'_>, outer: &Outer, esp_at: usize, tables: &Tables) -> Result<Next, Reason> {
+    packet.frame.truncate(outer.end);
+    packet.frame.pull(esp_at);
+    let spi = packet.frame.bytes().first_chunk::<4>().ok_or(Reason::EspMalformed)?;
+    let index = tables.inbound_by_spi(u32::from_be_bytes(*spi)).ok_or(Reason::EspUnknownSpi)?;
+    let inbound = tables.inbound(index).ok_or(Reason::EspUnknownSpi)?;
+    inbound.sa.key().prefetch();
+    if inbound.fixed_ends {
+        let tunnel = tables.tunnel(inbound.tunnel).ok_or(Reason::EspUnknownSpi)?;
+        // The SA is for packets between these two addresses (RFC 4301 section 5.2, step 4).
+        if (outer.src, outer.dst) != (tunnel.remote, tunnel.local) {
+            return Err(Reason::EspMalformed);
+        }
+    }
+    Ok(Next::Open(index))
+}

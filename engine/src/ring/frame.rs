@@ -1,0 +1,177 @@
+//! A received frame, held in place: the bytes between headroom and tailroom of one buffer.
+//!
+//! Headers are pushed and pulled by moving the start, trailers by moving the end. Bytes move only in
+//! [`Frame::make_headroom`], for ports that cannot give headroom.
+
+use netmap_sys::NS_MOREFRAG;
+
+use super::raw::RawRing;
+
+/// Bytes of a header template: whole 64-byte blocks.
+pub const TEMPLATE_LEN: usize = 192;
+
+/// A frame that has been received and not yet sent or dropped. Dropping the value drops the packet: its buffer stays in
+/// the receive slot, to be filled again.
+pub struct Frame<'a> {
+    pub(super) ring: &'a RawRing,
+    /// The receive slot that owns the buffer, and how many slots the whole frame takes.
+    pub(super) slot: u32,
+    pub(super) slots: u32,
+    /// The whole buffer. `start + len <= buffer.len()` always.
+    pub(super) buffer: &'a mut [u8],
+    pub(super) start: u32,
+    pub(super) len: u32,
+}
+
+impl<'a> Frame<'a> {
+    /// The frame's bytes; of a frame in several slots, those in the first.
+    #[inline]
+    pub fn bytes(&self) -> &[u8] {
+        // SAFETY: start + len <= buffer.len(), kept by every method that changes them.
+        unsafe { self.buffer.get_unchecked(self.start as usize..(self.start + self.len) as usize) }
+    }
+
+    /// As [`Frame::bytes`], to be changed in place.
+    #[inline]
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as in `bytes`.
+        unsafe { self.buffer.get_unchecked_mut(self.start as usize..(self.start + self.len) as usize) }
+    }
+
+    /// Bytes in the frame; of a frame in several slots, those in the first.
+    #[inline]
+    pub fn len(&self) -> usize {
+        self.len as usize
+    }
+
+    /// Is there nothing in it?
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Slots that the frame takes: 1, or more for one longer than a buffer (`NS_MOREFRAG`).
+    #[inline]
+    pub fn slots(&self) -> u32 {
+        self.slots
+    }
+
+    /// Free bytes in front of the frame.
+    #[inline]
+    pub fn headroom(&self) -> usize {
+        self.start as usize
+    }
+
+    /// Free bytes behind the frame.
+    #[inline]
+    pub fn tailroom(&self) -> usize {
+        self.buffer.len() - (self.start + self.len) as usize
+    }
+
+    /// Do frames of the port this one came from start behind headroom (netmap's offsets)?
+    #[inline]
+    pub fn from_offset_port(&self) -> bool {
+        self.ring.offset_mask() != 0
+    }
+
+    /// Grows the frame by `count` bytes in front, whose contents are what happened to be there. False, and nothing
+    /// changed, when there is too little headroom.
+    #[inline]
+    pub fn push(&mut self, count: usize) -> bool {
+        if count > self.start as usize {
+            return false;
+        }
+        self.start -= count as u32;
+        self.len += count as u32;
+        true
+    }
+
+    /// Puts the last `count` bytes of `template` in front of the frame. Whole 64-byte blocks are written where the
+    /// headroom has room for them, as a fixed-size copy costs a fraction of one whose length is known only at run time;
+    /// what lies further in front is not part of the frame. False, and nothing changed, without the headroom.
+    #[inline]
+    pub fn push_template(&mut self, template: &[u8; TEMPLATE_LEN], count: usize) -> bool {
+        let start = self.start as usize;
+        if count > start || count > template.len() {
+            return false;
+        }
+        let Some(headroom) = self.buffer.get_mut(..start) else { return false };
+        if count <= 64
+            && let (Some(to), Some(from)) = (headroom.last_chunk_mut::<64>(), template.last_chunk::<64>())
+        {
+            *to = *from;
+        } else if count <= 128
+            && let (Some(to), Some(from)) = (headroom.last_chunk_mut::<128>(), template.last_chunk::<128>())
+        {
+            *to = *from;
+        } else if let (Some(to), Some(from)) =
+            (headroom.get_mut(start - count..), template.get(template.len() - count..))
+        {
+            to.copy_from_slice(from);
+        }
+        self.push(count)
+    }
+
+    /// Takes `count` bytes off the front. False, and nothing changed, when the frame is shorter.
+    #[inline]
+    pub fn pull(&mut self, count: usize) -> bool {
+        if count > self.len as usize {
+            return false;
+        }
+        self.start += count as u32;
+        self.len -= count as u32;
+        true
+    }
+
+    /// Cuts the frame to its first `len` bytes; longer than it is: unchanged.
+    #[inline]
+    pub fn truncate(&mut self, len: usize) {
+        self.len = self.len.min(u32::try_from(len).unwrap_or(u32::MAX));
+    }
+
+    /// Grows the frame by `count` bytes behind, whose contents are what happened to be there. False, and nothing changed,
+    /// when the buffer ends before.
+    #[inline]
+    pub fn extend(&mut self, count: usize) -> bool {
+        if count > self.tailroom() {
+            return false;
+        }
+        self.len += count as u32;
+        true
+    }
+
+    /// Moves the frame back in its buffer until there are `wanted` bytes in front: the one copy that a port without
+    /// headroom costs. Returns the bytes moved (0 when there was room already), or `None` when the buffer is too small.
+    #[inline]
+    pub fn make_headroom(&mut self, wanted: usize) -> Option<usize> {
+        if wanted <= self.start as usize {
+            return Some(0);
+        }
+        let (start, len) = (self.start as usize, self.len as usize);
+        if wanted.checked_add(len)? > self.buffer.len() {
+            return None;
+        }
+        self.buffer.copy_within(start..start + len, wanted);
+        self.start = wanted as u32;
+        Some(len)
+    }
+
+    /// Asks the processor for the lines that hold the start of the frame and the headroom that headers will be pushed
+    /// into.
+    #[inline]
+    pub fn prefetch(&self) {
+        super::prefetch::prefetch_at(self.buffer, (self.start as usize).saturating_sub(64));
+        super::prefetch::prefetch_at(self.buffer, self.start as usize);
+    }
+
+    /// The time stamp of the frame, nanoseconds since 1970, where its region keeps them.
+    pub fn stamp(&self) -> Option<u64> {
+        self.ring.region().stamp(self.ring.slot(self.slot).buf_idx)
+    }
+
+    /// Does another slot follow the `nth` of this frame?
+    #[inline]
+    pub(super) fn more_after(&self, nth: u32) -> u16 {
+        if nth + 1 < self.slots { NS_MOREFRAG } else { 0 }
+    }
+}

@@ -1,0 +1,103 @@
+//! A port: ring pairs and what stands behind them. The packet path sees rings; only `sync` differs from port to port,
+//! and it is called once a batch.
+
+use std::sync::Arc;
+
+use super::capture::{CaptureRx, CaptureTx};
+use super::memory::{WireRx, WireTx};
+use super::region::{Region, RegionError};
+use super::rx::RxRing;
+use super::tx::TxRing;
+
+/// A set of ring pairs, each to be given to one worker.
+pub struct Port {
+    /// A receive queue and a transmit queue for each worker.
+    pub queues: Vec<(RxQueue, TxQueue)>,
+}
+
+impl Port {
+    /// A port whose received frames come from `source` and whose sent frames go to `sink`.
+    ///
+    /// # Errors
+    /// [`RegionError::Exhausted`] when the region has fewer than two rings left.
+    pub fn capture(region: &Arc<Region>, source: CaptureRx, sink: CaptureTx) -> Result<Port, RegionError> {
+        let rx = RxRing::new(region.claim_ring(false, true)?);
+        let tx = TxRing::new(region.claim_ring(true, true)?);
+        let rx = RxQueue { ring: rx, source: Source::Capture(source) };
+        let tx = TxQueue { ring: tx, sink: Sink::Capture(sink) };
+        Ok(Port { queues: vec![(rx, tx)] })
+    }
+}
+
+pub(super) enum Source {
+    Wire(WireRx),
+    Capture(CaptureRx),
+}
+
+pub(super) enum Sink {
+    Wire(WireTx),
+    Capture(CaptureTx),
+}
+
+/// A receive ring with its backend.
+pub struct RxQueue {
+    /// The ring.
+    pub ring: RxRing,
+    pub(super) source: Source,
+}
+
+impl RxQueue {
+    /// Gives released slots back and learns of newly received frames.
+    #[inline]
+    pub fn sync(&mut self) {
+        match &mut self.source {
+            Source::Wire(wire) => wire.sync(&self.ring.raw),
+            Source::Capture(capture) => capture.sync(&self.ring.raw),
+        }
+    }
+
+    /// The capture file behind this queue, if that is what it is.
+    pub fn capture_mut(&mut self) -> Option<&mut CaptureRx> {
+        match &mut self.source {
+            Source::Capture(capture) => Some(capture),
+            Source::Wire(_) => None,
+        }
+    }
+
+    /// Is anything received, or about to be, that [`RxRing::take`] has not lent out?
+    pub fn pending(&self) -> bool {
+        self.ring.available() > 0
+            || match &self.source {
+                Source::Wire(wire) => wire.pending(),
+                Source::Capture(capture) => capture.peek().is_some(),
+            }
+    }
+}
+
+/// A transmit ring with its backend.
+pub struct TxQueue {
+    /// The ring.
+    pub ring: TxRing,
+    pub(super) sink: Sink,
+}
+
+impl TxQueue {
+    /// Sends what is queued and learns which slots are free again.
+    #[inline]
+    pub fn sync(&mut self) {
+        self.ring.commit();
+        match &mut self.sink {
+            Sink::Wire(wire) => wire.sync(&self.ring.raw),
+            Sink::Capture(capture) => capture.sync(&self.ring.raw),
+        }
+        self.ring.refresh();
+    }
+
+    /// The capture file behind this queue, if that is what it is.
+    pub fn capture_mut(&mut self) -> Option<&mut CaptureTx> {
+        match &mut self.sink {
+            Sink::Capture(capture) => Some(capture),
+            Sink::Wire(_) => None,
+        }
+    }
+}

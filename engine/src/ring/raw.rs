@@ -1,0 +1,164 @@
+//! A netmap ring as memory: the only place that reads and writes ring headers and slots.
+//!
+//! Everything above (receive and transmit rings, frames, backends) goes through these few functions, whose safety rests
+//! on one fact: a ring has one owner on each side, and which side may touch a slot is told by `head` and `tail`.
+
+use std::ptr::NonNull;
+use std::sync::Arc;
+
+use netmap_sys::{netmap_ring, netmap_slot};
+
+use super::region::Region;
+
+/// One ring in a region. Not `Clone`: a ring has one owner.
+pub(super) struct RawRing {
+    region: Arc<Region>,
+    header: NonNull<netmap_ring>,
+    slots: NonNull<netmap_slot>,
+    buffers: NonNull<u8>,
+    count: u32,
+    buffer_size: u32,
+    buffer_count: u32,
+    offset_mask: u32,
+}
+
+// SAFETY: the ring's memory is reached through this value alone (one owner), and the region is Send and Sync.
+unsafe impl Send for RawRing {}
+
+impl RawRing {
+    /// # Safety
+    /// `header` is an initialised ring inside `region`'s memory whose slots all carry distinct valid buffer indices or
+    /// are about to be given them by the caller, and nobody else holds a `RawRing` of it.
+    pub(super) unsafe fn new(region: Arc<Region>, header: NonNull<netmap_ring>) -> RawRing {
+        let ring = header.as_ptr();
+        // SAFETY: the caller vouches for the header; these fields never change after initialisation.
+        unsafe {
+            RawRing {
+                slots: NonNull::new_unchecked(netmap_sys::netmap_ring_slots(ring)),
+                buffers: NonNull::new_unchecked(netmap_sys::netmap_buf(ring, 0)),
+                count: (&raw const (*ring).num_slots).read(),
+                buffer_size: region.buffer_size(),
+                buffer_count: region.buffers(),
+                offset_mask: (&raw const (*ring).offset_mask).read() as u32,
+                header,
+                region,
+            }
+        }
+    }
+
+    #[inline]
+    pub(super) fn region(&self) -> &Arc<Region> {
+        &self.region
+    }
+
+    /// Slots in the ring.
+    #[inline]
+    pub(super) fn count(&self) -> u32 {
+        self.count
+    }
+
+    /// The mask of `ptr` that is an offset; 0 on rings without offsets.
+    #[inline]
+    pub(super) fn offset_mask(&self) -> u32 {
+        self.offset_mask
+    }
+
+    /// The slot after `index`, around the end.
+    #[inline]
+    pub(super) fn next(&self, index: u32) -> u32 {
+        if index + 1 >= self.count { 0 } else { index + 1 }
+    }
+
+    /// The slot before `index`, around the start.
+    #[inline]
+    pub(super) fn previous(&self, index: u32) -> u32 {
+        if index == 0 { self.count - 1 } else { index - 1 }
+    }
+
+    /// The slot `steps` after `index` (`steps` at most the ring's length).
+    #[inline]
+    pub(super) fn ahead(&self, index: u32, steps: u32) -> u32 {
+        let sum = index + steps;
+        if sum >= self.count { sum - self.count } else { sum }
+    }
+
+    /// Slots from `from` up to, not including, `to`.
+    #[inline]
+    pub(super) fn distance(&self, from: u32, to: u32) -> u32 {
+        if to >= from { to - from } else { to + self.count - from }
+    }
+
+    #[inline]
+    pub(super) fn head(&self) -> u32 {
+        // SAFETY: the header is valid for as long as the region; volatile, since a kernel may stand behind other rings.
+        unsafe { (&raw const (*self.header.as_ptr()).head).read_volatile() }
+    }
+
+    /// Moves `head` and `cur` together: all slots before are given back, and the owner wants to be woken by the next.
+    #[inline]
+    pub(super) fn set_head(&self, index: u32) {
+        // SAFETY: as in `head`; the program's side owns these two fields.
+        unsafe {
+            (&raw mut (*self.header.as_ptr()).head).write_volatile(index);
+            (&raw mut (*self.header.as_ptr()).cur).write_volatile(index);
+        }
+    }
+
+    #[inline]
+    pub(super) fn tail(&self) -> u32 {
+        // SAFETY: as in `head`.
+        unsafe { (&raw const (*self.header.as_ptr()).tail).read_volatile() }
+    }
+
+    /// For backends, which own `tail`.
+    #[inline]
+    pub(super) fn set_tail(&self, index: u32) {
+        // SAFETY: as in `head`; called by the ring's backend, inside `sync`, as a kernel would.
+        unsafe { (&raw mut (*self.header.as_ptr()).tail).write_volatile(index) }
+    }
+
+    /// The slot at `index`. Out of range gives slot 0, so that no index can reach beyond the ring.
+    #[inline]
+    fn slot_pointer(&self, index: u32) -> NonNull<netmap_slot> {
+        let index = if index < self.count { index } else { 0 };
+        // SAFETY: index < count, so the pointer stays inside the ring's slots.
+        unsafe { self.slots.add(index as usize) }
+    }
+
+    #[inline]
+    pub(super) fn slot(&self, index: u32) -> netmap_slot {
+        // SAFETY: a valid, aligned slot; whoever calls is on the side that owns it (head/tail).
+        unsafe { self.slot_pointer(index).read() }
+    }
+
+    #[inline]
+    pub(super) fn write_slot(&self, index: u32, slot: netmap_slot) {
+        // SAFETY: as in `slot`.
+        unsafe { self.slot_pointer(index).write(slot) }
+    }
+
+    /// Where the frame of a received or prepared slot starts in its buffer.
+    #[inline]
+    pub(super) fn offset(&self, slot: &netmap_slot) -> u32 {
+        slot.ptr as u32 & self.offset_mask
+    }
+
+    /// Is the index one that a slot may carry? (A kernel that handed us another is not followed.)
+    #[inline]
+    pub(super) fn is_buffer(&self, index: u32) -> bool {
+        index < self.buffer_count
+    }
+
+    /// The whole buffer `index`, exclusively.
+    ///
+    /// # Safety
+    /// The caller owns the slot that carries `index` (so nobody else touches the buffer), keeps no other reference to it,
+    /// and lets the reference go before the slot is given away. `is_buffer(index)` holds.
+    #[inline]
+    #[allow(clippy::mut_from_ref)] // exclusive by ownership of the slot, not of this handle
+    pub(super) unsafe fn buffer<'a>(&self, index: u32) -> &'a mut [u8] {
+        let at = index as usize * self.buffer_size as usize;
+        // SAFETY: the index is in range, so the buffer lies inside the region; exclusive by the caller's promise.
+        unsafe { std::slice::from_raw_parts_mut(self.buffers.add(at).as_ptr(), self.buffer_size as usize) }
+    }
+}

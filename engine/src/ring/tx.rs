@@ -1,0 +1,189 @@
+//! A transmit ring: takes frames by swapping buffers, or by copying where two rings cannot share them.
+
+use std::sync::Arc;
+
+use netmap_sys::{NS_BUF_CHANGED, netmap_slot};
+
+use super::frame::Frame;
+use super::raw::RawRing;
+use super::rx::RxRing;
+
+/// Why a transmit ring did not take a frame. The frame is dropped, its buffer stays in the receive ring.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refused {
+    /// Too few free slots.
+    Full,
+    /// Copying was needed and the frame is longer than a buffer of this ring.
+    TooLong,
+}
+
+/// The program's side of a transmit ring.
+pub struct TxRing {
+    pub(super) raw: RawRing,
+    /// Where the next frame goes. The ring's own `head` follows in [`TxRing::commit`].
+    head: u32,
+    /// Slots from `head` that are free, as of the last sync.
+    space: u32,
+    copied: u64,
+}
+
+impl TxRing {
+    pub(super) fn new(raw: RawRing) -> TxRing {
+        let mut ring = TxRing { head: raw.head(), space: 0, raw, copied: 0 };
+        ring.refresh();
+        ring
+    }
+
+    /// Free slots.
+    #[inline]
+    pub fn space(&self) -> u32 {
+        self.space
+    }
+
+    /// Payload bytes that were copied because buffers could not be swapped, since the ring was made.
+    pub fn copied_bytes(&self) -> u64 {
+        self.copied
+    }
+
+    /// Reads how far the other side has come.
+    #[inline]
+    pub(super) fn refresh(&mut self) {
+        self.space = self.raw.distance(self.head, self.raw.tail());
+    }
+
+    /// Queues a frame: its buffer goes into the transmit slot and the slot's buffer into the receive ring. Where the two
+    /// rings live in different regions, or this one takes no offsets and the frame does not start at its buffer's start,
+    /// the bytes are copied instead.
+    ///
+    /// # Errors
+    /// [`Refused::Full`] and [`Refused::TooLong`]; the packet is lost then, the buffer is not.
+    #[inline]
+    pub fn push(&mut self, frame: Frame<'_>) -> Result<(), Refused> {
+        if frame.slots > self.space {
+            return Err(Refused::Full);
+        }
+        let shared = Arc::ptr_eq(self.raw.region(), frame.ring.region());
+        if shared && (frame.start == 0 || self.raw.offset_mask() != 0) {
+            self.swap_in(&frame);
+        } else {
+            self.copy_in(&frame)?;
+        }
+        self.head = self.raw.ahead(self.head, frame.slots);
+        self.space -= frame.slots;
+        Ok(())
+    }
+
+    /// Queues a copy of a frame that goes on elsewhere. Errors as in [`TxRing::push`].
+    pub fn push_copy(&mut self, frame: &Frame<'_>) -> Result<(), Refused> {
+        if frame.slots > self.space {
+            return Err(Refused::Full);
+        }
+        self.copy_in(frame)?;
+        self.head = self.raw.ahead(self.head, frame.slots);
+        self.space -= frame.slots;
+        Ok(())
+    }
+
+    #[inline]
+    fn swap_in(&mut self, frame: &Frame<'_>) {
+        let (mut to, mut from) = (self.head, frame.slot);
+        for nth in 0..frame.slots {
+            let (free, full) = (self.raw.slot(to), frame.ring.slot(from));
+            // The first slot's frame may have been grown or cut; those that follow are as they were received.
+            let (start, len) =
+                if nth == 0 { (frame.start, frame.len) } else { (frame.ring.offset(&full), u32::from(full.len)) };
+            let mask = u64::from(self.raw.offset_mask());
+            self.raw.write_slot(
+                to,
+                netmap_slot {
+                    buf_idx: full.buf_idx,
+                    len: len as u16,
+                    flags: NS_BUF_CHANGED | frame.more_after(nth),
+                    ptr: free.ptr & !mask | u64::from(start),
+                },
+            );
+            RxRing::replace(frame.ring, from, free.buf_idx);
+            (to, from) = (self.raw.next(to), frame.ring.next(from));
+        }
+    }
+
+    fn copy_in(&mut self, frame: &Frame<'_>) -> Result<(), Refused> {
+        let (mut to, mut from) = (self.head, frame.slot);
+        for nth in 0..frame.slots {
+            let (mut free, full) = (self.raw.slot(to), frame.ring.slot(from));
+            let continuation;
+            let bytes = if nth == 0 {
+                frame.bytes()
+            } else {
+                let start = frame.ring.offset(&full) as usize;
+                // SAFETY: continuation slots lie between head and tail of the ring the frame borrows, so their buffers
+                // are ours; the reference ends with this turn of the loop.
+                continuation = unsafe { frame.ring.buffer(full.buf_idx) };
+                continuation.get(start..start + usize::from(full.len)).ok_or(Refused::TooLong)?
+            };
+            let start = self.raw.offset(&free);
+            // SAFETY: the slot is between head and tail, so its buffer is ours; no other reference to it exists.
+            let buffer = unsafe { self.raw.buffer(free.buf_idx) };
+            buffer
+                .get_mut(start as usize..start as usize + bytes.len())
+                .ok_or(Refused::TooLong)?
+                .copy_from_slice(bytes);
+            free.len = bytes.len() as u16;
+            free.flags = frame.more_after(nth);
+            self.raw.write_slot(to, free);
+            self.copied += bytes.len() as u64;
+            if let Some(stamp) = frame.ring.region().stamp(full.buf_idx) {
+                self.raw.region().set_stamp(free.buf_idx, stamp);
+            }
+            (to, from) = (self.raw.next(to), frame.ring.next(from));
+        }
+        Ok(())
+    }
+
+    /// Queues a frame given as bytes, for those who make packets rather than forward them.
+    ///
+    /// # Errors
+    /// [`Refused::Full`] and [`Refused::TooLong`].
+    pub fn push_bytes(&mut self, bytes: &[u8]) -> Result<(), Refused> {
+        self.push_with(|buffer| {
+            buffer.get_mut(..bytes.len()).ok_or(Refused::TooLong)?.copy_from_slice(bytes);
+            Ok(bytes.len())
+        })
+    }
+
+    /// Queues a frame that `write` puts into the free part of the next slot's buffer, returning its length.
+    ///
+    /// # Errors
+    /// [`Refused::Full`], [`Refused::TooLong`] for a length beyond the buffer, and what `write` refuses.
+    #[inline]
+    pub fn push_with(
+        &mut self,
+        write: impl FnOnce(&mut [u8]) -> Result<usize, Refused>,
+    ) -> Result<(), Refused> {
+        if self.space == 0 {
+            return Err(Refused::Full);
+        }
+        let mut slot = self.raw.slot(self.head);
+        let start = if self.raw.offset_mask() == 0 { 0 } else { super::HEADROOM };
+        // SAFETY: the slot is between head and tail, so its buffer is ours; the reference ends before the slot moves on.
+        let buffer = unsafe { self.raw.buffer(slot.buf_idx) };
+        let room = buffer.get_mut(start as usize..).ok_or(Refused::TooLong)?;
+        let len = write(room)?;
+        if len > room.len() {
+            return Err(Refused::TooLong);
+        }
+        slot.ptr = slot.ptr & !u64::from(self.raw.offset_mask()) | u64::from(start);
+        slot.len = len as u16;
+        slot.flags = 0;
+        self.raw.write_slot(self.head, slot);
+        self.head = self.raw.next(self.head);
+        self.space -= 1;
+        Ok(())
+    }
+
+    /// Shows all queued frames to the other side, as one move of the cursor.
+    #[inline]
+    pub(super) fn commit(&mut self) {
+        self.raw.set_head(self.head);
+    }
+}

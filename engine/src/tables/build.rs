@@ -1,0 +1,377 @@
+//! Building a snapshot:
+//! 1. routes are collected: what is never forwarded, connected subnets, our own addresses, static routes, tunnels' routes;
+//! 2. neighbours become host routes, so that one look-up gives route and link address together;
+//! 3. tunnels' ends become host routes with a mark, which is how nesting is seen without a look-up of its own;
+//! 4. each tunnel's way out is looked up and its headers are laid out;
+//! 5. the exact-match tables are built.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+
+use super::{Gateway, Inbound, NextHop, PortEntry, Tables, TablesSpec, To, TunnelSpec};
+use crate::drops::Reason;
+use crate::esp::Spi;
+use crate::fib::{Fib, FibError, Prefix};
+use crate::hash::FlatMap;
+use crate::tunnel::{Settings, Tunnel, Underlay};
+use crate::wire::ethernet::MacAddr;
+
+/// IKE and ESP in UDP (RFC 3948 section 2.1).
+const NAT_T_PORT: u16 = 4500;
+
+/// The path MTU of a tunnel that has no way out, until it has one.
+const DEFAULT_MTU: usize = 1500;
+
+/// Destinations that are never forwarded and go to the host, which knows what to do with them: multicast and broadcast,
+/// link-local, loopback, and "this network" (RFC 1812 section 5.3.7, RFC 4291 section 2).
+const NEVER_FORWARDED: [(&str, u8); 10] = [
+    ("0.0.0.0", 8),
+    ("127.0.0.0", 8),
+    ("169.254.0.0", 16),
+    ("224.0.0.0", 4),
+    ("255.255.255.255", 32),
+    ("::", 128),
+    ("::1", 128),
+    ("::ffff:0:0", 96),
+    ("fe80::", 10),
+    ("ff00::", 8),
+];
+
+/// A specification that contradicts itself.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BuildError {
+    /// Two routes to the same destinations.
+    #[error("two routes to {0}")]
+    DuplicateRoute(Prefix),
+    /// Two inbound SAs with one SPI.
+    #[error("two inbound SAs with SPI {0:#010x}")]
+    DuplicateSpi(Spi),
+    /// Two tunnels that received packets could not be told apart by.
+    #[error("two tunnels from {local} to {remote} with the same key")]
+    DuplicateTunnel {
+        /// Their near end.
+        local: IpAddr,
+        /// Their far end.
+        remote: IpAddr,
+    },
+    /// A port or tunnel that is not in the lists.
+    #[error("no {what} number {index}")]
+    Unknown {
+        /// "port" or "tunnel".
+        what: &'static str,
+        /// The number given.
+        index: usize,
+    },
+    /// Two Ethernet tunnels on one port.
+    #[error("port number {0} is bridged with two tunnels")]
+    DuplicateBridge(usize),
+    /// Ends of different families.
+    #[error("a tunnel from {local} to {remote} mixes IPv4 and IPv6")]
+    MixedFamilies {
+        /// The near end.
+        local: IpAddr,
+        /// The far end.
+        remote: IpAddr,
+    },
+    /// More than the tables can number.
+    #[error("too many {0}")]
+    TooMany(&'static str),
+}
+
+impl From<FibError> for BuildError {
+    fn from(error: FibError) -> BuildError {
+        match error {
+            FibError::Duplicate { prefix, .. } => BuildError::DuplicateRoute(prefix),
+            FibError::NextHop { .. } | FibError::TooLarge => BuildError::TooMany("routes"),
+        }
+    }
+}
+
+/// Routes while they are collected.
+#[derive(Default)]
+struct Routes {
+    hops: BTreeMap<Prefix, NextHop>,
+}
+
+impl Routes {
+    /// A route that gives way to one that is there already.
+    fn offer(&mut self, prefix: Prefix, to: To) {
+        self.hops.entry(prefix).or_insert(NextHop { to, underlay: false });
+    }
+
+    /// A route that replaces one that is there already.
+    fn set(&mut self, prefix: Prefix, to: To) {
+        self.hops.insert(prefix, NextHop { to, underlay: false });
+    }
+
+    fn index(&self) -> Result<(Fib, Vec<NextHop>), BuildError> {
+        let fib = Fib::build((0..).zip(self.hops.keys()).map(|(index, prefix)| (*prefix, index)))?;
+        Ok((fib, self.hops.values().copied().collect()))
+    }
+}
+
+fn lookup(fib: &Fib, hops: &[NextHop], address: IpAddr) -> To {
+    let index = match address {
+        IpAddr::V4(address) => fib.lookup_v4(address),
+        IpAddr::V6(address) => fib.lookup_v6(address),
+    };
+    index.and_then(|index| hops.get(index as usize)).map_or(To::Nowhere, |hop| hop.to)
+}
+
+pub(super) fn build(mut spec: TablesSpec) -> Result<Tables, BuildError> {
+    validate(&spec)?;
+    let stations: HashMap<(usize, IpAddr), MacAddr> =
+        spec.neighbours.iter().map(|n| ((n.port, n.address), n.mac)).collect();
+
+    let mut routes = collect_routes(&spec, &stations)?;
+    let (fib, hops) = routes.index()?;
+    for neighbour in &spec.neighbours {
+        let port = neighbour.port as u16;
+        if lookup(&fib, &hops, neighbour.address) == (To::Unresolved { port }) {
+            routes.set(neighbour.address.into(), To::Station { port, mac: neighbour.mac });
+        }
+    }
+    let (fib, hops) = routes.index()?;
+    for address in spec.tunnels.iter().flat_map(|tunnel| [tunnel.local, tunnel.remote]) {
+        let to = lookup(&fib, &hops, address);
+        routes.hops.insert(address.into(), NextHop { to, underlay: true });
+    }
+    let (fib, next_hops) = routes.index()?;
+
+    let mut ports: Vec<PortEntry> = spec
+        .ports
+        .iter()
+        .map(|port| PortEntry {
+            mac: port.mac,
+            any_mac: port.any_mac,
+            mtu: usize::from(port.mtu),
+            bridge: None,
+        })
+        .collect();
+    let mut tunnels = Vec::with_capacity(spec.tunnels.len());
+    for (index, tunnel) in (0..).zip(&spec.tunnels) {
+        if let Some(port) = tunnel.bridge {
+            let entry = ports.get_mut(port).ok_or(BuildError::Unknown { what: "port", index: port })?;
+            if entry.bridge.replace(index).is_some() {
+                return Err(BuildError::DuplicateBridge(port));
+            }
+        }
+        tunnels.push(lay_out(tunnel, lookup(&fib, &next_hops, tunnel.remote), &ports)?);
+    }
+
+    let mut tables = Tables {
+        ports,
+        fib,
+        next_hops,
+        tunnels,
+        spis: FlatMap::default(),
+        inbound: Vec::new(),
+        gre_v4: FlatMap::default(),
+        gre_v6: FlatMap::default(),
+        pairs_v4: FlatMap::default(),
+        pairs_v6: FlatMap::default(),
+        udp_ports: vec![NAT_T_PORT],
+    };
+    index_tunnels(&mut tables, &spec)?;
+    index_sas(&mut tables, &mut spec)?;
+    Ok(tables)
+}
+
+/// Everything that names another thing by number names one that is there, and numbers fit their types.
+fn validate(spec: &TablesSpec) -> Result<(), BuildError> {
+    let port = |index: usize| match index < spec.ports.len() {
+        true => Ok(()),
+        false => Err(BuildError::Unknown { what: "port", index }),
+    };
+    if spec.ports.len() > usize::from(u16::MAX) {
+        return Err(BuildError::TooMany("ports"));
+    }
+    if u32::try_from(spec.tunnels.len()).is_err() {
+        return Err(BuildError::TooMany("tunnels"));
+    }
+    for tunnel in &spec.tunnels {
+        let (local, remote) = (tunnel.local, tunnel.remote);
+        if local.is_ipv4() != remote.is_ipv4() {
+            return Err(BuildError::MixedFamilies { local, remote });
+        }
+        tunnel.bridge.map_or(Ok(()), port)?;
+    }
+    for neighbour in &spec.neighbours {
+        port(neighbour.port)?;
+    }
+    for route in &spec.routes {
+        match route.gateway {
+            Gateway::Port { port: index, .. } => port(index)?,
+            Gateway::Tunnel(index) if index < spec.tunnels.len() => {}
+            Gateway::Tunnel(index) => return Err(BuildError::Unknown { what: "tunnel", index }),
+        }
+    }
+    Ok(())
+}
+
+fn collect_routes(
+    spec: &TablesSpec,
+    stations: &HashMap<(usize, IpAddr), MacAddr>,
+) -> Result<Routes, BuildError> {
+    let mut routes = Routes::default();
+    // Static and tunnel routes first: those that would hide each other are a mistake.
+    for route in &spec.routes {
+        let to = match route.gateway {
+            Gateway::Tunnel(index) => To::Tunnel(index as u32),
+            Gateway::Port { port, via } => match via.and_then(|via| stations.get(&(port, via))) {
+                Some(mac) => To::Station { port: port as u16, mac: *mac },
+                None => To::Unresolved { port: port as u16 },
+            },
+        };
+        add_once(&mut routes, route.prefix, to)?;
+    }
+    for (index, tunnel) in (0..).zip(&spec.tunnels) {
+        for prefix in &tunnel.routes {
+            add_once(&mut routes, *prefix, To::Tunnel(index))?;
+        }
+        for (address, len) in &tunnel.inner {
+            if let Some(subnet) = subnet(*address, *len) {
+                routes.offer(subnet, To::Tunnel(index));
+            }
+        }
+    }
+    for (index, port) in (0..).zip(&spec.ports) {
+        for (address, len) in &port.addresses {
+            if let Some(subnet) = subnet(*address, *len) {
+                routes.offer(subnet, To::Unresolved { port: index });
+            }
+            if let Some(broadcast) = broadcast(*address, *len) {
+                routes.set(broadcast.into(), To::Host);
+            }
+        }
+    }
+    // Our own addresses last, and whatever else claims them: the router must stay reachable.
+    let ports = spec.ports.iter().flat_map(|port| &port.addresses);
+    let inner = spec.tunnels.iter().flat_map(|tunnel| &tunnel.inner);
+    for (address, _) in ports.chain(inner) {
+        routes.set((*address).into(), To::Host);
+    }
+    for tunnel in &spec.tunnels {
+        routes.set(tunnel.local.into(), To::Host);
+    }
+    for (address, len) in NEVER_FORWARDED {
+        if let Ok(prefix) = format!("{address}/{len}").parse() {
+            routes.set(prefix, To::Host);
+        }
+    }
+    Ok(routes)
+}
+
+fn add_once(routes: &mut Routes, prefix: Prefix, to: To) -> Result<(), BuildError> {
+    match routes.hops.insert(prefix, NextHop { to, underlay: false }) {
+        Some(before) if before.to != to => Err(BuildError::DuplicateRoute(prefix)),
+        _ => Ok(()),
+    }
+}
+
+/// The subnet of an address, unless it is the address alone.
+fn subnet(address: IpAddr, len: u8) -> Option<Prefix> {
+    let network = match address {
+        IpAddr::V4(address) if len < 32 => {
+            IpAddr::from(Ipv4Addr::from_bits(address.to_bits() & !(u32::MAX >> len)))
+        }
+        IpAddr::V6(address) if len < 128 => {
+            IpAddr::from(std::net::Ipv6Addr::from_bits(address.to_bits() & !(u128::MAX >> len)))
+        }
+        _ => return None,
+    };
+    Prefix::new(network, len).ok()
+}
+
+/// The broadcast address of an IPv4 subnet; a /31 has none (RFC 3021).
+fn broadcast(address: IpAddr, len: u8) -> Option<IpAddr> {
+    match address {
+        IpAddr::V4(address) if len < 31 => {
+            Some(Ipv4Addr::from_bits(address.to_bits() | u32::MAX >> len).into())
+        }
+        _ => None,
+    }
+}
+
+fn lay_out(tunnel: &TunnelSpec, to: To, ports: &[PortEntry]) -> Result<Tunnel, BuildError> {
+    let none = MacAddr::default();
+    let (port, destination) = match to {
+        To::Station { port, mac } => (Ok(port), mac),
+        To::Unresolved { .. } => (Err(Reason::NoNeighbour), none),
+        To::Tunnel(_) => (Err(Reason::Nested), none),
+        To::Host | To::Nowhere => (Err(Reason::NoRoute), none),
+    };
+    let link = match to {
+        To::Station { port, .. } | To::Unresolved { port } => ports.get(usize::from(port)),
+        _ => None,
+    };
+    let underlay = Underlay {
+        source: link.map_or(none, |port| port.mac),
+        destination,
+        port,
+        path_mtu: link.map_or(DEFAULT_MTU, |port| port.mtu),
+    };
+    let settings = Settings {
+        local: tunnel.local,
+        remote: tunnel.remote,
+        gre: tunnel.gre,
+        ttl: tunnel.ttl,
+        mtu: tunnel.mtu.map(usize::from),
+        protection: tunnel.protection.as_ref(),
+        bridge: tunnel.bridge.map(|port| port as u16),
+        counters: Arc::clone(&tunnel.counters),
+        sequences: Arc::clone(&tunnel.sequences),
+    };
+    let mixed = BuildError::MixedFamilies { local: tunnel.local, remote: tunnel.remote };
+    Tunnel::new(settings, underlay).ok_or(mixed)
+}
+
+fn index_tunnels(tables: &mut Tables, spec: &TablesSpec) -> Result<(), BuildError> {
+    let (mut v4, mut v6) = (Vec::new(), Vec::new());
+    for (index, tunnel) in (0_u32..).zip(&spec.tunnels) {
+        match (tunnel.local, tunnel.remote) {
+            (IpAddr::V4(local), IpAddr::V4(remote)) => {
+                v4.push(((local.to_bits(), remote.to_bits(), tunnel.gre.key), index));
+            }
+            (IpAddr::V6(local), IpAddr::V6(remote)) => {
+                v6.push(((local.to_bits(), remote.to_bits(), tunnel.gre.key), index));
+            }
+            _ => {}
+        }
+    }
+    let pairs_v4: BTreeMap<_, ()> = v4.iter().map(|((local, remote, _), _)| ((*local, *remote, None), ())).collect();
+    let pairs_v6: BTreeMap<_, ()> = v6.iter().map(|((local, remote, _), _)| ((*local, *remote, None), ())).collect();
+    let v4_twice = |local: u32, remote: u32| BuildError::DuplicateTunnel {
+        local: Ipv4Addr::from_bits(local).into(),
+        remote: Ipv4Addr::from_bits(remote).into(),
+    };
+    let v6_twice = |local: u128, remote: u128| BuildError::DuplicateTunnel {
+        local: std::net::Ipv6Addr::from_bits(local).into(),
+        remote: std::net::Ipv6Addr::from_bits(remote).into(),
+    };
+    tables.gre_v4 = FlatMap::build(v4).map_err(|twice| v4_twice(twice.0.0, twice.0.1))?;
+    tables.gre_v6 = FlatMap::build(v6).map_err(|twice| v6_twice(twice.0.0, twice.0.1))?;
+    tables.pairs_v4 = FlatMap::build(pairs_v4).map_err(|twice| v4_twice(twice.0.0, twice.0.1))?;
+    tables.pairs_v6 = FlatMap::build(pairs_v6).map_err(|twice| v6_twice(twice.0.0, twice.0.1))?;
+    Ok(())
+}
+
+fn index_sas(tables: &mut Tables, spec: &mut TablesSpec) -> Result<(), BuildError> {
+    for (index, tunnel) in (0..).zip(&mut spec.tunnels) {
+        let Some(protection) = &mut tunnel.protection else { continue };
+        let fixed_ends = protection.mode == crate::esp::Mode::Transport && protection.udp.is_none();
+        for sa in protection.inbound.drain(..) {
+            tables.inbound.push(Inbound { sa, tunnel: index, fixed_ends });
+        }
+        if let Some(udp) = protection.udp
+            && !tables.udp_ports.contains(&udp.source)
+        {
+            // Our source port is where the far end sends to.
+            tables.udp_ports.push(udp.source);
+        }
+    }
+    let spis = (0..).zip(&tables.inbound).map(|(index, inbound)| (inbound.sa.spi(), index));
+    tables.spis = FlatMap::build(spis).map_err(|twice| BuildError::DuplicateSpi(twice.0))?;
+    Ok(())
+}

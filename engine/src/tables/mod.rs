@@ -1,0 +1,196 @@
+//! The tables that packets are looked up in: one immutable snapshot of ports, routes, neighbours, tunnels and SAs, built as
+//! a whole and published as a whole. What must change per packet (sequence numbers, windows, counters) is behind `Arc`s
+//! that a new snapshot takes over from the old one.
+
+mod build;
+mod spec;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+
+pub use build::BuildError;
+pub use spec::{Gateway, NeighbourSpec, PortSpec, RouteSpec, TablesSpec, TunnelSpec};
+
+use crate::drops::Reason;
+use crate::esp::{InboundSa, Spi};
+use crate::fib::Fib;
+use crate::hash::FlatMap;
+use crate::tunnel::Tunnel;
+use crate::wire::ethernet::MacAddr;
+
+/// Where packets to an address go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum To {
+    /// To us: the engine's own protocols, and the host stack for all others.
+    Host,
+    /// Out of a port, to that station.
+    Station {
+        /// The port's number.
+        port: u16,
+        /// The next hop's address on the link.
+        mac: MacAddr,
+    },
+    /// Out of a port, if only the station were known.
+    Unresolved {
+        /// The port's number.
+        port: u16,
+    },
+    /// Into a tunnel.
+    Tunnel(u32),
+    /// Nowhere, though it is an address that the tables know: no route leads there.
+    Nowhere,
+}
+
+/// The result of a route look-up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NextHop {
+    /// The way to go.
+    pub to: To,
+    /// The address is an end of a tunnel: a packet to it never enters one, and never comes out of one.
+    pub underlay: bool,
+}
+
+/// What receiving and sending on a port needs to know.
+#[derive(Debug)]
+pub(crate) struct PortEntry {
+    pub(crate) mac: MacAddr,
+    pub(crate) any_mac: bool,
+    pub(crate) mtu: usize,
+    /// The Ethernet tunnel that takes every frame of this port.
+    pub(crate) bridge: Option<u32>,
+}
+
+/// An inbound SA with the tunnel that it belongs to.
+pub(crate) struct Inbound {
+    pub(crate) sa: Arc<InboundSa>,
+    pub(crate) tunnel: u32,
+    /// Does the outer source address have to be the tunnel's far end? Not behind a NAT.
+    pub(crate) fixed_ends: bool,
+}
+
+/// Which tunnel a GRE packet is for.
+pub(crate) enum GreMatch<'a> {
+    Tunnel(&'a Tunnel),
+    WrongKey,
+    Unknown,
+}
+
+/// One snapshot. See the module page.
+pub struct Tables {
+    pub(crate) ports: Vec<PortEntry>,
+    fib: Fib,
+    next_hops: Vec<NextHop>,
+    tunnels: Vec<Tunnel>,
+    spis: FlatMap<Spi, u32>,
+    inbound: Vec<Inbound>,
+    gre_v4: FlatMap<(u32, u32, Option<u32>), u32>,
+    gre_v6: FlatMap<(u128, u128, Option<u32>), u32>,
+    pairs_v4: FlatMap<(u32, u32, Option<u32>), ()>,
+    pairs_v6: FlatMap<(u128, u128, Option<u32>), ()>,
+    udp_ports: Vec<u16>,
+}
+
+/// A snapshot as workers see it: replaced whole, read without a lock.
+pub type Published = Arc<ArcSwap<Tables>>;
+
+impl Tables {
+    /// Builds a snapshot.
+    ///
+    /// # Errors
+    /// [`BuildError`] for a specification that contradicts itself.
+    pub fn build(spec: TablesSpec) -> Result<Tables, BuildError> {
+        build::build(spec)
+    }
+
+    /// This snapshot, ready to be shared with workers.
+    pub fn publish(self) -> Published {
+        Arc::new(ArcSwap::from_pointee(self))
+    }
+
+    /// Where packets to `address` go; `None` without a route.
+    pub fn route(&self, address: IpAddr) -> Option<NextHop> {
+        let index = match address {
+            IpAddr::V4(address) => self.fib.lookup_v4(address),
+            IpAddr::V6(address) => self.fib.lookup_v6(address),
+        };
+        self.next_hop(index?)
+    }
+
+    #[inline]
+    pub(crate) fn route_v4(&self, address: std::net::Ipv4Addr) -> Option<NextHop> {
+        self.next_hop(self.fib.lookup_v4(address)?)
+    }
+
+    #[inline]
+    pub(crate) fn route_v6(&self, address: std::net::Ipv6Addr) -> Option<NextHop> {
+        self.next_hop(self.fib.lookup_v6(address)?)
+    }
+
+    #[inline]
+    fn next_hop(&self, index: u32) -> Option<NextHop> {
+        self.next_hops.get(index as usize).copied()
+    }
+
+    /// All tunnels, in the order of the specification.
+    pub fn tunnels(&self) -> &[Tunnel] {
+        &self.tunnels
+    }
+
+    #[inline]
+    pub(crate) fn tunnel(&self, index: u32) -> Option<&Tunnel> {
+        self.tunnels.get(index as usize)
+    }
+
+    /// The index of the inbound SA with this SPI.
+    #[inline]
+    pub(crate) fn inbound_by_spi(&self, spi: Spi) -> Option<u32> {
+        self.spis.get(&spi).copied()
+    }
+
+    #[inline]
+    pub(crate) fn inbound(&self, index: u32) -> Option<&Inbound> {
+        self.inbound.get(index as usize)
+    }
+
+    /// Is this a UDP port of ours for ESP in UDP?
+    #[inline]
+    pub(crate) fn is_encap_port(&self, port: u16) -> bool {
+        self.udp_ports.contains(&port)
+    }
+
+    /// The tunnel of a GRE packet from `remote` to `local`.
+    #[inline]
+    pub(crate) fn gre(&self, local: IpAddr, remote: IpAddr, key: Option<u32>) -> GreMatch<'_> {
+        let (found, pair) = match (local, remote) {
+            (IpAddr::V4(local), IpAddr::V4(remote)) => {
+                let (local, remote) = (local.to_bits(), remote.to_bits());
+                let found = self.gre_v4.get(&(local, remote, key));
+                (found, found.is_none() && self.pairs_v4.get(&(local, remote, None)).is_some())
+            }
+            (IpAddr::V6(local), IpAddr::V6(remote)) => {
+                let (local, remote) = (local.to_bits(), remote.to_bits());
+                let found = self.gre_v6.get(&(local, remote, key));
+                (found, found.is_none() && self.pairs_v6.get(&(local, remote, None)).is_some())
+            }
+            _ => (None, false),
+        };
+        match found.and_then(|index| self.tunnel(*index)) {
+            Some(tunnel) => GreMatch::Tunnel(tunnel),
+            None if pair => GreMatch::WrongKey,
+            None => GreMatch::Unknown,
+        }
+    }
+}
+
+impl To {
+    /// Why a packet cannot take this way, for ways that are none.
+    pub(crate) fn refused(self) -> Option<Reason> {
+        match self {
+            To::Unresolved { .. } => Some(Reason::NoNeighbour),
+            To::Nowhere => Some(Reason::NoRoute),
+            To::Host | To::Station { .. } | To::Tunnel(_) => None,
+        }
+    }
+}

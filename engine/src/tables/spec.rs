@@ -1,0 +1,96 @@
+//! What a snapshot is built from. Ports and tunnels are known by their place in the lists.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use crate::counters::TunnelCounterSet;
+use crate::fib::Prefix;
+use crate::gre::{Options, Sequences};
+use crate::tunnel::Protection;
+use crate::wire::ethernet::MacAddr;
+
+/// A port.
+#[derive(Debug, Clone)]
+pub struct PortSpec {
+    /// Its address on the link.
+    pub mac: MacAddr,
+    /// Take unicast frames to any address, for ports whose own is not known.
+    pub any_mac: bool,
+    /// The longest IP packet that may leave by it, in bytes.
+    pub mtu: u16,
+    /// Our addresses on it, each with the length of its subnet's prefix.
+    pub addresses: Vec<(IpAddr, u8)>,
+}
+
+/// A tunnel.
+pub struct TunnelSpec {
+    /// Our end.
+    pub local: IpAddr,
+    /// The far end, of the same family.
+    pub remote: IpAddr,
+    /// Our addresses inside, each with the length of its subnet's prefix.
+    pub inner: Vec<(IpAddr, u8)>,
+    /// What lies behind it, the far end's inner address included.
+    pub routes: Vec<Prefix>,
+    /// GRE options.
+    pub gre: Options,
+    /// TTL or hop limit of outer packets.
+    pub ttl: u8,
+    /// The longest inner packet in bytes; `None`: computed from the port's MTU.
+    pub mtu: Option<u16>,
+    /// ESP, or none.
+    pub protection: Option<Protection>,
+    /// For a payload of Ethernet frames: the port that they are bridged with.
+    pub bridge: Option<usize>,
+    /// Counters, one for each worker.
+    pub counters: TunnelCounterSet,
+    /// GRE sequence numbers.
+    pub sequences: Arc<Sequences>,
+}
+
+/// Where a route leads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Gateway {
+    /// Out of that port: to that router, or to the destination itself.
+    Port {
+        /// The port's number.
+        port: usize,
+        /// The router on the link.
+        via: Option<IpAddr>,
+    },
+    /// Into that tunnel.
+    Tunnel(usize),
+}
+
+/// A route.
+#[derive(Debug, Clone, Copy)]
+pub struct RouteSpec {
+    /// The destinations.
+    pub prefix: Prefix,
+    /// The way there.
+    pub gateway: Gateway,
+}
+
+/// A station on a link.
+#[derive(Debug, Clone, Copy)]
+pub struct NeighbourSpec {
+    /// The port's number.
+    pub port: usize,
+    /// Its IP address.
+    pub address: IpAddr,
+    /// Its address on the link.
+    pub mac: MacAddr,
+}
+
+/// Everything a snapshot is built from.
+#[derive(Default)]
+pub struct TablesSpec {
+    /// Ports.
+    pub ports: Vec<PortSpec>,
+    /// Tunnels.
+    pub tunnels: Vec<TunnelSpec>,
+    /// Routes beside those of ports and tunnels.
+    pub routes: Vec<RouteSpec>,
+    /// Known stations.
+    pub neighbours: Vec<NeighbourSpec>,
+}

@@ -1,0 +1,300 @@
+//! A tunnel as the packet path sees it: its headers laid out once, its settings, and the state it keeps.
+//!
+//! All headers that the tunnel puts in front of a packet (Ethernet, outer IP, UDP, ESP with IV, inner IP of tunnel mode,
+//! GRE) are prepared as one block of bytes, the *template*. For each packet it is copied whole, and only what differs
+//! from packet to packet is filled in: lengths, DSCP and ECN, checksums, sequence numbers, IV, protocol type.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use crate::counters::TunnelCounterSet;
+use crate::drops::Reason;
+use crate::esp::{self, InboundSa, Mode, OutboundSa, Spi};
+use crate::gre::{Options, Sequences};
+use crate::wire::ethernet::{self, EthernetHeader, MacAddr};
+use crate::wire::{EspHeader, GreHeader, Ipv4Header, Ipv6Header, UdpHeader, protocol};
+
+/// Room for the longest template, 14 + 40 + 8 + 16 + 40 + 16 = 134 bytes, in whole cache lines.
+pub const TEMPLATE_MAX: usize = crate::ring::TEMPLATE_LEN;
+
+/// UDP ports of ESP in UDP (RFC 3948).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UdpEncap {
+    /// Source port.
+    pub source: u16,
+    /// Destination port.
+    pub destination: u16,
+}
+
+/// How a tunnel is protected.
+pub struct Protection {
+    /// What ESP protects.
+    pub mode: Mode,
+    /// The plaintext is padded to a multiple of this many bytes where the packet still fits (4 or 16).
+    pub pad: u8,
+    /// ESP in UDP on the way out.
+    pub udp: Option<UdpEncap>,
+    /// The SA that sends; without one nothing is sent.
+    pub outbound: Option<Arc<OutboundSa>>,
+    /// The SAs that receive.
+    pub inbound: Vec<Arc<InboundSa>>,
+}
+
+/// Sizes in bytes of what a tunnel adds to a packet, and the MTU that follows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Layout {
+    /// Is the outer header IPv6?
+    pub v6: bool,
+    /// The outer IP header.
+    pub ip: usize,
+    /// The UDP header, or 0.
+    pub udp: usize,
+    /// ESP header and IV, or 0.
+    pub esp: usize,
+    /// The inner IP header of tunnel mode, or 0.
+    pub middle: usize,
+    /// The GRE header.
+    pub gre: usize,
+}
+
+impl Layout {
+    /// The sizes for a tunnel between addresses of one family (`v6`), with ESP of that mode, in UDP or not.
+    pub fn new(v6: bool, gre: &Options, protection: Option<(Mode, bool)>) -> Layout {
+        let ip = if v6 { 40 } else { 20 };
+        let (mode, udp) = match protection {
+            Some((mode, udp)) => (Some(mode), udp),
+            None => (None, false),
+        };
+        Layout {
+            v6,
+            ip,
+            udp: if udp { 8 } else { 0 },
+            esp: if mode.is_some() { esp::HEADER_LEN + esp::IV_LEN } else { 0 },
+            middle: if mode == Some(Mode::Tunnel) { ip } else { 0 },
+            gre: gre.header_len(),
+        }
+    }
+
+    /// The whole template, Ethernet header included.
+    pub fn template(&self) -> usize {
+        ethernet::HEADER_LEN + self.ip + self.udp + self.esp + self.middle + self.gre
+    }
+
+    /// The longest inner packet whose outer IP packet is at most `path_mtu` bytes, with padding to 4.
+    pub fn mtu(&self, path_mtu: usize) -> usize {
+        let inside_ip = path_mtu.saturating_sub(self.ip + self.udp);
+        let inside_esp = if self.esp == 0 {
+            inside_ip
+        } else {
+            let ciphertext = inside_ip.saturating_sub(self.esp + esp::ICV_LEN) / esp::ALIGNMENT * esp::ALIGNMENT;
+            ciphertext.saturating_sub(esp::TRAILER_LEN)
+        };
+        inside_esp.saturating_sub(self.middle + self.gre)
+    }
+}
+
+/// A tunnel in a published table. Immutable but for the state it points to.
+#[repr(C, align(64))] // the template in whole lines, then what each packet reads
+pub struct Tunnel {
+    /// Headers, right-aligned: a packet's bytes follow the last of them.
+    pub(crate) template: [u8; TEMPLATE_MAX],
+    pub(crate) layout: Layout,
+    pub(crate) template_len: usize,
+    /// One's complement sum of the outer IPv4 header without length, DSCP/ECN and checksum; of the inner header of tunnel
+    /// mode likewise.
+    pub(crate) outer_sum: u32,
+    pub(crate) middle_sum: u32,
+    pub(crate) gre: Options,
+    pub(crate) mode: Option<Mode>,
+    pub(crate) pad: usize,
+    /// The longest inner packet, and the longest outer one.
+    pub(crate) mtu: usize,
+    pub(crate) path_mtu: usize,
+    /// The port that outer packets leave by, or why they cannot.
+    pub(crate) way_out: Result<u16, Reason>,
+    /// The port that Ethernet payloads are bridged with.
+    pub(crate) bridge: Option<u16>,
+    pub(crate) outbound: Option<Arc<OutboundSa>>,
+    pub(crate) counters: TunnelCounterSet,
+    pub(crate) sequences: Arc<Sequences>,
+    pub(crate) local: IpAddr,
+    pub(crate) remote: IpAddr,
+}
+
+/// Where a tunnel's outer packets go: addresses on the wire and the port.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Underlay {
+    pub(crate) source: MacAddr,
+    pub(crate) destination: MacAddr,
+    pub(crate) port: Result<u16, Reason>,
+    pub(crate) path_mtu: usize,
+}
+
+/// Settings that [`Tunnel::new`] lays out.
+pub(crate) struct Settings<'a> {
+    pub(crate) local: IpAddr,
+    pub(crate) remote: IpAddr,
+    pub(crate) gre: Options,
+    pub(crate) ttl: u8,
+    pub(crate) mtu: Option<usize>,
+    pub(crate) protection: Option<&'a Protection>,
+    pub(crate) bridge: Option<u16>,
+    pub(crate) counters: TunnelCounterSet,
+    pub(crate) sequences: Arc<Sequences>,
+}
+
+impl Tunnel {
+    pub(crate) fn new(settings: Settings<'_>, underlay: Underlay) -> Option<Tunnel> {
+        let Settings { local, remote, gre, ttl, mtu, protection, bridge, counters, sequences } = settings;
+        let layout = Layout::new(
+            local.is_ipv6(),
+            &gre,
+            protection.map(|protection| (protection.mode, protection.udp.is_some())),
+        );
+        let outbound = protection.and_then(|protection| protection.outbound.clone());
+        let headers =
+            headers(&layout, local, remote, ttl, &gre, protection, outbound.as_deref().map(OutboundSa::spi), underlay)?;
+        let template_len = layout.template();
+        let mut template = [0; TEMPLATE_MAX];
+        template.get_mut(TEMPLATE_MAX - template_len..)?.copy_from_slice(headers.get(..template_len)?);
+        let middle_at = ethernet::HEADER_LEN + layout.ip + layout.udp + layout.esp;
+        // An Ethernet payload's header is not part of the MTU that its hosts know.
+        let frame = if bridge.is_some() { ethernet::HEADER_LEN } else { 0 };
+        let fitting = layout.mtu(underlay.path_mtu);
+        Some(Tunnel {
+            outer_sum: constant_sum(headers.get(ethernet::HEADER_LEN..)?, layout.v6),
+            middle_sum: constant_sum(headers.get(middle_at..)?, layout.v6 || layout.middle == 0),
+            template,
+            template_len,
+            layout,
+            gre,
+            mode: protection.map(|protection| protection.mode),
+            pad: protection.map_or(esp::ALIGNMENT, |protection| usize::from(protection.pad)),
+            mtu: mtu.map_or(fitting, |mtu| mtu + frame),
+            path_mtu: underlay.path_mtu,
+            way_out: underlay.port,
+            bridge,
+            outbound,
+            counters,
+            sequences,
+            local,
+            remote,
+        })
+    }
+
+    /// The longest inner packet that goes in, in bytes: an IP packet, or an Ethernet frame where frames are bridged.
+    pub fn mtu(&self) -> usize {
+        self.mtu
+    }
+
+    /// Sizes of the headers.
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// The port that outer packets leave by, or the reason for which they are dropped.
+    pub fn way_out(&self) -> Result<usize, Reason> {
+        self.way_out.map(usize::from)
+    }
+
+    /// The SA that sends, if there is one.
+    pub fn outbound(&self) -> Option<&OutboundSa> {
+        self.outbound.as_deref()
+    }
+
+    /// The counters of all workers.
+    pub fn counters(&self) -> &TunnelCounterSet {
+        &self.counters
+    }
+
+    /// Asks the processor for what sending a packet will read.
+    #[inline]
+    pub(crate) fn prefetch(&self) {
+        crate::ring::prefetch_many(self, 6);
+    }
+}
+
+/// The template's bytes, from the Ethernet header on.
+#[allow(clippy::too_many_arguments)] // everything a set of headers is made of
+fn headers(
+    layout: &Layout,
+    local: IpAddr,
+    remote: IpAddr,
+    ttl: u8,
+    gre: &Options,
+    protection: Option<&Protection>,
+    spi: Option<Spi>,
+    underlay: Underlay,
+) -> Option<[u8; TEMPLATE_MAX]> {
+    let mut bytes = [0; TEMPLATE_MAX];
+    let (ethernet, rest) = bytes.split_first_chunk_mut::<{ ethernet::HEADER_LEN }>()?;
+    let ethertype = if layout.v6 { ethernet::IPV6 } else { ethernet::IPV4 };
+    EthernetHeader { dst: underlay.destination, src: underlay.source, ethertype }.emit(ethernet);
+
+    let udp = protection.and_then(|protection| protection.udp);
+    let outer_protocol = match (protection, udp) {
+        (_, Some(_)) => protocol::UDP,
+        (Some(_), None) => protocol::ESP,
+        (None, None) => protocol::GRE,
+    };
+    let (outer, rest) = rest.split_at_mut_checked(layout.ip)?;
+    emit_ip(outer, local, remote, ttl, outer_protocol)?;
+    let (udp_bytes, rest) = rest.split_at_mut_checked(layout.udp)?;
+    if let Some(udp) = udp {
+        // RFC 3948 section 2.1: no checksum.
+        UdpHeader { source: udp.source, destination: udp.destination, length: 0, checksum: 0 }
+            .emit(udp_bytes.first_chunk_mut()?);
+    }
+    let (esp_bytes, rest) = rest.split_at_mut_checked(layout.esp)?;
+    if let Some(spi) = spi.filter(|_| !esp_bytes.is_empty()) {
+        EspHeader { spi, sequence: 0 }.emit(esp_bytes.first_chunk_mut()?);
+    }
+    let (middle, rest) = rest.split_at_mut_checked(layout.middle)?;
+    if !middle.is_empty() {
+        emit_ip(middle, local, remote, ttl, protocol::GRE)?;
+    }
+    let gre_bytes = rest.get_mut(..layout.gre)?;
+    GreHeader { protocol: 0, checksum: gre.checksum, key: gre.key, sequence: gre.sequence.then_some(0) }
+        .emit(gre_bytes)
+        .ok()?;
+    Some(bytes)
+}
+
+/// An IP header with everything that does not change from packet to packet. IPv4: do not fragment, and so identification 0
+/// (RFC 6864 section 4.1).
+fn emit_ip(out: &mut [u8], src: IpAddr, dst: IpAddr, ttl: u8, protocol: u8) -> Option<()> {
+    match (src, dst) {
+        (IpAddr::V4(src), IpAddr::V4(dst)) => {
+            Ipv4Header { tos: 0, total_len: 0, id: 0, dont_fragment: true, ttl, protocol, src, dst }
+                .emit(out.first_chunk_mut()?);
+        }
+        (IpAddr::V6(src), IpAddr::V6(dst)) => {
+            Ipv6Header {
+                traffic_class: 0,
+                flow_label: 0,
+                payload_len: 0,
+                next_header: protocol,
+                hop_limit: ttl,
+                src,
+                dst,
+            }
+            .emit(out.first_chunk_mut()?);
+        }
+        _ => return None,
+    }
+    Some(())
+}
+
+/// The sum over an IPv4 header as [`emit_ip`] left it, its checksum not counted; 0 for IPv6, which has none.
+fn constant_sum(header: &[u8], none: bool) -> u32 {
+    if none {
+        return 0;
+    }
+    header
+        .chunks_exact(2)
+        .take(10)
+        .enumerate()
+        .filter(|(word, _)| *word != 5)
+        .map(|(_, word)| word.iter().fold(0, |sum, byte| sum << 8 | u32::from(*byte)))
+        .sum()
+}
