@@ -1,0 +1,408 @@
+//! The command line: what may be typed, in types, with help, completions and the manual page generated from them. It
+//! only reads arguments; what the commands do is elsewhere.
+
+use std::collections::HashSet;
+use std::ffi::OsString;
+use std::io::{self, Write};
+use std::path::PathBuf;
+
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::error::ErrorKind;
+use clap::{Args, Command, CommandFactory, Parser, Subcommand, ValueEnum, value_parser};
+use clap_complete::Shell;
+use clap_mangen::roff::{Roff, roman};
+
+use crate::config::Suite;
+
+/// GRE over ESP for routers, on netmap rings
+#[derive(Debug, Parser)]
+#[command(name = "culvert", version, max_term_width = 100, after_help = EXIT_CODES)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub action: Action,
+}
+
+const EXIT_CODES: &str =
+    "Exit codes: 0 done; 1 it failed; 2 the arguments or the configuration are wrong (nothing was changed).";
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Action {
+    /// Show two routers in one process that send real traffic through GRE and ESP, every packet compared
+    Demo(Demo),
+    /// Measure the data path in memory, beside the bare cipher, every packet verified
+    Bench(Bench),
+    /// Run capture files through the data path
+    Replay(Replay),
+    /// Say everything that is wrong or risky in a configuration; changes nothing
+    Check(Check),
+    /// Print the completion script for a shell
+    Completions(Completions),
+    /// Print the manual page (roff) of all commands
+    Man,
+}
+
+/// Arguments of `culvert demo`.
+#[derive(Args, Debug)]
+pub struct Demo {
+    /// How long to run, in seconds
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = seconds())]
+    pub seconds: u64,
+}
+
+/// Arguments of `culvert bench`.
+#[derive(Args, Debug)]
+pub struct Bench {
+    /// What to measure, separated by commas: plain GRE, GRE in ESP
+    #[arg(long, value_name = "MODE,..", value_delimiter = ',', default_value = "gre,esp")]
+    pub mode: Vec<BenchMode>,
+    /// Cipher suites for ESP, separated by commas
+    #[arg(long, value_name = "SUITE,..", value_delimiter = ',', default_value = "aes128gcm16", value_parser = suites())]
+    pub suite: Vec<Suite>,
+    /// Lengths of the inner IP packets in bytes (28 to 9000), or imix (64, 570 and 1400 bytes as 7:4:1)
+    #[arg(
+        long,
+        value_name = "BYTES,..",
+        value_delimiter = ',',
+        default_value = "64,512,1400,imix",
+        value_parser = packet_size
+    )]
+    pub size: Vec<PacketSize>,
+    /// Worker threads, each on a core of its own
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = value_parser!(u16).range(1..=256))]
+    pub workers: u16,
+    /// Tunnels that the traffic is spread over
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = value_parser!(u32).range(1..=100_000))]
+    pub tunnels: u32,
+    /// How long each measurement takes, in seconds
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = seconds())]
+    pub seconds: u64,
+    /// Print one JSON object instead of a table
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What `culvert bench` measures.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub enum BenchMode {
+    /// Plain GRE.
+    Gre,
+    /// GRE in ESP.
+    Esp,
+}
+
+/// Length of the inner IP packets of a measurement.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum PacketSize {
+    /// All of this many bytes, 28 to 9000.
+    Bytes(u16),
+    /// 64, 570 and 1400 bytes as 7:4:1.
+    Imix,
+}
+
+/// Arguments of `culvert replay`.
+#[derive(Args, Debug)]
+pub struct Replay {
+    /// Configuration file
+    #[arg(short, long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
+    pub config: PathBuf,
+    /// Frames that a port receives: its name and a pcap or pcapng file
+    #[arg(long = "in", value_name = "PORT=FILE", required = true, num_args = 1.., value_parser = port_file)]
+    pub inputs: Vec<PortFile>,
+    /// Where to write the frames that a port sends; the port `host` takes what goes to the host stack
+    #[arg(long = "out", value_name = "PORT=FILE", num_args = 1.., value_parser = port_file)]
+    pub outputs: Vec<PortFile>,
+    /// Print the counters as one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// A port and the capture file that stands in for it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct PortFile {
+    /// The port's name; whether the configuration has it is not known here.
+    pub port: String,
+    /// The capture file.
+    pub file: PathBuf,
+}
+
+/// Arguments of `culvert check`.
+#[derive(Args, Debug)]
+pub struct Check {
+    /// Configuration file
+    #[arg(short, long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
+    pub config: PathBuf,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `culvert completions`.
+#[derive(Args, Debug)]
+pub struct Completions {
+    /// The shell
+    #[arg(value_name = "SHELL")]
+    pub shell: Shell,
+}
+
+impl Cli {
+    /// Reads arguments, the first of which is the program's name.
+    ///
+    /// # Errors
+    /// What clap says about wrong arguments (`clap::Error::exit` prints it and ends with code 2), and likewise its
+    /// answers to `--help` and `--version`, which end with code 0.
+    pub fn from_args<I, T>(arguments: I) -> Result<Self, clap::Error>
+    where
+        I: IntoIterator<Item = T>,
+        T: Into<OsString> + Clone,
+    {
+        let cli = Self::try_parse_from(arguments)?;
+        if let Action::Replay(replay) = &cli.action {
+            refuse_twice("--in", &replay.inputs)?;
+            refuse_twice("--out", &replay.outputs)?;
+            refuse_host_input(&replay.inputs)?;
+        }
+        Ok(cli)
+    }
+}
+
+fn refuse_twice(option: &str, files: &[PortFile]) -> Result<(), clap::Error> {
+    let mut seen = HashSet::new();
+    match files.iter().find(|file| !seen.insert(file.port.as_str())) {
+        Some(twice) => Err(usage(format!("{option} names port '{}' twice; give it one file", twice.port))),
+        None => Ok(()),
+    }
+}
+
+fn refuse_host_input(inputs: &[PortFile]) -> Result<(), clap::Error> {
+    if inputs.iter().any(|input| input.port == "host") {
+        return Err(usage(
+            "--in cannot name 'host': that port only takes frames; use it with --out".to_owned(),
+        ));
+    }
+    Ok(())
+}
+
+fn usage(message: String) -> clap::Error {
+    let mut command = Cli::command();
+    command.build();
+    let replay = command.find_subcommand_mut("replay");
+    match replay {
+        Some(replay) => replay.error(ErrorKind::ValueValidation, message),
+        None => command.error(ErrorKind::ValueValidation, message),
+    }
+}
+
+fn seconds() -> impl TypedValueParser<Value = u64> {
+    value_parser!(u64).range(1..=86_400)
+}
+
+fn suites() -> impl TypedValueParser<Value = Suite> {
+    let names = PossibleValuesParser::new(Suite::ALL.map(Suite::name));
+    names.try_map(|name| Suite::from_name(&name).ok_or("no such suite"))
+}
+
+fn packet_size(text: &str) -> Result<PacketSize, String> {
+    if text == "imix" {
+        return Ok(PacketSize::Imix);
+    }
+    let bytes = text.parse().ok().filter(|bytes| (28..=9000).contains(bytes));
+    bytes.map(PacketSize::Bytes).ok_or_else(|| "give 28 to 9000 bytes, or imix".to_owned())
+}
+
+fn port_file(text: &str) -> Result<PortFile, String> {
+    match text.split_once('=') {
+        Some((port, file)) if !port.is_empty() && !file.is_empty() => {
+            Ok(PortFile { port: port.to_owned(), file: file.into() })
+        }
+        _ => Err("write the port's name, '=' and a file, such as wan=wan.pcap".to_owned()),
+    }
+}
+
+/// Writes the completion script for `shell`.
+///
+/// # Errors
+/// Whatever writing to `out` gives.
+pub fn write_completions(shell: Shell, out: &mut dyn Write) -> io::Result<()> {
+    // Through a buffer: the generator panics where it cannot write, such as into a closed pipe.
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "culvert", &mut script);
+    out.write_all(&script)
+}
+
+/// Writes the manual page of the whole program, in roff: what stands at the top of the command line, then one section
+/// for each command.
+///
+/// # Errors
+/// Whatever writing to `out` gives.
+pub fn write_man(out: &mut dyn Write) -> io::Result<()> {
+    let mut command = Cli::command().disable_help_subcommand(true).after_help("");
+    command.build();
+    // An empty date would move the fields behind it one place to the left.
+    let page = clap_mangen::Man::new(command.clone()).section("8").date(" ").manual("Culvert");
+    let mut roff = Vec::new();
+    page.render_title(&mut roff)?;
+    page.render_name_section(&mut roff)?;
+    page.render_synopsis_section(&mut roff)?;
+    page.render_description_section(&mut roff)?;
+    page.render_options_section(&mut roff)?;
+    for subcommand in command.get_subcommands() {
+        write_heading(&format!("CULVERT {}", subcommand.get_name().to_uppercase()), "", &mut roff)?;
+        write_man_section(subcommand, &mut roff)?;
+    }
+    write_heading("EXIT STATUS", EXIT_CODES, &mut roff)?;
+    out.write_all(without_repeated_preamble(&String::from_utf8_lossy(&roff)).as_bytes())
+}
+
+fn write_heading(title: &str, text: &str, out: &mut Vec<u8>) -> io::Result<()> {
+    let mut heading = Roff::new();
+    heading.control("SH", [title]);
+    if !text.is_empty() {
+        heading.text([roman(text)]);
+    }
+    heading.to_writer(out)
+}
+
+/// A command's description, synopsis and options, one level below its heading.
+fn write_man_section(command: &Command, out: &mut Vec<u8>) -> io::Result<()> {
+    let page = clap_mangen::Man::new(command.clone());
+    let mut body = Vec::new();
+    page.render_description_section(&mut body)?;
+    page.render_synopsis_section(&mut body)?;
+    page.render_options_section(&mut body)?;
+    out.extend_from_slice(String::from_utf8_lossy(&body).replace("\n.SH ", "\n.SS ").as_bytes());
+    Ok(())
+}
+
+/// Every part of the page comes with the same two lines that define the apostrophe: the first ones are enough.
+fn without_repeated_preamble(roff: &str) -> String {
+    let defines = |line: &&str| line.starts_with(".ie \\n(.g .ds Aq") || line.starts_with(".el .ds Aq");
+    let preamble = roff.lines().take(2).filter(defines);
+    let rest = roff.lines().filter(|line| !defines(line));
+    preamble.chain(rest).flat_map(|line| [line, "\n"]).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        Cli::from_args(line.split_whitespace())
+    }
+
+    fn refusal(line: &str) -> String {
+        let error = parse(line).expect_err(line);
+        assert_eq!(error.exit_code(), 2, "{line}");
+        error.to_string()
+    }
+
+    #[test]
+    fn the_tree_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn bench_takes_lists() {
+        let cli =
+            parse("culvert bench --mode esp --suite aes256gcm16,chacha20poly1305 --size 28,imix,9000 --json")
+                .unwrap();
+        let Action::Bench(bench) = cli.action else { panic!("another command") };
+        assert_eq!(bench.mode, [BenchMode::Esp]);
+        assert_eq!(bench.suite, [Suite::Aes256Gcm16, Suite::ChaCha20Poly1305]);
+        assert_eq!(bench.size, [PacketSize::Bytes(28), PacketSize::Imix, PacketSize::Bytes(9000)]);
+        assert!(bench.json && bench.workers == 1 && bench.tunnels == 1);
+    }
+
+    #[test]
+    fn bench_has_defaults() {
+        let Action::Bench(bench) = parse("culvert bench").unwrap().action else { panic!("another command") };
+        assert_eq!(bench.mode, [BenchMode::Gre, BenchMode::Esp]);
+        assert_eq!(bench.suite, [Suite::Aes128Gcm16]);
+        assert_eq!(bench.size.last(), Some(&PacketSize::Imix));
+        assert_eq!(bench.size.len(), 4);
+    }
+
+    #[test]
+    fn replay_takes_files_in_one_go_or_one_by_one() {
+        let line =
+            "culvert replay -c r.toml --in wan=w.pcap lan=l=1.pcap --out wan=wo.pcap --out host=h.pcap";
+        let Action::Replay(replay) = parse(line).unwrap().action else { panic!("another command") };
+        let pair = |port: &str, file: &str| PortFile { port: port.into(), file: file.into() };
+        assert_eq!(replay.inputs, [pair("wan", "w.pcap"), pair("lan", "l=1.pcap")]);
+        assert_eq!(replay.outputs, [pair("wan", "wo.pcap"), pair("host", "h.pcap")]);
+        assert_eq!(replay.config, PathBuf::from("r.toml"));
+    }
+
+    #[test]
+    fn wrong_arguments_are_told_what_to_do() {
+        for (line, says) in [
+            ("culvert replay -c f --in wan", "such as wan=wan.pcap"),
+            ("culvert replay -c f --in =x", "such as wan=wan.pcap"),
+            ("culvert replay -c f", "--in <PORT=FILE>"),
+            ("culvert replay --in a=b", "--config <FILE>"),
+            ("culvert replay -c f --in a=b --in a=c", "--in names port 'a' twice"),
+            ("culvert replay -c f --in a=b --out c=d c=e", "--out names port 'c' twice"),
+            ("culvert replay -c f --in host=b", "use it with --out"),
+            ("culvert bench --size 27", "give 28 to 9000 bytes, or imix"),
+            ("culvert bench --size 9001", "give 28 to 9000 bytes, or imix"),
+            ("culvert bench --suite aes", "aes128gcm16"),
+            ("culvert bench --mode gree", "gre"),
+            ("culvert bench --workers 0", "1..=256"),
+            ("culvert demo --seconds 0", "1..=86400"),
+            ("culvert demmo", "demo"),
+            ("culvert", "Usage"),
+            ("culvert completions ksh", "zsh"),
+        ] {
+            let message = refusal(line);
+            assert!(message.contains(says), "{line}: {message}");
+        }
+    }
+
+    #[test]
+    fn the_manual_has_every_command_and_option() {
+        let mut page = Vec::new();
+        write_man(&mut page).unwrap();
+        let page = String::from_utf8(page).unwrap();
+        assert_eq!(page.matches("\n.TH ").count(), 1);
+        assert_eq!(page.matches(".ds Aq").count(), 2);
+        for command in Cli::command().get_subcommands() {
+            assert!(
+                page.contains(&format!("CULVERT {}", command.get_name().to_uppercase())),
+                "{}",
+                command.get_name()
+            );
+            for argument in command.get_arguments().filter_map(|argument| argument.get_long()) {
+                assert!(page.contains(&format!("\\-\\-{}", argument.replace('-', "\\-"))), "{argument}");
+            }
+        }
+        assert!(page.contains("EXIT STATUS"));
+    }
+
+    #[test]
+    fn completions_know_every_command() {
+        for shell in Shell::value_variants() {
+            let mut script = Vec::new();
+            write_completions(*shell, &mut script).unwrap();
+            let script = String::from_utf8(script).unwrap();
+            for word in ["replay", "bench", "check", "completions", "man", "demo"] {
+                assert!(script.contains(word), "{shell} {word}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_closed_pipe_is_an_error() {
+        struct Closed;
+        impl Write for Closed {
+            fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+                Err(io::ErrorKind::BrokenPipe.into())
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        assert!(write_completions(Shell::Bash, &mut Closed).is_err());
+        assert!(write_man(&mut Closed).is_err());
+    }
+}

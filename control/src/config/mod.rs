@@ -1,0 +1,57 @@
+//! The configuration: TOML files into one typed model that has been checked as a whole. It knows nothing of the engine's
+//! tables and touches no packet; whoever builds those tables may rely on everything that is promised here.
+//!
+//! Steps of [`Config::load`]:
+//! 1. read the named file, through a buffer that is wiped afterwards ([`source`]);
+//! 2. read its tables with typed getters that note what is wrong and go on ([`reader`], [`sections`]);
+//! 3. do the same for every file that `include` names;
+//! 4. check what only the whole can show: names, references, duplicates ([`checks`]);
+//! 5. hand back the model, or everything that is wrong in the order of files and lines ([`report`]).
+
+mod checks;
+mod model;
+mod reader;
+mod report;
+mod sections;
+mod source;
+mod values;
+
+#[cfg(test)]
+mod tests;
+
+use std::path::Path;
+
+pub use model::{
+    Auth, Config, Device, Direction, Engine, Ike, Keepalive, Local, Mac, Manual, ManualSa, Mode, Mtu,
+    Neighbour, Payload, Port, Prefix, Protect, Route, RouteTarget, Secret, Suite, Tunnel, UdpEncap,
+};
+pub use report::{ConfigErrors, Position, Problem, Warning};
+
+use report::Report;
+use sections::Draft;
+use source::Loader;
+
+impl Config {
+    /// Loads the configuration in the file `path` and in the files it includes, and checks all of it. Nothing is
+    /// changed anywhere.
+    ///
+    /// # Errors
+    /// Everything that is wrong, not only the first (but a syntax error hides the rest of its file). Neither errors nor
+    /// warnings ever quote a key or a pre-shared key.
+    pub fn load(path: &Path) -> Result<(Config, Vec<Warning>), ConfigErrors> {
+        let mut report = Report::default();
+        let mut draft = Draft::default();
+        let mut loader = Loader::default();
+        if let Some(document) = loader.open(path, None, &mut report) {
+            let included = sections::read_top(&document, &mut draft, &mut report);
+            drop(document);
+            for (file, named_at) in included {
+                if let Some(document) = loader.open(&file, named_at.as_ref(), &mut report) {
+                    sections::read_included(&document, &mut draft, &mut report);
+                }
+            }
+        }
+        checks::check(&draft, &mut report);
+        report.finish(draft.config)
+    }
+}

@@ -1,0 +1,449 @@
+//! Two routers in one process, joined by in-memory rings: what `demo` shows and `bench` measures.
+//!
+//! ```text
+//! left station ── lan ─┤ router A ├── wan ── wan ──┤ router B ├─ lan ── right station
+//! ```
+//!
+//! Every router is a real worker on real rings, with tables built as for any other. Between them lie as many tunnels as
+//! asked for, each with keys of its own, fresh from the system's random numbers. Tunnel `n` leads from A's one address to
+//! the `n`th of B's (a hub and its sites); 10.0.0.0/9 lies on the left and 10.128.0.0/9 on the right, a /24 for each tunnel.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+
+use ::ring::rand::{SecureRandom, SystemRandom};
+use culvert_engine::counters::{TunnelCounterSet, WorkerCounters, tunnel_counters};
+use culvert_engine::drops::Reason;
+use culvert_engine::esp::replay::ReplayWindow;
+use culvert_engine::esp::{InboundSa, IvRange, Key, Mode, OutboundSa, Router, Suite};
+use culvert_engine::fib::Prefix;
+use culvert_engine::gre::{Options, Payload};
+use culvert_engine::ring::{self, Port, Region, RxQueue, TxQueue};
+use culvert_engine::tables::{Gateway, NeighbourSpec, PortSpec, Published, RouteSpec, Tables, TablesSpec, TunnelSpec};
+use culvert_engine::tunnel::Protection;
+use culvert_engine::wire::ethernet::{self, MacAddr};
+use culvert_engine::wire::{EthernetHeader, Ipv4Header, UdpHeader, ipv4, protocol, udp};
+use culvert_engine::worker::Worker;
+
+/// The most tunnels that the lab's addresses can tell apart.
+pub const MAX_TUNNELS: u32 = 1 << 15;
+/// The number of a router's port towards its stations.
+pub const LAN: usize = 0;
+/// The number of a router's port towards the other router.
+pub const WAN: usize = 1;
+
+/// Slots in each ring: a batch in each of the places a frame can wait, and some.
+const SLOTS: u32 = 256;
+/// The replay window of the lab's SAs, in packets.
+const WINDOW: u32 = 1024;
+/// Bytes that headers and Ethernet add to the longest inner packet, generously.
+const HEADERS: usize = 256;
+
+const LEFT_STATION: Side = Side { mac: MacAddr([2, 0, 0, 0, 1, 0x10]), address: Ipv4Addr::new(172, 16, 0, 2) };
+const A_LAN: Side = Side { mac: MacAddr([2, 0, 0, 0, 1, 1]), address: Ipv4Addr::new(172, 16, 0, 1) };
+const A_WAN: Side = Side { mac: MacAddr([2, 0, 0, 0, 2, 1]), address: Ipv4Addr::new(192, 0, 2, 1) };
+const B_WAN: Side = Side { mac: MacAddr([2, 0, 0, 0, 2, 2]), address: Ipv4Addr::new(192, 0, 2, 2) };
+const B_LAN: Side = Side { mac: MacAddr([2, 0, 0, 0, 3, 1]), address: Ipv4Addr::new(172, 17, 0, 1) };
+const RIGHT_STATION: Side = Side { mac: MacAddr([2, 0, 0, 0, 3, 0x10]), address: Ipv4Addr::new(172, 17, 0, 2) };
+
+/// One end of a link.
+#[derive(Clone, Copy)]
+struct Side {
+    mac: MacAddr,
+    address: Ipv4Addr,
+}
+
+/// Why the lab could not be built.
+#[derive(Debug, thiserror::Error)]
+pub enum LabError {
+    /// No memory for the rings.
+    #[error(transparent)]
+    Region(#[from] ring::RegionError),
+    /// A table that contradicts itself.
+    #[error(transparent)]
+    Tables(#[from] culvert_engine::tables::BuildError),
+    /// The system gave no random numbers.
+    #[error("the system gives no random numbers")]
+    Random,
+    /// More than the lab's addresses can tell apart.
+    #[error("{0} tunnels are more than the {MAX_TUNNELS} that the lab can tell apart")]
+    Tunnels(u32),
+}
+
+/// What to build.
+#[derive(Debug, Clone, Copy)]
+pub struct Plan {
+    /// ESP with that suite, or plain GRE.
+    pub suite: Option<Suite>,
+    /// Tunnels between the routers.
+    pub tunnels: u32,
+    /// The longest inner packet, in bytes.
+    pub longest: usize,
+}
+
+/// A router of the lab: a worker and what it is looked up in.
+pub struct LabRouter {
+    /// The worker; its ports are [`LAN`] and [`WAN`].
+    pub worker: Worker,
+    /// Its tables.
+    pub tables: Published,
+    /// What it counts.
+    pub counters: Arc<WorkerCounters>,
+}
+
+/// The two routers and the stations' ends of the links.
+pub struct Lab {
+    /// The left router, the hub.
+    pub a: LabRouter,
+    /// The right router, the sites.
+    pub b: LabRouter,
+    /// The left station.
+    pub left: Station,
+    /// The right station.
+    pub right: Station,
+}
+
+impl Lab {
+    /// Builds the lab.
+    ///
+    /// # Errors
+    /// No memory, no random numbers, or too many tunnels.
+    pub fn new(plan: Plan) -> Result<Lab, LabError> {
+        if plan.tunnels > MAX_TUNNELS {
+            return Err(LabError::Tunnels(plan.tunnels));
+        }
+        let buffer_size = (plan.longest + HEADERS + ring::HEADROOM as usize).max(2048).next_multiple_of(64);
+        let links = 3;
+        let region = Region::new(
+            links * ring::RINGS_PER_QUEUE,
+            SLOTS,
+            buffer_size as u32,
+            links as u32 * ring::SPARE_PER_QUEUE,
+            false,
+        )?;
+        let (left, a_lan) = ring::wire(&region, 1, true)?;
+        let (a_wan, b_wan) = ring::wire(&region, 1, true)?;
+        let (b_lan, right) = ring::wire(&region, 1, true)?;
+
+        let (to_right, to_left) = (keys(plan)?, keys(plan)?);
+        let mtu = u16::try_from(plan.longest + HEADERS).unwrap_or(u16::MAX).max(1500);
+        let a = router(plan, true, mtu, &to_right, &to_left)?;
+        let b = router(plan, false, mtu, &to_left, &to_right)?;
+        Ok(Lab {
+            a: lab_router(a, vec![a_lan, a_wan]),
+            b: lab_router(b, vec![b_lan, b_wan]),
+            left: Station::new(left, LEFT_STATION, A_LAN.mac, plan, 128),
+            right: Station::new(right, RIGHT_STATION, B_LAN.mac, plan, 0),
+        })
+    }
+}
+
+fn lab_router(tables: Tables, ports: Vec<Port>) -> LabRouter {
+    let tables = tables.publish();
+    let queues = ports.into_iter().flat_map(|port| port.queues).collect();
+    let worker = Worker::new(0, &tables, queues, None);
+    let counters = Arc::clone(worker.counters());
+    LabRouter { worker, tables, counters }
+}
+
+impl LabRouter {
+    /// All packets dropped, with their reasons.
+    pub fn drops(&self) -> impl Iterator<Item = (Reason, u64)> {
+        Reason::ALL.iter().map(|reason| (*reason, self.counters.dropped(*reason))).filter(|(_, n)| *n > 0)
+    }
+
+    /// The counters of tunnel `index`.
+    pub fn tunnel_counters(&self, index: usize) -> Option<TunnelCounterSet> {
+        self.tables.load().tunnels().get(index).map(|tunnel| Arc::clone(tunnel.counters()))
+    }
+}
+
+/// Keying material of one direction, for each tunnel.
+fn keys(plan: Plan) -> Result<Vec<Vec<u8>>, LabError> {
+    let Some(suite) = plan.suite else { return Ok(Vec::new()) };
+    let random = SystemRandom::new();
+    (0..plan.tunnels)
+        .map(|_| {
+            let mut material = vec![0; suite.material_len()];
+            random.fill(&mut material).map_err(|_| LabError::Random)?;
+            Ok(material)
+        })
+        .collect()
+}
+
+/// The outer address of the far end of tunnel `n`.
+fn site(n: u32) -> Ipv4Addr {
+    Ipv4Addr::from_bits(Ipv4Addr::new(198, 19, 0, 0).to_bits() + n)
+}
+
+const HUB: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 1);
+
+/// The network behind tunnel `n`, on the left (`half` 0) or on the right (128).
+fn network(n: u32, half: u8) -> Ipv4Addr {
+    Ipv4Addr::from_bits(Ipv4Addr::new(10, half, 0, 0).to_bits() + (n << 8))
+}
+
+fn prefix(address: Ipv4Addr, len: u8) -> Option<Prefix> {
+    Prefix::new(address.into(), len).ok()
+}
+
+/// The tables of router A (`hub`) or B. `send` and `receive` are the keys of the tunnels, in order.
+fn router(
+    plan: Plan,
+    hub: bool,
+    mtu: u16,
+    send: &[Vec<u8>],
+    receive: &[Vec<u8>],
+) -> Result<Tables, LabError> {
+    let (lan, wan, station, peer) = match hub {
+        true => (A_LAN, A_WAN, LEFT_STATION, B_WAN),
+        false => (B_LAN, B_WAN, RIGHT_STATION, A_WAN),
+    };
+    let port = |side: Side, len| PortSpec {
+        mac: side.mac,
+        any_mac: false,
+        mtu,
+        addresses: vec![(IpAddr::from(side.address), len)],
+    };
+    let neighbour =
+        |port, side: Side| NeighbourSpec { port, address: side.address.into(), mac: side.mac };
+    let (near, far) = if hub { (0, 128) } else { (128, 0) };
+    let route = |net, len, port, via: Side| {
+        prefix(net, len).map(|prefix| RouteSpec {
+            prefix,
+            gateway: Gateway::Port { port, via: Some(via.address.into()) },
+        })
+    };
+    let outer = if hub { (site(0), 16) } else { (Ipv4Addr::new(198, 18, 0, 0), 16) };
+    let tunnels = (0..plan.tunnels)
+        .map(|n| {
+            let (local, remote) = if hub { (HUB, site(n)) } else { (site(n), HUB) };
+            let keys = send.get(n as usize).zip(receive.get(n as usize));
+            Ok(TunnelSpec {
+                local: local.into(),
+                remote: remote.into(),
+                inner: Vec::new(),
+                routes: prefix(network(n, far), 24).into_iter().collect(),
+                gre: Options { key: None, checksum: false, sequence: false, payload: Payload::Ip },
+                ttl: 64,
+                mtu: None,
+                protection: match (plan.suite, keys) {
+                    (Some(suite), Some((send, receive))) => Some(protection(n, hub, suite, send, receive)?),
+                    _ => None,
+                },
+                bridge: None,
+                counters: tunnel_counters(1),
+                sequences: Arc::default(),
+            })
+        })
+        .collect::<Result<_, LabError>>()?;
+    Ok(Tables::build(TablesSpec {
+        ports: vec![port(lan, 16), port(wan, 24)],
+        tunnels,
+        routes: [route(network(0, near), 9, LAN, station), route(outer.0, outer.1, WAN, peer)]
+            .into_iter()
+            .flatten()
+            .collect(),
+        neighbours: vec![neighbour(LAN, station), neighbour(WAN, peer)],
+    })?)
+}
+
+fn protection(
+    n: u32,
+    hub: bool,
+    suite: Suite,
+    send: &[u8],
+    receive: &[u8],
+) -> Result<Protection, LabError> {
+    // Keys made above, of the right length; windows of a size within bounds: nothing to refuse.
+    let key = |material: &[u8]| Key::new(suite, material).map_err(|_| LabError::Random);
+    let window = ReplayWindow::new(WINDOW, true).map_err(|_| LabError::Random)?;
+    let (out_spi, in_spi) = if hub { (0x1000 + n, 0x10_0000 + n) } else { (0x10_0000 + n, 0x1000 + n) };
+    let router = if hub { Router::First } else { Router::Second };
+    // Fresh keys that die with this process: its only run.
+    let iv = IvRange::of_run(router, 0).ok_or(LabError::Random)?;
+    Ok(Protection {
+        mode: Mode::Transport,
+        pad: 16,
+        udp: None,
+        outbound: Some(Arc::new(OutboundSa::new(out_spi, key(send)?, true, iv, 1))),
+        inbound: vec![Arc::new(InboundSa::new(in_spi, key(receive)?, true, window))],
+    })
+}
+
+/// A frame length: the inner IP packet, in bytes.
+pub type Length = usize;
+
+/// Bytes in front of the contents of a station's packets: Ethernet, IPv4, UDP.
+const CONTENTS_AT: usize = ethernet::HEADER_LEN + ipv4::HEADER_LEN + udp::HEADER_LEN;
+/// The shortest packet: the headers and a number.
+pub const SHORTEST: Length = ipv4::HEADER_LEN + udp::HEADER_LEN + NUMBER_LEN;
+/// Every packet begins with its number.
+const NUMBER_LEN: usize = 8;
+/// What packets are filled with: as many bytes as the longest has, from a different place for each number.
+const PATTERN_LEN: usize = 64 * 1024;
+/// Places in the pattern that packets start at.
+const PHASES: u64 = 251;
+
+/// A station: sends numbered packets through the tunnels in turn, and knows what must arrive.
+pub struct Station {
+    rx: RxQueue,
+    tx: TxQueue,
+    header: [u8; CONTENTS_AT],
+    pattern: Arc<[u8]>,
+    tunnels: u32,
+    far: u8,
+    sent: u64,
+    /// The number of the packet that must come next, as the other station counts.
+    expected: u64,
+    /// Packets that arrived whole and in their turn.
+    pub good: u64,
+    /// Packets that arrived changed.
+    pub corrupt: u64,
+    /// Packets that arrived after one that was sent later.
+    pub reordered: u64,
+    /// Bytes of IP packets that arrived whole.
+    pub bytes: u64,
+}
+
+impl Station {
+    fn new(port: Port, side: Side, gateway: MacAddr, plan: Plan, far: u8) -> Station {
+        let mut header = [0; CONTENTS_AT];
+        if let Some((link, rest)) = header.split_first_chunk_mut()
+            && let Some((_, rest)) = rest.split_first_chunk_mut::<{ ipv4::HEADER_LEN }>()
+            && let Some(datagram) = rest.first_chunk_mut()
+        {
+            EthernetHeader { dst: gateway, src: side.mac, ethertype: ethernet::IPV4 }.emit(link);
+            UdpHeader { source: 9, destination: 9, length: 0, checksum: 0 }.emit(datagram);
+        }
+        let pattern: Vec<u8> =
+            (0..PATTERN_LEN as u32).map(|n| (n.wrapping_mul(0x9e37_79b9) >> 23) as u8).collect();
+        let mut queues = port.queues.into_iter();
+        let Some((rx, tx)) = queues.next() else { unreachable!("a wire has a queue") };
+        Station {
+            rx,
+            tx,
+            header,
+            pattern: pattern.into(),
+            tunnels: plan.tunnels,
+            far,
+            sent: 0,
+            expected: 0,
+            good: 0,
+            corrupt: 0,
+            reordered: 0,
+            bytes: 0,
+        }
+    }
+
+    /// Packets sent until now.
+    pub fn sent(&self) -> u64 {
+        self.sent
+    }
+
+    /// Sends up to `count` packets, the `n`th ever sent of `length(n)` bytes, as far as the ring has room.
+    pub fn send(&mut self, count: usize, length: impl Fn(u64) -> Length) -> usize {
+        self.tx.sync();
+        let mut done = 0;
+        while done < count {
+            let number = self.sent;
+            let (header, pattern) = (&self.header, &self.pattern);
+            let destination = destination(number, self.tunnels, self.far);
+            let length = length(number);
+            let pushed = self.tx.ring.push_with(|buffer| {
+                write(buffer, header, pattern, destination, number, length).ok_or(ring::Refused::TooLong)
+            });
+            if pushed.is_err() {
+                break;
+            }
+            self.sent += 1;
+            done += 1;
+        }
+        self.tx.sync();
+        done
+    }
+
+    /// Takes what has arrived and compares it with what was sent: every byte, and the order. Returns the number of packets.
+    pub fn receive(&mut self, length: impl Fn(u64) -> Length) -> usize {
+        self.rx.sync();
+        let Station { rx, pattern, expected, good, corrupt, reordered, bytes, .. } = self;
+        let mut count = 0;
+        let mut broken = 0;
+        let slots = rx.ring.take(&mut broken, |frame| {
+            count += 1;
+            match read(frame.bytes(), pattern, &length) {
+                Some((number, len)) => {
+                    if number < *expected {
+                        *reordered += 1;
+                    } else {
+                        *expected = number + 1;
+                    }
+                    *good += 1;
+                    *bytes += len as u64;
+                }
+                None => *corrupt += 1,
+            }
+        });
+        *corrupt += broken;
+        rx.ring.release(slots);
+        count
+    }
+}
+
+/// The host that packet `number` is for: behind the tunnels in turn, in an order that no prefetcher guesses.
+fn destination(number: u64, tunnels: u32, far: u8) -> Ipv4Addr {
+    let tunnel = if tunnels == 1 { 0 } else { (number.wrapping_mul(7919) % u64::from(tunnels)) as u32 };
+    Ipv4Addr::from_bits(network(tunnel, far).to_bits() + 1 + (number % 200) as u32)
+}
+
+/// Writes the frame of packet `number`; its length, or `None` without room.
+fn write(
+    buffer: &mut [u8],
+    header: &[u8; CONTENTS_AT],
+    pattern: &[u8],
+    destination: Ipv4Addr,
+    number: u64,
+    length: Length,
+) -> Option<usize> {
+    let frame_len = ethernet::HEADER_LEN + length;
+    let frame = buffer.get_mut(..frame_len)?;
+    let (head, contents) = frame.split_first_chunk_mut::<CONTENTS_AT>()?;
+    *head = *header;
+    let (_, ip) = head.split_first_chunk_mut::<{ ethernet::HEADER_LEN }>()?;
+    let (ip, datagram) = ip.split_first_chunk_mut::<{ ipv4::HEADER_LEN }>()?;
+    Ipv4Header {
+        tos: 0,
+        total_len: length as u16,
+        id: number as u16,
+        dont_fragment: true,
+        ttl: 64,
+        protocol: protocol::UDP,
+        src: Ipv4Addr::new(172, 16, 0, 2),
+        dst: destination,
+    }
+    .emit(ip);
+    let datagram_len = (length - ipv4::HEADER_LEN) as u16;
+    datagram.get_mut(4..6)?.copy_from_slice(&datagram_len.to_be_bytes());
+    let (tag, filling) = contents.split_first_chunk_mut::<NUMBER_LEN>()?;
+    *tag = number.to_be_bytes();
+    filling.copy_from_slice(phase(pattern, number, filling.len())?);
+    Some(frame_len)
+}
+
+/// The number and length of a packet that arrived as it must after two routers; `None` for any other.
+fn read(frame: &[u8], pattern: &[u8], length: impl Fn(u64) -> Length) -> Option<(u64, Length)> {
+    let ip = culvert_engine::wire::Ipv4::parse(frame.get(ethernet::HEADER_LEN..)?).ok()?;
+    let (tag, filling) = ip.payload().get(udp::HEADER_LEN..)?.split_first_chunk::<NUMBER_LEN>()?;
+    let number = u64::from_be_bytes(*tag);
+    let len = usize::from(ip.total_len());
+    let right = ip.ttl() == 62
+        && ip.id() == number as u16
+        && len == length(number)
+        && filling == phase(pattern, number, filling.len())?;
+    right.then_some((number, len))
+}
+
+fn phase(pattern: &[u8], number: u64, len: usize) -> Option<&[u8]> {
+    let start = (number % PHASES) as usize;
+    pattern.get(start..start.checked_add(len)?)
+}

@@ -1,0 +1,5 @@
+"""Lets pytest explain the assertions in the shared helpers as it does those in the tests."""
+
+import pytest
+
+pytest.register_assert_rewrite("witness")
