@@ -1,1 +1,46 @@
-//! Culvert.
+//! What an operator touches: the configuration, the command line and what its commands do. Packets are the engine's.
+//!
+//! [`run`] reads the arguments and starts one command, each of which is a module of its own. A command prints its result
+//! on standard output and returns a [`Failure`] for what went wrong, with the exit code that goes with it.
+#![forbid(unsafe_code)]
+
+pub mod bench;
+pub mod check;
+pub mod cli;
+pub mod config;
+mod failure;
+pub mod lab;
+pub mod nesting;
+pub mod plan;
+pub mod replay;
+pub mod table;
+
+use std::ffi::OsString;
+use std::io;
+
+pub use failure::Failure;
+
+use cli::{Action, Cli};
+
+/// Runs the command that the arguments ask for; the first is the program's name.
+///
+/// # Errors
+/// What went wrong, ready to be shown.
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<(), Failure> {
+    let cli = match Cli::from_args(arguments) {
+        Ok(cli) => cli,
+        // `--help` and `--version` are asked for, and go to standard output.
+        Err(answer) if !answer.use_stderr() => return answer.print().map_err(Failure::stdout),
+        Err(error) => return Err(Failure::arguments(&error)),
+    };
+    match &cli.action {
+        Action::Demo(_) => Err(Failure::failed("demo: this build has none".to_owned())),
+        Action::Bench(arguments) => bench::run(arguments),
+        Action::Replay(arguments) => replay::run(arguments),
+        Action::Check(arguments) => check::run(arguments),
+        Action::Completions(arguments) => {
+            cli::write_completions(arguments.shell, &mut io::stdout().lock()).map_err(Failure::stdout)
+        }
+        Action::Man => cli::write_man(&mut io::stdout().lock()).map_err(Failure::stdout),
+    }
+}

@@ -1,2 +1,16 @@
-//! The `culvert` binary.
-fn main() {}
+//! The `culvert` binary: runs the command, shows what went wrong, and ends with the exit code that goes with it.
+#![forbid(unsafe_code)]
+
+use std::io;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    match culvert::run(std::env::args_os()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            // Where standard error is closed as well, nobody is left to be told.
+            drop(failure.write(&mut io::stderr().lock()));
+            ExitCode::from(failure.code())
+        }
+    }
+}

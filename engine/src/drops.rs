@@ -3,8 +3,9 @@
 macro_rules! reasons {
     ($($(#[$doc:meta])* $variant:ident = $name:literal,)*) => {
         /// The reason of a drop.
+        // As wide as what else says where a packet goes next, so that a verdict travels in two registers.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-        #[repr(u8)]
+        #[repr(u32)]
         pub enum Reason { $($(#[$doc])* $variant,)* }
 
         impl Reason {

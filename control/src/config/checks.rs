@@ -14,6 +14,7 @@ use super::values::quoted;
 /// Checks the configuration as a whole.
 pub(super) fn check(draft: &Draft, report: &mut Report) {
     check_references(draft, report);
+    check_bridges(draft, report);
     check_gateways(&draft.config, report);
     check_devices(&draft.config, report);
     check_endpoints(&draft.config, report);
@@ -57,6 +58,20 @@ fn check_references(draft: &Draft, report: &mut Report) {
     for neighbour in &draft.config.neighbours {
         let what = format!("neighbour {}", neighbour.address);
         require_name("port", &neighbour.port, &draft.ports, &what, &neighbour.at, report);
+    }
+}
+
+/// A port gives each of its frames to one tunnel.
+fn check_bridges(draft: &Draft, report: &mut Report) {
+    let mut firsts = Firsts::new();
+    for tunnel in &draft.config.tunnels {
+        let Some(port) = &tunnel.bridge else { continue };
+        let what = format!("{}, bridge", name_of(tunnel));
+        require_name("port", port, &draft.ports, &what, &tunnel.at, report);
+        if let Some(first) = firsts.seen(port, &tunnel.at) {
+            let why = format!("the tunnel at {first} carries the frames of port {} already", quoted(port));
+            report.error(what, &tunnel.at, Fault::new(why, "bridge each port with one tunnel"));
+        }
     }
 }
 

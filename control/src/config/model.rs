@@ -155,6 +155,9 @@ pub struct Tunnel {
     pub mtu: Mtu,
     /// What the tunnel carries.
     pub payload: Payload,
+    /// The port whose Ethernet frames it carries, of which no other tunnel carries any; it exists. `Some` exactly where
+    /// `payload` is [`Payload::Ethernet`].
+    pub bridge: Option<String>,
     /// GRE keepalives; `None`: none are sent.
     pub keepalive: Option<Keepalive>,
     /// How the GRE packets are protected.

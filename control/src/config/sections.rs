@@ -188,7 +188,7 @@ fn read_tunnel(mut table: Table<'_>, draft: &mut Draft, report: &mut Report) {
     {
         refuse_ipv6_mtu(&table, mtu, report);
     }
-    let payload = table.text("payload", report, values::payload).unwrap_or(Payload::Ip);
+    let (payload, bridge) = read_payload(&mut table, report);
     let keepalive = table.table("keepalive", report).and_then(|table| read_keepalive(table, report));
     let protect = read_protect(&mut table, report);
     let at = table.at.clone();
@@ -207,6 +207,7 @@ fn read_tunnel(mut table: Table<'_>, draft: &mut Draft, report: &mut Report) {
             ttl,
             mtu,
             payload,
+            bridge,
             keepalive,
             protect,
             at,
@@ -258,6 +259,31 @@ fn read_mtu(value: DeValue<'_>) -> Result<Mtu, Fault> {
         DeValue::Integer(_) => number(&value, MIN_MTU..=MAX_MTU).map(Mtu::Bytes),
         other => Err(wrong_kind(&other, "\"auto\" or a number of bytes")),
     }
+}
+
+/// What the tunnel carries, and the port that its Ethernet frames are bridged with.
+fn read_payload(table: &mut Table<'_>, report: &mut Report) -> (Payload, Option<String>) {
+    let has_bridge = table.has("bridge");
+    let unreadable = table.has("payload");
+    let payload = table.text("payload", report, values::payload);
+    let bridge = table.text("bridge", report, |text| Ok(text.to_owned()));
+    match payload {
+        Some(Payload::Ethernet) if !has_bridge => {
+            let why = "nothing says which port's frames it carries";
+            let remedy = "name the port: bridge = \"PORT\"";
+            report.error(table.name_of("bridge"), &table.at, Fault::new(why, remedy));
+        }
+        Some(Payload::Ip) if has_bridge => refuse_bridge(table, report),
+        None if has_bridge && !unreadable => refuse_bridge(table, report),
+        _ => {}
+    }
+    (payload.unwrap_or(Payload::Ip), bridge)
+}
+
+fn refuse_bridge(table: &Table<'_>, report: &mut Report) {
+    let why = "a tunnel that carries IP packets is not bridged with a port";
+    let remedy = "say payload = \"ethernet\", or take `bridge` out";
+    report.error(table.name_of("bridge"), &table.at, Fault::new(why, remedy));
 }
 
 fn read_keepalive(mut table: Table<'_>, report: &mut Report) -> Option<Keepalive> {

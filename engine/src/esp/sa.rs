@@ -115,12 +115,24 @@ pub struct InboundSa {
     key: Key,
     esn: bool,
     window: ReplayWindow,
+    udp_port: Option<u16>,
 }
 
 impl InboundSa {
     /// An SA with an empty window.
     pub fn new(spi: Spi, key: Key, esn: bool, window: ReplayWindow) -> InboundSa {
-        InboundSa { spi, key, esn, window }
+        InboundSa { spi, key, esn, window, udp_port: None }
+    }
+
+    /// The same SA, its packets in UDP to our port `port`, host byte order (RFC 3948). They may come through a NAT then, so
+    /// from any address; and plain ESP is taken as well (RFC 7296 section 2.23).
+    pub fn in_udp(self, port: u16) -> InboundSa {
+        InboundSa { udp_port: Some(port), ..self }
+    }
+
+    /// Our UDP port that its packets come to, host byte order, where they come in UDP.
+    pub fn udp_port(&self) -> Option<u16> {
+        self.udp_port
     }
 
     /// The SPI.

@@ -7,7 +7,7 @@
 
 use super::{Next, Packet};
 use crate::drops::Reason;
-use crate::tables::{NextHop, Tables, To};
+use crate::tables::{Tables, To};
 use crate::wire::{ethernet, ipv4, ipv6};
 
 /// Where a packet to be forwarded came from.
@@ -19,34 +19,34 @@ pub(crate) enum Origin {
     Tunnel,
 }
 
-/// Forwards the IPv4 packet that the frame holds, checked before.
+/// Forwards the IPv4 packet that the frame holds, checked before, to the next hop of number `hop`.
 #[inline]
 pub(crate) fn ipv4(
     packet: &mut Packet<'_>,
-    hop: NextHop,
+    hop: u32,
     origin: Origin,
     tables: &Tables,
 ) -> Result<Next, Reason> {
     let header = packet.frame.bytes().first_chunk::<{ ipv4::HEADER_LEN }>().ok_or(Reason::IpMalformed)?;
     let (tos, link_local) = (header[1], header[12] == 169 && header[13] == 254);
-    if let Some(up) = before(hop, origin, link_local)? {
+    if let Some(up) = before(hop, origin, link_local, tables)? {
         return Ok(up);
     }
     ipv4::decrement_ttl(packet.frame.bytes_mut()).ok_or(Reason::TtlExceeded)?;
     onward(packet, hop, ethernet::IPV4, tos, tables)
 }
 
-/// Forwards the IPv6 packet that the frame holds, checked before.
+/// Forwards the IPv6 packet that the frame holds, checked before, to the next hop of number `hop`.
 #[inline]
 pub(crate) fn ipv6(
     packet: &mut Packet<'_>,
-    hop: NextHop,
+    hop: u32,
     origin: Origin,
     tables: &Tables,
 ) -> Result<Next, Reason> {
     let header = packet.frame.bytes().first_chunk::<{ ipv6::HEADER_LEN }>().ok_or(Reason::IpMalformed)?;
     let (tos, link_local) = (header[0] << 4 | header[1] >> 4, header[8] == 0xfe && header[9] & 0xc0 == 0x80);
-    if let Some(up) = before(hop, origin, link_local)? {
+    if let Some(up) = before(hop, origin, link_local, tables)? {
         return Ok(up);
     }
     ipv6::decrement_hop_limit(packet.frame.bytes_mut()).ok_or(Reason::TtlExceeded)?;
@@ -55,7 +55,8 @@ pub(crate) fn ipv6(
 
 /// Steps 1 and 2. A packet for the host is not forwarded, so the rest does not concern it.
 #[inline]
-fn before(hop: NextHop, origin: Origin, link_local: bool) -> Result<Option<Next>, Reason> {
+fn before(hop: u32, origin: Origin, link_local: bool, tables: &Tables) -> Result<Option<Next>, Reason> {
+    let hop = tables.next_hop(hop).ok_or(Reason::NoRoute)?;
     if hop.underlay && (origin == Origin::Tunnel || matches!(hop.to, To::Tunnel(_))) {
         return Err(Reason::Nested);
     }
@@ -75,12 +76,12 @@ fn before(hop: NextHop, origin: Origin, link_local: bool) -> Result<Option<Next>
 #[inline]
 fn onward(
     packet: &mut Packet<'_>,
-    hop: NextHop,
+    hop: u32,
     protocol: u16,
     tos: u8,
     tables: &Tables,
 ) -> Result<Next, Reason> {
-    match hop.to {
+    match tables.next_hop(hop).ok_or(Reason::NoRoute)?.to {
         To::Tunnel(index) => {
             packet.protocol = protocol;
             packet.tos = tos;
@@ -89,12 +90,12 @@ fn onward(
             }
             Ok(Next::Tunnel(index))
         }
-        To::Station { port, mac } => {
+        To::Station { port, .. } => {
             let mtu = tables.ports.get(usize::from(port)).map_or(0, |port| port.mtu);
             if packet.frame.len() > mtu {
                 return Err(Reason::TooBig);
             }
-            Ok(Next::Station { port, mac })
+            Ok(Next::Station(hop))
         }
         To::Host | To::Unresolved { .. } | To::Nowhere => Err(Reason::NoRoute),
     }

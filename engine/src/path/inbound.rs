@@ -16,7 +16,7 @@ use crate::drops::Reason;
 use crate::esp::{Mode, cipher, open};
 use crate::gre::{self, Checked};
 use crate::ring::BATCH;
-use crate::tables::{GreMatch, Inbound, NextHop, Tables};
+use crate::tables::{Address, Inbound, Tables};
 use crate::tunnel::Tunnel;
 use crate::wire::{Ecn, Gre, Ipv4, Ipv6, esp, ethernet, ipv4, ipv6, protocol};
 
@@ -143,19 +143,15 @@ fn strip_middle(packet: &mut Packet<'_>, tunnel: &Tunnel, next_header: u8) -> Re
 
 /// A GRE packet that came unprotected, from `remote` to `local`; the frame holds it.
 #[inline]
-pub(super) fn cleartext_gre(
+pub(super) fn cleartext_gre<A: Address>(
     packet: &mut Packet<'_>,
-    local: IpAddr,
-    remote: IpAddr,
+    local: A,
+    remote: A,
     tables: &Tables,
     worker: usize,
 ) -> Result<Next, Reason> {
     let gre = Gre::parse(packet.frame.bytes()).map_err(|_| Reason::GreMalformed)?;
-    let tunnel = match tables.gre(local, remote, gre.key()) {
-        GreMatch::Tunnel(tunnel) => tunnel,
-        GreMatch::WrongKey => return Err(Reason::GreKey),
-        GreMatch::Unknown => return Err(Reason::GreUnknown),
-    };
+    let tunnel = tables.gre(local, remote, gre.key())?;
     if tunnel.mode.is_some() {
         return Err(Reason::CleartextForProtected);
     }
@@ -194,18 +190,18 @@ fn deliver(
     }
 }
 
-/// An inner packet that is in order, and where it goes.
+/// An inner packet that is in order, and where it goes: the number of a next hop, or of a port.
 enum Inner {
-    V4(Option<NextHop>),
-    V6(Option<NextHop>),
-    Frame(u16),
+    V4(Option<u32>),
+    V6(Option<u32>),
+    Frame(u32),
 }
 
 impl Inner {
     #[inline]
     fn ipv4(packet: &mut Packet<'_>, tables: &Tables) -> Result<Inner, Reason> {
         let ip = Ipv4::parse(packet.frame.bytes()).map_err(|_| Reason::IpMalformed)?;
-        let hop = tables.route_v4(ip.dst());
+        let hop = tables.fib().lookup_v4(ip.dst());
         let (total_len, before) = (usize::from(ip.total_len()), Ecn::of(ip.tos()));
         let after = ecn(before, Ecn::of(packet.tos)).ok_or(Reason::Ecn)?;
         // What follows the inner packet is padding against traffic analysis (RFC 4303 section 2.7).
@@ -219,7 +215,7 @@ impl Inner {
     #[inline]
     fn ipv6(packet: &mut Packet<'_>, tables: &Tables) -> Result<Inner, Reason> {
         let ip = Ipv6::parse(packet.frame.bytes()).map_err(|_| Reason::IpMalformed)?;
-        let hop = tables.route_v6(ip.dst());
+        let hop = tables.fib().lookup_v6(ip.dst());
         let total_len = ipv6::HEADER_LEN + usize::from(ip.payload_len());
         let before = Ecn::of(ip.traffic_class());
         let after = ecn(before, Ecn::of(packet.tos)).ok_or(Reason::Ecn)?;
@@ -234,7 +230,7 @@ impl Inner {
         if packet.frame.len() < ethernet::HEADER_LEN {
             return Err(Reason::EthernetMalformed);
         }
-        tunnel.bridge.map(Inner::Frame).ok_or(Reason::GreUnknown)
+        tunnel.bridge.map(|port| Inner::Frame(u32::from(port))).ok_or(Reason::GreUnknown)
     }
 }
 

@@ -22,7 +22,8 @@ use crate::drops::Reason;
 use crate::ring::{BATCH, Frame};
 use crate::wire::ethernet::MacAddr;
 
-/// What a packet needs next.
+/// What a packet needs next. Every variant holds 32 bits or nothing: verdicts are passed in registers then (moves through
+/// memory, field by field, cost up to a fifth of the whole path).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Next {
     /// To be dropped and counted.
@@ -33,17 +34,12 @@ pub(crate) enum Next {
     Open(u32),
     /// The frame is a packet for the tunnel of that number.
     Tunnel(u32),
-    /// The frame is an IP packet for a station on a link.
-    Station {
-        /// The port to leave by.
-        port: u16,
-        /// The station.
-        mac: MacAddr,
-    },
+    /// The frame is an IP packet for a station on a link: the next hop of that number.
+    Station(u32),
     /// The frame is an IP packet that came out of a tunnel, for the host stack.
     HostInner,
-    /// The frame is complete.
-    Send(u16),
+    /// The frame is complete, and leaves by the port of that number.
+    Send(u32),
 }
 
 /// A frame on its way.

@@ -82,7 +82,7 @@ fn build_and_seal(packets: &mut Batch<'_>, tables: &Tables, worker: usize) {
                     counters.out_packets.add(1);
                     counters.out_bytes.add(inner_len);
                 }
-                Next::Send(port)
+                Next::Send(u32::from(port))
             }
             (Err(reason), _) | (_, Err(reason)) => Next::Drop(reason),
         };

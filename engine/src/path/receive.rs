@@ -11,7 +11,7 @@ use super::forward::{self, Origin};
 use super::inbound;
 use super::{Next, Packet};
 use crate::drops::Reason;
-use crate::tables::{NextHop, PortEntry, Tables, To};
+use crate::tables::{Address, NextHop, PortEntry, Tables, To};
 use crate::wire::{Ethernet, Ipv4, Ipv6, Udp, ethernet, protocol, udp};
 
 /// Runs the stage for one packet that was received on `port`. `worker` is the worker's number.
@@ -94,11 +94,11 @@ fn several_slots(packet: &mut Packet<'_>, tables: &Tables) -> Result<Next, Reaso
 fn ipv4(packet: &mut Packet<'_>, tables: &Tables, worker: usize) -> Result<Next, Reason> {
     let bytes = packet.frame.bytes().get(ethernet::HEADER_LEN..).unwrap_or_default();
     let ip = Ipv4::parse(bytes).map_err(|_| Reason::IpMalformed)?;
-    let hop = tables.route_v4(ip.dst()).ok_or(Reason::NoRoute)?;
-    if hop.to == To::Host {
+    let hop = tables.fib().lookup_v4(ip.dst()).ok_or(Reason::NoRoute)?;
+    if tables.is_host(hop) {
         let header = Outer {
-            src: ip.src().into(),
-            dst: ip.dst().into(),
+            src: ip.src(),
+            dst: ip.dst(),
             protocol: ip.protocol(),
             tos: ip.tos(),
             fragment: ip.is_fragment(),
@@ -117,13 +117,13 @@ fn ipv4(packet: &mut Packet<'_>, tables: &Tables, worker: usize) -> Result<Next,
 fn ipv6(packet: &mut Packet<'_>, tables: &Tables, worker: usize) -> Result<Next, Reason> {
     let bytes = packet.frame.bytes().get(ethernet::HEADER_LEN..).unwrap_or_default();
     let ip = Ipv6::parse(bytes).map_err(|_| Reason::IpMalformed)?;
-    let hop = tables.route_v6(ip.dst()).ok_or(Reason::NoRoute)?;
+    let hop = tables.fib().lookup_v6(ip.dst()).ok_or(Reason::NoRoute)?;
     let end = ethernet::HEADER_LEN + crate::wire::ipv6::HEADER_LEN + usize::from(ip.payload_len());
-    if hop.to == To::Host {
+    if tables.is_host(hop) {
         let upper = ip.upper().map_err(|_| Reason::IpMalformed)?;
         let header = Outer {
-            src: ip.src().into(),
-            dst: ip.dst().into(),
+            src: ip.src(),
+            dst: ip.dst(),
             protocol: upper.protocol,
             tos: ip.traffic_class(),
             fragment: upper.fragment,
@@ -145,9 +145,9 @@ fn strip_ethernet(packet: &mut Packet<'_>, ip_len: usize) {
 }
 
 /// What the header of a packet for us says. Offsets in bytes from the start of the frame.
-struct Outer {
-    src: IpAddr,
-    dst: IpAddr,
+struct Outer<A> {
+    src: A,
+    dst: A,
     protocol: u8,
     tos: u8,
     fragment: bool,
@@ -159,7 +159,12 @@ struct Outer {
 
 /// A packet to one of our addresses.
 #[inline]
-fn local(packet: &mut Packet<'_>, outer: &Outer, tables: &Tables, worker: usize) -> Result<Next, Reason> {
+fn local<A: Address>(
+    packet: &mut Packet<'_>,
+    outer: &Outer<A>,
+    tables: &Tables,
+    worker: usize,
+) -> Result<Next, Reason> {
     packet.tos = outer.tos;
     match outer.protocol {
         protocol::ESP | protocol::GRE if outer.fragment => Err(Reason::Fragment),
@@ -175,7 +180,11 @@ fn local(packet: &mut Packet<'_>, outer: &Outer, tables: &Tables, worker: usize)
 }
 
 /// RFC 3948 section 2.2, 2.3: ESP, IKE behind a marker of four zero bytes, or a keepalive.
-fn encapsulated_in_udp(packet: &mut Packet<'_>, outer: &Outer, tables: &Tables) -> Result<Next, Reason> {
+fn encapsulated_in_udp<A: Address>(
+    packet: &mut Packet<'_>,
+    outer: &Outer<A>,
+    tables: &Tables,
+) -> Result<Next, Reason> {
     let bytes = packet.frame.bytes().get(outer.payload_at..outer.end).ok_or(Reason::IpMalformed)?;
     if outer.fragment {
         // Only a first fragment says which port it is for; the host reassembles the others in vain.
@@ -202,7 +211,12 @@ fn encapsulated_in_udp(packet: &mut Packet<'_>, outer: &Outer, tables: &Tables) 
 
 /// The frame is left with the ESP packet alone.
 #[inline]
-fn esp(packet: &mut Packet<'_>, outer: &Outer, esp_at: usize, tables: &Tables) -> Result<Next, Reason> {
+fn esp<A: Address>(
+    packet: &mut Packet<'_>,
+    outer: &Outer<A>,
+    esp_at: usize,
+    tables: &Tables,
+) -> Result<Next, Reason> {
     packet.frame.truncate(outer.end);
     packet.frame.pull(esp_at);
     let spi = packet.frame.bytes().first_chunk::<4>().ok_or(Reason::EspMalformed)?;
@@ -212,7 +226,7 @@ fn esp(packet: &mut Packet<'_>, outer: &Outer, esp_at: usize, tables: &Tables) -
     if inbound.fixed_ends {
         let tunnel = tables.tunnel(inbound.tunnel).ok_or(Reason::EspUnknownSpi)?;
         // The SA is for packets between these two addresses (RFC 4301 section 5.2, step 4).
-        if (outer.src, outer.dst) != (tunnel.remote, tunnel.local) {
+        if !outer.src.is(tunnel.remote) || !outer.dst.is(tunnel.local) {
             return Err(Reason::EspMalformed);
         }
     }

@@ -4,7 +4,7 @@ use super::{Batch, Next, Packet};
 use crate::counters::WorkerCounters;
 use crate::drops::Reason;
 use crate::ring::{Refused, TxQueue};
-use crate::tables::{PortEntry, Tables};
+use crate::tables::{NextHop, PortEntry, Tables, To};
 use crate::wire::{EthernetHeader, ethernet};
 
 /// Sends the packets, in order. `received_on` is the port they came from, `host` the number of the host's queue in `queues`.
@@ -34,8 +34,12 @@ fn send(
     counters: &WorkerCounters,
 ) -> Result<(), Reason> {
     let port = match packet.next {
-        Next::Send(port) => usize::from(port),
-        Next::Station { port, mac } => {
+        Next::Send(port) => port as usize,
+        Next::Station(hop) => {
+            let Some(NextHop { to: To::Station { port, mac }, .. }) = tables.next_hop(hop) else {
+                return Err(Reason::NoRoute);
+            };
+            let (port, mac) = (*port, *mac);
             let src = tables.ports.get(usize::from(port)).ok_or(Reason::NoRoute)?.mac;
             push_ethernet(&mut packet, EthernetHeader { dst: mac, src, ethertype: 0 })?;
             usize::from(port)

@@ -51,12 +51,6 @@ impl RawRing {
         &self.region
     }
 
-    /// Slots in the ring.
-    #[inline]
-    pub(super) fn count(&self) -> u32 {
-        self.count
-    }
-
     /// The mask of `ptr` that is an offset; 0 on rings without offsets.
     #[inline]
     pub(super) fn offset_mask(&self) -> u32 {

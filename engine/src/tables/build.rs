@@ -360,17 +360,18 @@ fn index_tunnels(tables: &mut Tables, spec: &TablesSpec) -> Result<(), BuildErro
 fn index_sas(tables: &mut Tables, spec: &mut TablesSpec) -> Result<(), BuildError> {
     for (index, tunnel) in (0..).zip(&mut spec.tunnels) {
         let Some(protection) = &mut tunnel.protection else { continue };
-        let fixed_ends = protection.mode == crate::esp::Mode::Transport && protection.udp.is_none();
+        let transport = protection.mode == crate::esp::Mode::Transport;
+        // Our source port is where the far end sends to.
+        let mut udp_ports: Vec<u16> = protection.udp.map(|udp| udp.source).into_iter().collect();
         for sa in protection.inbound.drain(..) {
+            udp_ports.extend(sa.udp_port());
+            let fixed_ends = transport && protection.udp.is_none() && sa.udp_port().is_none();
             tables.inbound.push(Inbound { sa, tunnel: index, fixed_ends });
         }
-        if let Some(udp) = protection.udp
-            && !tables.udp_ports.contains(&udp.source)
-        {
-            // Our source port is where the far end sends to.
-            tables.udp_ports.push(udp.source);
-        }
+        tables.udp_ports.extend(udp_ports);
     }
+    tables.udp_ports.sort_unstable();
+    tables.udp_ports.dedup();
     let spis = (0..).zip(&tables.inbound).map(|(index, inbound)| (inbound.sa.spi(), index));
     tables.spis = FlatMap::build(spis).map_err(|twice| BuildError::DuplicateSpi(twice.0))?;
     Ok(())

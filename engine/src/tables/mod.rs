@@ -5,7 +5,7 @@
 mod build;
 mod spec;
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -16,7 +16,7 @@ pub use spec::{Gateway, NeighbourSpec, PortSpec, RouteSpec, TablesSpec, TunnelSp
 use crate::drops::Reason;
 use crate::esp::{InboundSa, Spi};
 use crate::fib::Fib;
-use crate::hash::FlatMap;
+use crate::hash::{FastHash, FlatMap};
 use crate::tunnel::Tunnel;
 use crate::wire::ethernet::MacAddr;
 
@@ -70,11 +70,63 @@ pub(crate) struct Inbound {
     pub(crate) fixed_ends: bool,
 }
 
-/// Which tunnel a GRE packet is for.
-pub(crate) enum GreMatch<'a> {
-    Tunnel(&'a Tunnel),
-    WrongKey,
-    Unknown,
+/// An IP address of one family, with the tables of that family: the path is compiled once for each.
+pub(crate) trait Address: Copy + Eq {
+    /// What tunnels of this family are found by.
+    type Key: Copy + Eq + FastHash;
+
+    fn key(local: Self, remote: Self, key: Option<u32>) -> Self::Key;
+    fn tunnels(tables: &Tables) -> &FlatMap<Self::Key, u32>;
+    fn pairs(tables: &Tables) -> &FlatMap<Self::Key, ()>;
+    fn is(self, address: IpAddr) -> bool;
+}
+
+impl Address for Ipv4Addr {
+    type Key = (u32, u32, Option<u32>);
+
+    #[inline]
+    fn key(local: Self, remote: Self, key: Option<u32>) -> Self::Key {
+        (local.to_bits(), remote.to_bits(), key)
+    }
+
+    #[inline]
+    fn tunnels(tables: &Tables) -> &FlatMap<Self::Key, u32> {
+        &tables.gre_v4
+    }
+
+    #[inline]
+    fn pairs(tables: &Tables) -> &FlatMap<Self::Key, ()> {
+        &tables.pairs_v4
+    }
+
+    #[inline]
+    fn is(self, address: IpAddr) -> bool {
+        matches!(address, IpAddr::V4(address) if address == self)
+    }
+}
+
+impl Address for Ipv6Addr {
+    type Key = (u128, u128, Option<u32>);
+
+    #[inline]
+    fn key(local: Self, remote: Self, key: Option<u32>) -> Self::Key {
+        (local.to_bits(), remote.to_bits(), key)
+    }
+
+    #[inline]
+    fn tunnels(tables: &Tables) -> &FlatMap<Self::Key, u32> {
+        &tables.gre_v6
+    }
+
+    #[inline]
+    fn pairs(tables: &Tables) -> &FlatMap<Self::Key, ()> {
+        &tables.pairs_v6
+    }
+
+    #[inline]
+    fn is(self, address: IpAddr) -> bool {
+        matches!(address, IpAddr::V6(address) if address == self)
+    }
 }
 
 /// One snapshot. See the module page.
@@ -115,22 +167,24 @@ impl Tables {
             IpAddr::V4(address) => self.fib.lookup_v4(address),
             IpAddr::V6(address) => self.fib.lookup_v6(address),
         };
-        self.next_hop(index?)
+        self.next_hop(index?).copied()
+    }
+
+    /// The forwarding table; what it finds are numbers of next hops.
+    #[inline]
+    pub(crate) fn fib(&self) -> &Fib {
+        &self.fib
     }
 
     #[inline]
-    pub(crate) fn route_v4(&self, address: std::net::Ipv4Addr) -> Option<NextHop> {
-        self.next_hop(self.fib.lookup_v4(address)?)
+    pub(crate) fn next_hop(&self, index: u32) -> Option<&NextHop> {
+        self.next_hops.get(index as usize)
     }
 
+    /// Does that next hop lead to us?
     #[inline]
-    pub(crate) fn route_v6(&self, address: std::net::Ipv6Addr) -> Option<NextHop> {
-        self.next_hop(self.fib.lookup_v6(address)?)
-    }
-
-    #[inline]
-    fn next_hop(&self, index: u32) -> Option<NextHop> {
-        self.next_hops.get(index as usize).copied()
+    pub(crate) fn is_host(&self, hop: u32) -> bool {
+        self.next_hop(hop).is_some_and(|hop| hop.to == To::Host)
     }
 
     /// All tunnels, in the order of the specification.
@@ -161,25 +215,16 @@ impl Tables {
     }
 
     /// The tunnel of a GRE packet from `remote` to `local`.
+    ///
+    /// # Errors
+    /// [`Reason::GreKey`] when the addresses are those of a tunnel with another key, [`Reason::GreUnknown`] when they are
+    /// those of none.
     #[inline]
-    pub(crate) fn gre(&self, local: IpAddr, remote: IpAddr, key: Option<u32>) -> GreMatch<'_> {
-        let (found, pair) = match (local, remote) {
-            (IpAddr::V4(local), IpAddr::V4(remote)) => {
-                let (local, remote) = (local.to_bits(), remote.to_bits());
-                let found = self.gre_v4.get(&(local, remote, key));
-                (found, found.is_none() && self.pairs_v4.get(&(local, remote, None)).is_some())
-            }
-            (IpAddr::V6(local), IpAddr::V6(remote)) => {
-                let (local, remote) = (local.to_bits(), remote.to_bits());
-                let found = self.gre_v6.get(&(local, remote, key));
-                (found, found.is_none() && self.pairs_v6.get(&(local, remote, None)).is_some())
-            }
-            _ => (None, false),
-        };
-        match found.and_then(|index| self.tunnel(*index)) {
-            Some(tunnel) => GreMatch::Tunnel(tunnel),
-            None if pair => GreMatch::WrongKey,
-            None => GreMatch::Unknown,
+    pub(crate) fn gre<A: Address>(&self, local: A, remote: A, key: Option<u32>) -> Result<&Tunnel, Reason> {
+        match A::tunnels(self).get(&A::key(local, remote, key)).and_then(|index| self.tunnel(*index)) {
+            Some(tunnel) => Ok(tunnel),
+            None if A::pairs(self).get(&A::key(local, remote, None)).is_some() => Err(Reason::GreKey),
+            None => Err(Reason::GreUnknown),
         }
     }
 }

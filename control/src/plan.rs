@@ -1,0 +1,458 @@
+//! From a configuration to the engine's tables: names become numbers, settings become specifications, and what the engine
+//! finds contradictory comes back as problems of the configuration, with the names of the entries.
+//!
+//! 1. What this kind of run cannot do is refused ([`replay`]: keys from IKE, addresses from CARP).
+//! 2. Ports, tunnels with their SAs, routes and neighbours are put into a specification, in the configuration's order.
+//! 3. The engine builds its tables.
+//! 4. The tables are asked for the way to each tunnel's far end: none may lead into a tunnel ([`nesting`]).
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+
+use culvert_engine::counters::{TunnelCounterSet, tunnel_counters};
+use culvert_engine::esp::replay::ReplayWindow;
+use culvert_engine::esp::{self, InboundSa, IvRange, Key, OutboundSa, Router};
+use culvert_engine::fib;
+use culvert_engine::gre::{self, Options};
+use culvert_engine::tables::{
+    BuildError, Gateway, NeighbourSpec, PortSpec, RouteSpec, Tables, TablesSpec, To, TunnelSpec,
+};
+use culvert_engine::tunnel::{self, Protection};
+use culvert_engine::wire::ethernet::MacAddr;
+use ring::rand::{SecureRandom, SystemRandom};
+
+use crate::Failure;
+use crate::config::{
+    Config, Direction, Local, Mac, Manual, ManualSa, Mode, Mtu, Payload, Port, Position, Prefix, Problem,
+    Protect, RouteTarget, Suite, Tunnel,
+};
+use crate::nesting::Nesting;
+
+/// What a run starts with. Ports and tunnels have the numbers of their places in the configuration.
+pub struct Plan {
+    /// The tables that packets are looked up in.
+    pub tables: Tables,
+    /// The SAs that receive, for each tunnel, in the configuration's order.
+    pub inbound: Vec<Vec<Arc<InboundSa>>>,
+    /// The counters of each tunnel, one for each worker.
+    pub counters: Vec<TunnelCounterSet>,
+}
+
+/// Why there is no plan.
+#[derive(Debug, thiserror::Error)]
+pub enum PlanError {
+    /// The configuration cannot be put to work; never empty.
+    #[error("{}", .0.iter().map(Problem::to_string).collect::<Vec<_>>().join("\n"))]
+    Configuration(Vec<Problem>),
+    /// IVs cannot be chosen safely.
+    #[error("the system gives no random numbers, without which no packet can be sealed safely")]
+    Random,
+}
+
+impl From<PlanError> for Failure {
+    fn from(error: PlanError) -> Failure {
+        match error {
+            PlanError::Configuration(problems) => Failure::configuration(&problems),
+            PlanError::Random => Failure::failed(format!("keys: {error}")),
+        }
+    }
+}
+
+/// The plan of a run over capture files by one worker. Such a run keeps no record, so the IVs of its SAs are from the part
+/// that is set aside for runs like it, from a random place on (see `culvert_engine::esp::iv`).
+///
+/// # Errors
+/// [`PlanError::Configuration`] where a tunnel's keys come from IKE or its address from CARP, where the engine finds a
+/// contradiction, and where a tunnel is routed into a tunnel; [`PlanError::Random`] when the system gives no random numbers.
+pub fn replay(config: &Config) -> Result<Plan, PlanError> {
+    let refused: Vec<Problem> = config.tunnels.iter().flat_map(needs_the_daemon).collect();
+    if !refused.is_empty() {
+        return Err(PlanError::Configuration(refused));
+    }
+    let random = SystemRandom::new();
+    let mut spec = specification(config);
+    for (spec, tunnel) in spec.tunnels.iter_mut().zip(&config.tunnels) {
+        if let (Some(protection), Protect::Manual(manual)) = (&mut spec.protection, &tunnel.protect) {
+            install(protection, manual, tunnel, &random)?;
+        }
+    }
+    let inbound = spec.tunnels.iter().map(inbound_of).collect();
+    let counters = spec.tunnels.iter().map(|tunnel| Arc::clone(&tunnel.counters)).collect();
+    let tables = build(spec, config).map_err(PlanError::Configuration)?;
+    let nested = nested(config, &tables);
+    if !nested.is_empty() {
+        return Err(PlanError::Configuration(nested));
+    }
+    Ok(Plan { tables, inbound, counters })
+}
+
+/// The tables as far as the configuration alone shows them: without any SA, and with a stand-in where CARP gives a tunnel
+/// its address. No packet may be sent with them. Tunnels routed into tunnels are left to [`nested`].
+///
+/// # Errors
+/// What the engine finds contradictory.
+pub fn preview(config: &Config) -> Result<Tables, Vec<Problem>> {
+    build(specification(config), config)
+}
+
+/// The graph of tunnels in tunnels that the tables' routes make.
+pub fn nesting(config: &Config, tables: &Tables) -> Nesting {
+    let carrier = |tunnel: &Tunnel| match tables.route(tunnel.remote)?.to {
+        To::Tunnel(index) => usize::try_from(index).ok(),
+        To::Host | To::Station { .. } | To::Unresolved { .. } | To::Nowhere => None,
+    };
+    Nesting::new(config.tunnels.iter().map(carrier).collect())
+}
+
+/// The tunnels whose outer packets would enter a tunnel, a problem for each.
+pub fn nested(config: &Config, tables: &Tables) -> Vec<Problem> {
+    let nesting = nesting(config, tables);
+    let name = |index: usize| config.tunnels.get(index).map_or("?", |tunnel| &tunnel.name);
+    let tell = |index: usize| {
+        let tunnel = config.tunnels.get(index)?;
+        let carrier = name(nesting.carrier(index)?);
+        let path = nesting.path(index).describe(name);
+        let host = Prefix { addr: tunnel.remote, len: if tunnel.remote.is_ipv4() { 32 } else { 128 } };
+        let route = tunnel_routes(config)
+            .chain(inner_networks(config))
+            .filter(|route| name(route.tunnel) == carrier && covers(route.prefix, tunnel.remote))
+            .max_by_key(|route| route.prefix.len);
+        let (prefix, at) = route.map_or((host, tunnel.at.clone()), |route| (route.prefix, route.at.clone()));
+        let remedy = if prefix == host {
+            format!("route {prefix} out of a port, not into tunnel {carrier:?}")
+        } else {
+            format!(
+                "add [[route]] with prefix = \"{host}\", port and via, or do not route all of {prefix} into tunnel \
+                 {carrier:?}"
+            )
+        };
+        Some(Problem {
+            what: format!("tunnel {:?}", tunnel.name),
+            why: format!("its far end {} is routed into a tunnel by {prefix}: {path}", tunnel.remote),
+            remedy,
+            at: Some(at),
+        })
+    };
+    nesting.nested().filter_map(tell).collect()
+}
+
+/// A route that leads into a tunnel.
+#[derive(Debug, Clone, Copy)]
+pub struct TunnelRoute<'c> {
+    /// The destinations.
+    pub prefix: Prefix,
+    /// The tunnel's number.
+    pub tunnel: usize,
+    /// Where it stands in the configuration.
+    pub at: &'c Position,
+}
+
+/// Every route of the configuration that leads into a tunnel: `[[route]]`s, and the tunnels' own `routes` and `peer`. An
+/// Ethernet tunnel carries frames of its port and takes no routes.
+pub fn tunnel_routes(config: &Config) -> impl Iterator<Item = TunnelRoute<'_>> {
+    let numbers = numbers(config.tunnels.iter().map(|tunnel| &tunnel.name));
+    let fixed = config.routes.iter().filter_map(move |route| match &route.target {
+        RouteTarget::Tunnel(name) => {
+            let tunnel = numbers.get(name.as_str()).copied()?;
+            Some(TunnelRoute { prefix: route.prefix, tunnel, at: &route.at })
+        }
+        RouteTarget::Port { .. } => None,
+    });
+    let own = config.tunnels.iter().enumerate().flat_map(|(number, tunnel)| {
+        let peer = tunnel.peer.map(|peer| Prefix { addr: peer, len: if peer.is_ipv4() { 32 } else { 128 } });
+        let prefixes = tunnel.routes.iter().copied().chain(peer);
+        prefixes.map(move |prefix| TunnelRoute { prefix, tunnel: number, at: &tunnel.at })
+    });
+    let carries_ip = |route: &TunnelRoute<'_>| {
+        config.tunnels.get(route.tunnel).is_some_and(|tunnel| tunnel.payload == Payload::Ip)
+    };
+    fixed.chain(own).filter(carries_ip)
+}
+
+/// The networks of the tunnels' `inner` addresses, which lead into the tunnel where nothing else claims them.
+fn inner_networks(config: &Config) -> impl Iterator<Item = TunnelRoute<'_>> {
+    config.tunnels.iter().enumerate().filter(|(_, tunnel)| tunnel.payload == Payload::Ip).filter_map(
+        |(number, tunnel)| {
+            Some(TunnelRoute { prefix: tunnel.inner?.network(), tunnel: number, at: &tunnel.at })
+        },
+    )
+}
+
+/// Is `address` one of the prefix's?
+pub fn covers(prefix: Prefix, address: IpAddr) -> bool {
+    prefix.addr.is_ipv4() == address.is_ipv4()
+        && Prefix { addr: address, len: prefix.len }.network() == prefix.network()
+}
+
+/// The address that a port without a configured one sends from: 02:00:00:00 and the port's number in the file, counted
+/// from 1.
+pub fn stand_in_mac(port: usize) -> MacAddr {
+    let [high, low] = u16::try_from(port).unwrap_or(u16::MAX).saturating_add(1).to_be_bytes();
+    MacAddr([2, 0, 0, 0, high, low])
+}
+
+/// Tunnels that only the daemon can run.
+fn needs_the_daemon(tunnel: &Tunnel) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    if let Local::Carp { .. } = &tunnel.local {
+        problems.push(Problem {
+            what: format!("tunnel {:?}, local", tunnel.name),
+            why: format!("{} is an address that CARP gives, and capture files know no CARP", tunnel.local),
+            remedy: "give the address itself: local = \"192.0.2.1\"".to_owned(),
+            at: Some(tunnel.at.clone()),
+        });
+    }
+    if let Protect::Ike(ike) = &tunnel.protect {
+        problems.push(Problem {
+            what: format!("tunnel {:?}, protect", tunnel.name),
+            why: "its keys are negotiated by IKE, and capture files answer nobody".to_owned(),
+            remedy: "give it fixed SAs, [[tunnel.protect.manual]], instead of `ike`".to_owned(),
+            at: Some(ike.at.clone()),
+        });
+    }
+    problems
+}
+
+fn numbers<'c>(names: impl Iterator<Item = &'c String>) -> HashMap<&'c str, usize> {
+    names.enumerate().map(|(number, name)| (name.as_str(), number)).collect()
+}
+
+/// Everything but SAs.
+fn specification(config: &Config) -> TablesSpec {
+    let ports = numbers(config.ports.iter().map(|port| &port.name));
+    let number = |name: &str| ports.get(name).copied();
+    let to_ports = config.routes.iter().filter_map(|route| match &route.target {
+        RouteTarget::Port { port, via } => Some(RouteSpec {
+            prefix: prefix(route.prefix)?,
+            gateway: Gateway::Port { port: number(port)?, via: *via },
+        }),
+        RouteTarget::Tunnel(_) => None,
+    });
+    let mut spec = TablesSpec {
+        ports: config.ports.iter().enumerate().map(|(number, port)| port_spec(number, port)).collect(),
+        tunnels: Vec::with_capacity(config.tunnels.len()),
+        routes: to_ports.collect(),
+        neighbours: Vec::with_capacity(config.neighbours.len()),
+    };
+    for (place, tunnel) in config.tunnels.iter().enumerate() {
+        let bridge = tunnel.bridge.as_deref().and_then(number);
+        spec.tunnels.push(tunnel_spec(place, tunnel, bridge));
+    }
+    for route in tunnel_routes(config) {
+        spec.routes.extend(
+            prefix(route.prefix).map(|prefix| RouteSpec { prefix, gateway: Gateway::Tunnel(route.tunnel) }),
+        );
+    }
+    for neighbour in &config.neighbours {
+        spec.neighbours.extend(number(&neighbour.port).map(|port| NeighbourSpec {
+            port,
+            address: neighbour.address,
+            mac: mac(neighbour.mac),
+        }));
+    }
+    spec
+}
+
+fn port_spec(number: usize, port: &Port) -> PortSpec {
+    PortSpec {
+        mac: port.mac.map_or(stand_in_mac(number), mac),
+        any_mac: port.mac.is_none(),
+        mtu: port.mtu,
+        addresses: port.addresses.iter().map(|prefix| (prefix.addr, prefix.len)).collect(),
+    }
+}
+
+fn tunnel_spec(place: usize, tunnel: &Tunnel, bridge: Option<usize>) -> TunnelSpec {
+    let payload = match tunnel.payload {
+        Payload::Ip => gre::Payload::Ip,
+        Payload::Ethernet => gre::Payload::Ethernet,
+    };
+    TunnelSpec {
+        local: local(place, tunnel),
+        remote: tunnel.remote,
+        inner: match tunnel.payload {
+            Payload::Ip => tunnel.inner.iter().map(|prefix| (prefix.addr, prefix.len)).collect(),
+            Payload::Ethernet => Vec::new(),
+        },
+        // Given as routes of the whole, so that what collides is told apart by name.
+        routes: Vec::new(),
+        gre: Options { key: tunnel.key, checksum: tunnel.checksum, sequence: tunnel.sequence, payload },
+        ttl: tunnel.ttl,
+        mtu: match tunnel.mtu {
+            Mtu::Auto => None,
+            Mtu::Bytes(bytes) => Some(bytes),
+        },
+        protection: protection(tunnel),
+        bridge,
+        counters: tunnel_counters(1),
+        sequences: Arc::default(),
+    }
+}
+
+/// The tunnel's near end; in place of an address that CARP gives, one of "this network", which no packet carries.
+fn local(place: usize, tunnel: &Tunnel) -> IpAddr {
+    match tunnel.local {
+        Local::Address(address) => address,
+        Local::Carp { .. } => {
+            // 0.0.0.0 is left out, and so are :: and ::1.
+            let number = u32::try_from(place).unwrap_or(u32::MAX).saturating_add(2) & 0x00ff_ffff;
+            match tunnel.remote {
+                IpAddr::V4(_) => Ipv4Addr::from_bits(number).into(),
+                IpAddr::V6(_) => Ipv6Addr::from_bits(u128::from(number)).into(),
+            }
+        }
+    }
+}
+
+/// ESP as the tunnel has it, without SAs.
+fn protection(tunnel: &Tunnel) -> Option<Protection> {
+    let (mode, pad, udp) = match &tunnel.protect {
+        Protect::None => return None,
+        Protect::Manual(manual) => {
+            let udp = manual.outbound().and_then(|sa| sa.udp_encap);
+            let udp = udp.map(|udp| tunnel::UdpEncap { source: udp.source, destination: udp.destination });
+            (manual.mode, manual.pad, udp)
+        }
+        Protect::Ike(ike) => (ike.mode, ike.pad, None),
+    };
+    let mode = match mode {
+        Mode::Transport => esp::Mode::Transport,
+        Mode::Tunnel => esp::Mode::Tunnel,
+    };
+    Some(Protection { mode, pad, udp, outbound: None, inbound: Vec::new() })
+}
+
+/// Makes the tunnel's manual SAs.
+fn install(
+    protection: &mut Protection,
+    manual: &Manual,
+    tunnel: &Tunnel,
+    random: &SystemRandom,
+) -> Result<(), PlanError> {
+    for sa in &manual.sas {
+        let refused = |why: String| PlanError::Configuration(vec![unusable(tunnel, sa, why)]);
+        let key = Key::new(suite(sa.suite), sa.key.expose()).map_err(|error| refused(error.to_string()))?;
+        match sa.direction {
+            Direction::Out => {
+                let ivs = unrecorded(random)?;
+                protection.outbound = Some(Arc::new(OutboundSa::new(sa.spi, key, sa.esn, ivs, 1)));
+            }
+            Direction::In => {
+                let window = ReplayWindow::new(sa.replay_window, sa.esn)
+                    .map_err(|error| refused(error.to_string()))?;
+                let inbound = InboundSa::new(sa.spi, key, sa.esn, window);
+                protection.inbound.push(Arc::new(match sa.udp_encap {
+                    Some(udp) => inbound.in_udp(udp.destination),
+                    None => inbound,
+                }));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn unusable(tunnel: &Tunnel, sa: &ManualSa, why: String) -> Problem {
+    let what = format!("tunnel {:?}, SA {:#x}", tunnel.name, sa.spi);
+    Problem { what, why, remedy: "correct the entry".to_owned(), at: Some(sa.at.clone()) }
+}
+
+fn unrecorded(random: &SystemRandom) -> Result<IvRange, PlanError> {
+    let mut bytes = [0; 8];
+    random.fill(&mut bytes).map_err(|_| PlanError::Random)?;
+    Ok(IvRange::unrecorded(Router::First, u64::from_ne_bytes(bytes)))
+}
+
+fn inbound_of(tunnel: &TunnelSpec) -> Vec<Arc<InboundSa>> {
+    tunnel.protection.as_ref().map_or(Vec::new(), |protection| protection.inbound.clone())
+}
+
+/// The engine's name for a suite.
+pub fn suite(suite: Suite) -> esp::Suite {
+    match suite {
+        Suite::Aes128Gcm16 => esp::Suite::Aes128Gcm16,
+        Suite::Aes256Gcm16 => esp::Suite::Aes256Gcm16,
+        Suite::ChaCha20Poly1305 => esp::Suite::ChaCha20Poly1305,
+    }
+}
+
+fn mac(mac: Mac) -> MacAddr {
+    MacAddr(mac.0)
+}
+
+fn prefix(prefix: Prefix) -> Option<fib::Prefix> {
+    let network = prefix.network();
+    fib::Prefix::new(network.addr, network.len).ok()
+}
+
+fn build(spec: TablesSpec, config: &Config) -> Result<Tables, Vec<Problem>> {
+    Tables::build(spec).map_err(|error| vec![explain(&error, config)])
+}
+
+/// The engine's objection, in the configuration's names.
+fn explain(error: &BuildError, config: &Config) -> Problem {
+    let tunnel_name = |tunnel: &Tunnel| format!("tunnel {:?}", tunnel.name);
+    let (what, remedy, at) = match error {
+        BuildError::DuplicateRoute(twice) => {
+            let (owners, at) = owners(*twice, config);
+            (owners, "route it one way only", at)
+        }
+        BuildError::DuplicateSpi(spi) => {
+            let of_tunnel = |tunnel: &&Tunnel| match &tunnel.protect {
+                Protect::Manual(manual) => manual.inbound().any(|sa| sa.spi == *spi),
+                Protect::None | Protect::Ike(_) => false,
+            };
+            let (names, at) = named(config.tunnels.iter().filter(of_tunnel));
+            (names, "give each inbound SA an SPI of its own", at)
+        }
+        BuildError::DuplicateTunnel { local: near, remote } => {
+            let same = config
+                .tunnels
+                .iter()
+                .enumerate()
+                .filter(|(place, tunnel)| tunnel.remote == *remote && local(*place, tunnel) == *near);
+            let (names, at) = named(same.map(|(_, tunnel)| tunnel));
+            (names, "give each of them a `key` of its own", at)
+        }
+        BuildError::DuplicateBridge(port) => {
+            let name = config.ports.get(*port).map(|port| &port.name);
+            let (names, at) = named(
+                config.tunnels.iter().filter(|tunnel| name.is_some() && tunnel.bridge.as_ref() == name),
+            );
+            (names, "bridge each port with one tunnel", at)
+        }
+        BuildError::MixedFamilies { remote, .. } => {
+            let tunnel = config.tunnels.iter().find(|tunnel| tunnel.remote == *remote);
+            let at = tunnel.map(|tunnel| tunnel.at.clone());
+            (tunnel.map_or("tunnels".to_owned(), tunnel_name), "give two IPv4 or two IPv6 addresses", at)
+        }
+        BuildError::Unknown { .. } | BuildError::TooMany(_) => {
+            ("configuration".to_owned(), "split it up", None)
+        }
+    };
+    Problem { what, why: error.to_string(), remedy: remedy.to_owned(), at }
+}
+
+/// The names of tunnels in one line, and where the last of them stands.
+fn named<'c>(tunnels: impl Iterator<Item = &'c Tunnel>) -> (String, Option<Position>) {
+    let tunnels: Vec<&Tunnel> = tunnels.collect();
+    let names: Vec<String> = tunnels.iter().map(|tunnel| format!("{:?}", tunnel.name)).collect();
+    let what =
+        if names.is_empty() { "tunnels".to_owned() } else { format!("tunnels {}", names.join(" and ")) };
+    (what, tunnels.last().map(|tunnel| tunnel.at.clone()))
+}
+
+/// Who routes a prefix, and where the last of them stands.
+fn owners(twice: fib::Prefix, config: &Config) -> (String, Option<Position>) {
+    let to_ports = config.routes.iter().filter_map(|route| match &route.target {
+        RouteTarget::Port { port, .. } => Some((route.prefix, format!("port {port:?}"), &route.at)),
+        RouteTarget::Tunnel(_) => None,
+    });
+    let to_tunnels = tunnel_routes(config).map(|route| {
+        let name = config.tunnels.get(route.tunnel).map_or("?", |tunnel| &tunnel.name);
+        (route.prefix, format!("tunnel {name:?}"), route.at)
+    });
+    let all: Vec<_> = to_ports.chain(to_tunnels).filter(|(of, ..)| prefix(*of) == Some(twice)).collect();
+    let names: Vec<&str> = all.iter().map(|(_, name, _)| name.as_str()).collect();
+    (format!("routes to {twice} ({})", names.join(", ")), all.last().map(|(.., at)| (*at).clone()))
+}
