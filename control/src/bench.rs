@@ -21,7 +21,7 @@ use serde::Serialize;
 use crate::Failure;
 use crate::cli::{self, BenchMode, PacketSize};
 use crate::config::Suite;
-use crate::lab::{LAN, Lab, LabRouter, Plan, SHORTEST, WAN};
+use crate::lab::{LAN, Lab, LabRouter, Plan, SHORTEST, WAN, imix};
 
 /// Length of a window: long enough that reading the clock does not count, short enough to lie between disturbances.
 const WINDOW: Duration = Duration::from_millis(4);
@@ -86,19 +86,16 @@ impl std::fmt::Display for Size {
     }
 }
 
-/// The simple Internet mix: 64, 570 and 1400 bytes as 7:4:1.
-const IMIX: [usize; 12] = [64, 570, 64, 64, 570, 64, 1400, 64, 570, 64, 570, 64];
-
 /// The length of the `number`th packet, in bytes.
 fn length(size: PacketSize, number: u64) -> usize {
     match size {
         PacketSize::Bytes(bytes) => usize::from(bytes),
-        PacketSize::Imix => IMIX.get((number % IMIX.len() as u64) as usize).copied().unwrap_or(SHORTEST),
+        PacketSize::Imix => imix(number),
     }
 }
 
 fn longest(size: PacketSize) -> usize {
-    IMIX.into_iter().map(|_| length(size, 6)).max().unwrap_or(SHORTEST)
+    (0..12).map(|number| length(size, number)).max().unwrap_or(SHORTEST)
 }
 
 /// Runs the benchmark.
@@ -119,8 +116,10 @@ pub fn run(args: &cli::Bench) -> Result<(), Failure> {
             crate::lab::MAX_TUNNELS
         )));
     }
-    if let Some(PacketSize::Bytes(bytes)) =
-        args.size.iter().find(|size| matches!(size, PacketSize::Bytes(bytes) if usize::from(*bytes) < SHORTEST))
+    if let Some(PacketSize::Bytes(bytes)) = args
+        .size
+        .iter()
+        .find(|size| matches!(size, PacketSize::Bytes(bytes) if usize::from(*bytes) < SHORTEST))
     {
         return Err(Failure::usage(format!(
             "bench: packets of {bytes} bytes have no room for the number that they are verified by; give at least {SHORTEST}"
@@ -144,7 +143,8 @@ pub fn run(args: &cli::Bench) -> Result<(), Failure> {
     let lost: u64 = results.iter().map(|result| result.lost + result.corrupt + result.reordered).sum();
     if args.json {
         let report = Report { machine: machine(), results };
-        let text = serde_json::to_string(&report).map_err(|error| Failure::failed(format!("bench: {error}")))?;
+        let text =
+            serde_json::to_string(&report).map_err(|error| Failure::failed(format!("bench: {error}")))?;
         out(format_args!("{text}\n"))?;
     }
     if lost > 0 {
@@ -200,12 +200,8 @@ fn progress(args: &cli::Bench, mode: BenchMode, suite: Option<Suite>, size: Pack
     let mut stderr = std::io::stderr();
     if stderr.is_terminal() {
         let name = suite.map_or("", Suite::name);
-        let _ = write!(
-            stderr,
-            "measuring {mode:?} {name} {} for {} s ..\x1b[K\r",
-            Size::of(size),
-            args.seconds
-        );
+        let _ =
+            write!(stderr, "measuring {mode:?} {name} {} for {} s ..\x1b[K\r", Size::of(size), args.seconds);
     }
 }
 
@@ -254,7 +250,9 @@ fn measure(args: &cli::Bench, suite: Option<Suite>, size: PacketSize) -> Result<
             .collect();
         threads
             .into_iter()
-            .map(|thread| thread.join().unwrap_or_else(|_| Err(Failure::failed("bench: a worker died".into()))))
+            .map(|thread| {
+                thread.join().unwrap_or_else(|_| Err(Failure::failed("bench: a worker died".into())))
+            })
             .collect::<Result<Vec<_>, _>>()
     })?;
     let packets: u64 = samples.iter().map(|sample| sample.packets).sum();
@@ -325,7 +323,8 @@ fn sample(
 
 /// Rounds until the clock has run for a window.
 fn window(lab: &mut Lab, mut bare: Option<&mut Bare>, size: PacketSize, sample: &mut Sample) {
-    let (mut encap, mut decap, mut seal, mut open) = (Duration::ZERO, Duration::ZERO, Duration::ZERO, Duration::ZERO);
+    let (mut encap, mut decap, mut seal, mut open) =
+        (Duration::ZERO, Duration::ZERO, Duration::ZERO, Duration::ZERO);
     let mut packets = 0;
     while encap + decap + seal + open < WINDOW {
         packets += lab.left.send(BATCH, |number| length(size, number)) as u64;
@@ -400,7 +399,8 @@ impl Bare {
         self.tags.clear();
         let start = Instant::now();
         for buffer in &mut *buffers {
-            let sealed = self.key.seal_in_place_separate_tag(Self::nonce(self.number), aead::Aad::from(aad), buffer);
+            let sealed =
+                self.key.seal_in_place_separate_tag(Self::nonce(self.number), aead::Aad::from(aad), buffer);
             self.number += 1;
             self.tags.extend(sealed);
         }

@@ -19,7 +19,9 @@ use culvert_engine::esp::{InboundSa, IvRange, Key, Mode, OutboundSa, Router, Sui
 use culvert_engine::fib::Prefix;
 use culvert_engine::gre::{Options, Payload};
 use culvert_engine::ring::{self, Port, Region, RxQueue, TxQueue};
-use culvert_engine::tables::{Gateway, NeighbourSpec, PortSpec, Published, RouteSpec, Tables, TablesSpec, TunnelSpec};
+use culvert_engine::tables::{
+    Gateway, NeighbourSpec, PortSpec, Published, RouteSpec, Tables, TablesSpec, TunnelSpec,
+};
 use culvert_engine::tunnel::Protection;
 use culvert_engine::wire::ethernet::{self, MacAddr};
 use culvert_engine::wire::{EthernetHeader, Ipv4Header, UdpHeader, ipv4, protocol, udp};
@@ -39,12 +41,14 @@ const WINDOW: u32 = 1024;
 /// Bytes that headers and Ethernet add to the longest inner packet, generously.
 const HEADERS: usize = 256;
 
-const LEFT_STATION: Side = Side { mac: MacAddr([2, 0, 0, 0, 1, 0x10]), address: Ipv4Addr::new(172, 16, 0, 2) };
+const LEFT_STATION: Side =
+    Side { mac: MacAddr([2, 0, 0, 0, 1, 0x10]), address: Ipv4Addr::new(172, 16, 0, 2) };
 const A_LAN: Side = Side { mac: MacAddr([2, 0, 0, 0, 1, 1]), address: Ipv4Addr::new(172, 16, 0, 1) };
 const A_WAN: Side = Side { mac: MacAddr([2, 0, 0, 0, 2, 1]), address: Ipv4Addr::new(192, 0, 2, 1) };
 const B_WAN: Side = Side { mac: MacAddr([2, 0, 0, 0, 2, 2]), address: Ipv4Addr::new(192, 0, 2, 2) };
 const B_LAN: Side = Side { mac: MacAddr([2, 0, 0, 0, 3, 1]), address: Ipv4Addr::new(172, 17, 0, 1) };
-const RIGHT_STATION: Side = Side { mac: MacAddr([2, 0, 0, 0, 3, 0x10]), address: Ipv4Addr::new(172, 17, 0, 2) };
+const RIGHT_STATION: Side =
+    Side { mac: MacAddr([2, 0, 0, 0, 3, 0x10]), address: Ipv4Addr::new(172, 17, 0, 2) };
 
 /// One end of a link.
 #[derive(Clone, Copy)]
@@ -138,6 +142,7 @@ impl Lab {
     }
 }
 
+/// A router from its tables and its ports.
 fn lab_router(tables: Tables, ports: Vec<Port>) -> LabRouter {
     let tables = tables.publish();
     let queues = ports.into_iter().flat_map(|port| port.queues).collect();
@@ -205,8 +210,7 @@ fn router(
         mtu,
         addresses: vec![(IpAddr::from(side.address), len)],
     };
-    let neighbour =
-        |port, side: Side| NeighbourSpec { port, address: side.address.into(), mac: side.mac };
+    let neighbour = |port, side: Side| NeighbourSpec { port, address: side.address.into(), mac: side.mac };
     let (near, far) = if hub { (0, 128) } else { (128, 0) };
     let route = |net, len, port, via: Side| {
         prefix(net, len).map(|prefix| RouteSpec {
@@ -248,13 +252,7 @@ fn router(
     })?)
 }
 
-fn protection(
-    n: u32,
-    hub: bool,
-    suite: Suite,
-    send: &[u8],
-    receive: &[u8],
-) -> Result<Protection, LabError> {
+fn protection(n: u32, hub: bool, suite: Suite, send: &[u8], receive: &[u8]) -> Result<Protection, LabError> {
     // Keys made above, of the right length; windows of a size within bounds: nothing to refuse.
     let key = |material: &[u8]| Key::new(suite, material).map_err(|_| LabError::Random);
     let window = ReplayWindow::new(WINDOW, true).map_err(|_| LabError::Random)?;
@@ -274,6 +272,14 @@ fn protection(
 /// A frame length: the inner IP packet, in bytes.
 pub type Length = usize;
 
+/// The simple Internet mix: 64, 570 and 1400 bytes as 7:4:1.
+const IMIX: [Length; 12] = [64, 570, 64, 64, 570, 64, 1400, 64, 570, 64, 570, 64];
+
+/// The length of the `number`th packet of the mix, in bytes.
+pub fn imix(number: u64) -> Length {
+    IMIX.get((number % IMIX.len() as u64) as usize).copied().unwrap_or(SHORTEST)
+}
+
 /// Bytes in front of the contents of a station's packets: Ethernet, IPv4, UDP.
 const CONTENTS_AT: usize = ethernet::HEADER_LEN + ipv4::HEADER_LEN + udp::HEADER_LEN;
 /// The shortest packet: the headers and a number.
@@ -291,6 +297,7 @@ pub struct Station {
     tx: TxQueue,
     header: [u8; CONTENTS_AT],
     pattern: Arc<[u8]>,
+    address: Ipv4Addr,
     tunnels: u32,
     far: u8,
     sent: u64,
@@ -325,6 +332,7 @@ impl Station {
             tx,
             header,
             pattern: pattern.into(),
+            address: side.address,
             tunnels: plan.tunnels,
             far,
             sent: 0,
@@ -348,10 +356,10 @@ impl Station {
         while done < count {
             let number = self.sent;
             let (header, pattern) = (&self.header, &self.pattern);
-            let destination = destination(number, self.tunnels, self.far);
+            let ends = (self.address, destination(number, self.tunnels, self.far));
             let length = length(number);
             let pushed = self.tx.ring.push_with(|buffer| {
-                write(buffer, header, pattern, destination, number, length).ok_or(ring::Refused::TooLong)
+                write(buffer, header, pattern, ends, number, length).ok_or(ring::Refused::TooLong)
             });
             if pushed.is_err() {
                 break;
@@ -401,7 +409,7 @@ fn write(
     buffer: &mut [u8],
     header: &[u8; CONTENTS_AT],
     pattern: &[u8],
-    destination: Ipv4Addr,
+    (src, dst): (Ipv4Addr, Ipv4Addr),
     number: u64,
     length: Length,
 ) -> Option<usize> {
@@ -418,8 +426,8 @@ fn write(
         dont_fragment: true,
         ttl: 64,
         protocol: protocol::UDP,
-        src: Ipv4Addr::new(172, 16, 0, 2),
-        dst: destination,
+        src,
+        dst,
     }
     .emit(ip);
     let datagram_len = (length - ipv4::HEADER_LEN) as u16;

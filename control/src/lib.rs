@@ -8,6 +8,7 @@ pub mod bench;
 pub mod check;
 pub mod cli;
 pub mod config;
+pub mod demo;
 mod failure;
 pub mod lab;
 pub mod nesting;
@@ -34,7 +35,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<(), Failure>
         Err(error) => return Err(Failure::arguments(&error)),
     };
     match &cli.action {
-        Action::Demo(_) => Err(Failure::failed("demo: this build has none".to_owned())),
+        Action::Demo(arguments) => demo::run(arguments),
         Action::Bench(arguments) => bench::run(arguments),
         Action::Replay(arguments) => replay::run(arguments),
         Action::Check(arguments) => check::run(arguments),

@@ -86,7 +86,8 @@ impl Layout {
         let inside_esp = if self.esp == 0 {
             inside_ip
         } else {
-            let ciphertext = inside_ip.saturating_sub(self.esp + esp::ICV_LEN) / esp::ALIGNMENT * esp::ALIGNMENT;
+            let ciphertext =
+                inside_ip.saturating_sub(self.esp + esp::ICV_LEN) / esp::ALIGNMENT * esp::ALIGNMENT;
             ciphertext.saturating_sub(esp::TRAILER_LEN)
         };
         inside_esp.saturating_sub(self.middle + self.gre)
@@ -152,8 +153,16 @@ impl Tunnel {
             protection.map(|protection| (protection.mode, protection.udp.is_some())),
         );
         let outbound = protection.and_then(|protection| protection.outbound.clone());
-        let headers =
-            headers(&layout, local, remote, ttl, &gre, protection, outbound.as_deref().map(OutboundSa::spi), underlay)?;
+        let headers = headers(
+            &layout,
+            local,
+            remote,
+            ttl,
+            &gre,
+            protection,
+            outbound.as_deref().map(OutboundSa::spi),
+            underlay,
+        )?;
         let template_len = layout.template();
         let mut template = [0; TEMPLATE_MAX];
         template.get_mut(TEMPLATE_MAX - template_len..)?.copy_from_slice(headers.get(..template_len)?);

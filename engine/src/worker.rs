@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use arc_swap::cache::Cache;
 use arc_swap::ArcSwap;
+use arc_swap::cache::Cache;
 
 use crate::counters::WorkerCounters;
 use crate::drops::Reason;

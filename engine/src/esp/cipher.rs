@@ -139,12 +139,8 @@ pub fn seal(jobs: &mut [SealJob<'_>]) {
     for job in jobs {
         let sealed = job.data.split_last_chunk_mut::<ICV_LEN>().and_then(|(text, icv)| {
             let nonce = job.key.nonce(job.iv);
-            let tag = job
-                .key
-                .inner
-                .0
-                .seal_in_place_separate_tag(nonce, aead::Aad::from(job.aad), text)
-                .ok()?;
+            let tag =
+                job.key.inner.0.seal_in_place_separate_tag(nonce, aead::Aad::from(job.aad), text).ok()?;
             icv.copy_from_slice(tag.as_ref().first_chunk::<ICV_LEN>()?);
             Some(())
         });
@@ -175,11 +171,7 @@ pub struct OpenJob<'a> {
 pub fn open(jobs: &mut [OpenJob<'_>]) {
     for job in jobs {
         let nonce = job.key.nonce(job.iv);
-        job.authentic = job
-            .key
-            .inner
-            .0
-            .open_within(nonce, aead::Aad::from(job.aad), job.data, job.shift..)
-            .is_ok();
+        job.authentic =
+            job.key.inner.0.open_within(nonce, aead::Aad::from(job.aad), job.data, job.shift..).is_ok();
     }
 }

@@ -5,9 +5,9 @@
 //!
 //! The window advances in none of these: the caller tells it once the whole packet has been accepted.
 
+use super::IV_LEN;
 use super::cipher::OpenJob;
 use super::sa::InboundSa;
-use super::IV_LEN;
 use crate::drops::Reason;
 use crate::wire::{Esp, esp};
 

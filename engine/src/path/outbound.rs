@@ -153,7 +153,8 @@ fn protect<'p>(
         let length = (total_len - layout.ip) as u16;
         [header[4], header[5]] = length.to_be_bytes();
     }
-    let payload = esp.get_mut(layout.esp..).and_then(|rest| rest.get_mut(..payload_len)).ok_or(Reason::TooBig)?;
+    let payload =
+        esp.get_mut(layout.esp..).and_then(|rest| rest.get_mut(..payload_len)).ok_or(Reason::TooBig)?;
     let (middle, gre) = payload.split_at_mut_checked(layout.middle).ok_or(Reason::TooBig)?;
     if !middle.is_empty() {
         fill_ip(middle, layout.v6, tunnel.middle_sum, payload_len, tos);

@@ -189,9 +189,9 @@ fn encapsulated_in_udp<A: Address>(
     if outer.fragment {
         // Only a first fragment says which port it is for; the host reassembles the others in vain.
         let to_us = outer.first
-            && bytes.get(2..4).is_some_and(|port| {
-                matches!(port, [high, low] if tables.is_encap_port(u16::from_be_bytes([*high, *low])))
-            });
+            && bytes.get(2..4).is_some_and(
+                |port| matches!(port, [high, low] if tables.is_encap_port(u16::from_be_bytes([*high, *low]))),
+            );
         return if to_us { Err(Reason::Fragment) } else { Ok(Next::Host) };
     }
     let datagram = Udp::parse(bytes).map_err(|_| Reason::IpMalformed)?;

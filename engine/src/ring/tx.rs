@@ -90,8 +90,11 @@ impl TxRing {
         for nth in 0..frame.slots {
             let (free, full) = (self.raw.slot(to), frame.ring.slot(from));
             // The first slot's frame may have been grown or cut; those that follow are as they were received.
-            let (start, len) =
-                if nth == 0 { (frame.start, frame.len) } else { (frame.ring.offset(&full), u32::from(full.len)) };
+            let (start, len) = if nth == 0 {
+                (frame.start, frame.len)
+            } else {
+                (frame.ring.offset(&full), u32::from(full.len))
+            };
             let mask = u64::from(self.raw.offset_mask());
             self.raw.write_slot(
                 to,

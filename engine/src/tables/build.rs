@@ -340,8 +340,10 @@ fn index_tunnels(tables: &mut Tables, spec: &TablesSpec) -> Result<(), BuildErro
             _ => {}
         }
     }
-    let pairs_v4: BTreeMap<_, ()> = v4.iter().map(|((local, remote, _), _)| ((*local, *remote, None), ())).collect();
-    let pairs_v6: BTreeMap<_, ()> = v6.iter().map(|((local, remote, _), _)| ((*local, *remote, None), ())).collect();
+    let pairs_v4: BTreeMap<_, ()> =
+        v4.iter().map(|((local, remote, _), _)| ((*local, *remote, None), ())).collect();
+    let pairs_v6: BTreeMap<_, ()> =
+        v6.iter().map(|((local, remote, _), _)| ((*local, *remote, None), ())).collect();
     let v4_twice = |local: u32, remote: u32| BuildError::DuplicateTunnel {
         local: Ipv4Addr::from_bits(local).into(),
         remote: Ipv4Addr::from_bits(remote).into(),
