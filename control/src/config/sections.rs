@@ -269,9 +269,9 @@ fn read_payload(table: &mut Table<'_>, report: &mut Report) -> (Payload, Option<
     let bridge = table.text("bridge", report, |text| Ok(text.to_owned()));
     match payload {
         Some(Payload::Ethernet) if !has_bridge => {
-            let why = "nothing says which port's frames it carries";
+            let why = "nothing says which port's frames it carries, so it carries none";
             let remedy = "name the port: bridge = \"PORT\"";
-            report.error(table.name_of("bridge"), &table.at, Fault::new(why, remedy));
+            report.warning(table.name_of("bridge"), &table.at, Fault::new(why, remedy));
         }
         Some(Payload::Ip) if has_bridge => refuse_bridge(table, report),
         None if has_bridge && !unreadable => refuse_bridge(table, report),

@@ -137,7 +137,7 @@ fn prefix(text: &str) -> Result<Prefix, Fault> {
     let digits = !len.is_empty() && len.bytes().all(|byte| byte.is_ascii_digit());
     match len.parse::<u8>().ok().filter(|len| digits && *len <= most) {
         Some(len) => Ok(Prefix { addr, len }),
-        None => Err(form(format!("{} is not a prefix length of 0 to {most}", quoted(len)))),
+        None => Err(form(format!("the prefix length of {} is not 0 to {most}", quoted(text)))),
     }
 }
 

@@ -20,15 +20,16 @@ pub struct Candidate {
     pub iv: [u8; IV_LEN],
 }
 
-/// Step 1, on a packet from its ESP header to its end. Changes no state.
+/// Step 1, on a packet from its ESP header to its end. `None`: it must wait until the packets before it are settled (see
+/// [`crate::esp::replay::ReplayWindow::check_in_flight`]). Changes no state that outlives the batch.
 ///
 /// # Errors
 /// [`Reason::EspMalformed`] and [`Reason::EspReplay`].
 #[inline]
-pub fn candidate(packet: &[u8], sa: &InboundSa) -> Result<Candidate, Reason> {
+pub fn candidate(packet: &[u8], sa: &InboundSa) -> Result<Option<Candidate>, Reason> {
     let esp = Esp::parse(packet).map_err(|_| Reason::EspMalformed)?;
-    let sequence = sa.window().check(esp.sequence()).map_err(|_| Reason::EspReplay)?;
-    Ok(Candidate { sequence, iv: *esp.iv() })
+    let sequence = sa.window().check_in_flight(esp.sequence()).map_err(|_| Reason::EspReplay)?;
+    Ok(sequence.map(|sequence| Candidate { sequence, iv: *esp.iv() }))
 }
 
 /// Step 2 as a job for the cipher. `data` is `shift` bytes of room, then the ciphertext and ICV of the packet that

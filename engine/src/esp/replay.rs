@@ -70,6 +70,8 @@ pub struct ReplayWindow {
     /// W: this many numbers, up to and with `highest`, are in the window.
     size: u64,
     esn: bool,
+    /// The highest number among packets that are with the cipher now, 0 for none.
+    in_flight: AtomicU64,
     /// Bit n % 64 of word n / 64, modulo the ring, says whether n was seen. Right of the edge, bits of its
     /// word are clear.
     words: Box<[AtomicU64]>,
@@ -88,7 +90,13 @@ impl ReplayWindow {
         // W numbers in a row touch at most so many words; a power of two makes the ring's modulo a mask.
         let words = ((size - 1).div_ceil(64) + 1).next_power_of_two();
         let words = (0..words).map(|_| AtomicU64::new(0)).collect();
-        Ok(Self { highest: AtomicU64::new(0), size: u64::from(size), esn, words })
+        Ok(Self {
+            highest: AtomicU64::new(0),
+            size: u64::from(size),
+            esn,
+            in_flight: AtomicU64::new(0),
+            words,
+        })
     }
 
     /// The highest sequence number accepted; 0 before the first.
@@ -107,10 +115,16 @@ impl ReplayWindow {
     #[inline]
     #[must_use]
     pub fn infer(&self, low: u32) -> Option<u64> {
+        self.infer_from(self.highest(), low)
+    }
+
+    /// As [`Self::infer`], were `highest` the right edge.
+    #[inline]
+    fn infer_from(&self, highest: u64, low: u32) -> Option<u64> {
         if !self.esn {
             return Some(u64::from(low));
         }
-        match self.highest().checked_sub(self.size - 1) {
+        match highest.checked_sub(self.size - 1) {
             None => Some(u64::from(low)),
             Some(bottom) => bottom.checked_add(u64::from(low.wrapping_sub(bottom as u32))),
         }
@@ -126,6 +140,32 @@ impl ReplayWindow {
         let sequence = self.infer(low).ok_or(Replay::Beyond)?;
         self.refuse(sequence)?;
         Ok(sequence)
+    }
+
+    /// As [`Self::check`], for a packet of a batch that is opened as a whole. `None`: the verdict depends on whether a
+    /// packet of the batch that is with the cipher proves genuine (it has this number, or a higher one, or one from which
+    /// another high half would follow), so those must be settled first. Otherwise this packet is in flight as well.
+    ///
+    /// # Errors
+    /// As [`Self::check`].
+    #[inline]
+    pub fn check_in_flight(&self, low: u32) -> Result<Option<u64>, Replay> {
+        let edge = self.in_flight.load(Relaxed);
+        if self.esn && edge != 0 && self.infer_from(edge.max(self.highest()), low) != self.infer(low) {
+            return Ok(None);
+        }
+        let sequence = self.check(low)?;
+        if sequence <= edge {
+            return Ok(None);
+        }
+        self.in_flight.store(sequence, Relaxed);
+        Ok(Some(sequence))
+    }
+
+    /// Nothing of this SA is with the cipher any more.
+    #[inline]
+    pub fn settle(&self) {
+        self.in_flight.store(0, Relaxed);
     }
 
     /// Marks the number that `check` gave as seen, once its packet is authentic. A number right of the window
@@ -823,5 +863,21 @@ mod tests {
                 prop_assert_eq!(window.highest(), model.highest);
             }
         }
+    }
+
+    /// A batch is judged as its packets one by one would be: what hangs on a packet in flight waits for it.
+    #[test]
+    fn a_verdict_that_hangs_on_a_packet_in_flight_waits() {
+        let window = window(64, true);
+        assert_eq!(window.check_in_flight(0xffff_fffe), Ok(Some(0xffff_fffe)));
+        assert_eq!(window.check_in_flight(0xffff_fffe), Ok(None), "the same number again");
+        assert_eq!(window.check_in_flight(0xffff_fff0), Ok(None), "a lower one");
+        assert_eq!(window.check_in_flight(1), Ok(None), "the next epoch, if the first packet is genuine");
+        assert_eq!(window.check_in_flight(0xffff_ffff), Ok(Some(0xffff_ffff)), "a higher one");
+        window.settle();
+        assert_eq!(window.check_in_flight(1), Ok(Some(1)), "it was not, so this is the first epoch still");
+        window.settle();
+        window.accept(0xffff_fffe).unwrap();
+        assert_eq!(window.check_in_flight(1), Ok(Some(EPOCH + 1)));
     }
 }

@@ -10,26 +10,12 @@ use crate::drops::Reason;
 use crate::tables::{Tables, To};
 use crate::wire::{ethernet, ipv4, ipv6};
 
-/// Where a packet to be forwarded came from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Origin {
-    /// From a link, as it stands.
-    Link,
-    /// Out of a tunnel.
-    Tunnel,
-}
-
 /// Forwards the IPv4 packet that the frame holds, checked before, to the next hop of number `hop`.
 #[inline]
-pub(crate) fn ipv4(
-    packet: &mut Packet<'_>,
-    hop: u32,
-    origin: Origin,
-    tables: &Tables,
-) -> Result<Next, Reason> {
+pub(crate) fn ipv4(packet: &mut Packet<'_>, hop: u32, tables: &Tables) -> Result<Next, Reason> {
     let header = packet.frame.bytes().first_chunk::<{ ipv4::HEADER_LEN }>().ok_or(Reason::IpMalformed)?;
     let (tos, link_local) = (header[1], header[12] == 169 && header[13] == 254);
-    if let Some(up) = before(hop, origin, link_local, tables)? {
+    if let Some(up) = before(hop, link_local, tables)? {
         return Ok(up);
     }
     ipv4::decrement_ttl(packet.frame.bytes_mut()).ok_or(Reason::TtlExceeded)?;
@@ -38,15 +24,10 @@ pub(crate) fn ipv4(
 
 /// Forwards the IPv6 packet that the frame holds, checked before, to the next hop of number `hop`.
 #[inline]
-pub(crate) fn ipv6(
-    packet: &mut Packet<'_>,
-    hop: u32,
-    origin: Origin,
-    tables: &Tables,
-) -> Result<Next, Reason> {
+pub(crate) fn ipv6(packet: &mut Packet<'_>, hop: u32, tables: &Tables) -> Result<Next, Reason> {
     let header = packet.frame.bytes().first_chunk::<{ ipv6::HEADER_LEN }>().ok_or(Reason::IpMalformed)?;
     let (tos, link_local) = (header[0] << 4 | header[1] >> 4, header[8] == 0xfe && header[9] & 0xc0 == 0x80);
-    if let Some(up) = before(hop, origin, link_local, tables)? {
+    if let Some(up) = before(hop, link_local, tables)? {
         return Ok(up);
     }
     ipv6::decrement_hop_limit(packet.frame.bytes_mut()).ok_or(Reason::TtlExceeded)?;
@@ -55,9 +36,10 @@ pub(crate) fn ipv6(
 
 /// Steps 1 and 2. A packet for the host is not forwarded, so the rest does not concern it.
 #[inline]
-fn before(hop: u32, origin: Origin, link_local: bool, tables: &Tables) -> Result<Option<Next>, Reason> {
+fn before(hop: u32, link_local: bool, tables: &Tables) -> Result<Option<Next>, Reason> {
     let hop = tables.next_hop(hop).ok_or(Reason::NoRoute)?;
-    if hop.underlay && (origin == Origin::Tunnel || matches!(hop.to, To::Tunnel(_))) {
+    // What comes out of a tunnel was held against this before it was accepted.
+    if hop.underlay && matches!(hop.to, To::Tunnel(_)) {
         return Err(Reason::Nested);
     }
     if hop.to == To::Host {

@@ -10,8 +10,7 @@ use std::net::IpAddr;
 
 use arrayvec::ArrayVec;
 
-use super::forward::{self, Origin};
-use super::{Batch, Next, Packet};
+use super::{Batch, Next, Packet, forward};
 use crate::drops::Reason;
 use crate::esp::{Mode, cipher, open};
 use crate::gre::{self, Checked};
@@ -23,36 +22,57 @@ use crate::wire::{Ecn, Gre, Ipv4, Ipv6, esp, ethernet, ipv4, ipv6, protocol};
 /// Bytes from the start of an ESP packet to its ciphertext.
 const CIPHERTEXT_AT: usize = esp::HEADER_LEN + esp::IV_LEN;
 
-/// Runs the stage for all packets that are to be opened.
+/// Runs the stage for all packets that are to be opened: at once, unless the verdict on one of them hangs on one before
+/// it, as with a number seen twice. Then what stands before is finished first.
 #[inline]
 pub(crate) fn open(packets: &mut Batch<'_>, tables: &Tables, worker: usize) {
-    let authentic = decrypt(packets, tables);
-    let mut nth = 0;
-    for packet in packets.iter_mut() {
-        let Next::Open(index) = packet.next else { continue };
-        let genuine = authentic >> nth & 1 == 1;
-        nth += 1;
-        packet.next = match tables.inbound(index) {
-            Some(inbound) if genuine => {
-                decapsulate(packet, inbound, tables, worker).unwrap_or_else(Next::Drop)
-            }
-            _ => Next::Drop(Reason::EspAuth),
-        };
+    let mut rest = packets.as_mut_slice();
+    while !rest.is_empty() {
+        let done = open_run(rest, tables, worker);
+        rest = rest.get_mut(done..).unwrap_or_default();
     }
 }
 
-/// Steps 1 and 2. Returns a bit for each packet that is still [`Next::Open`], the first one's lowest: was it authentic?
+/// Opens packets up to the first that must wait. Returns how many, at least one.
 #[inline]
-fn decrypt(packets: &mut Batch<'_>, tables: &Tables) -> u64 {
+fn open_run(packets: &mut [Packet<'_>], tables: &Tables, worker: usize) -> usize {
+    let (done, authentic) = decrypt(packets, tables);
+    let mut nth = 0;
+    for packet in packets.iter_mut().take(done) {
+        let Next::Open(index) = packet.next else { continue };
+        let genuine = authentic >> nth & 1 == 1;
+        nth += 1;
+        let Some(inbound) = tables.inbound(index) else { continue };
+        inbound.sa.window().settle();
+        packet.next = if genuine {
+            decapsulate(packet, inbound, tables, worker).unwrap_or_else(Next::Drop)
+        } else {
+            Next::Drop(Reason::EspAuth)
+        };
+    }
+    done
+}
+
+/// Steps 1 and 2. Returns how many packets were looked at before one that must wait, and a bit for each of them that is
+/// still [`Next::Open`], the first one's lowest: was it authentic?
+#[inline]
+fn decrypt(packets: &mut [Packet<'_>], tables: &Tables) -> (usize, u64) {
     let mut jobs: ArrayVec<cipher::OpenJob<'_>, BATCH> = ArrayVec::new();
+    let mut done = 0;
     for Packet { frame, next, sequence, spent, .. } in packets.iter_mut() {
+        done += 1;
         let Next::Open(index) = *next else { continue };
         let Some(inbound) = tables.inbound(index) else {
             *next = Next::Drop(Reason::EspUnknownSpi);
             continue;
         };
         let candidate = match open::candidate(frame.bytes(), &inbound.sa) {
-            Ok(candidate) => candidate,
+            Ok(Some(candidate)) => candidate,
+            // Something of this SA is in flight, so packets were taken before this one.
+            Ok(None) => {
+                done -= 1;
+                break;
+            }
             Err(reason) => {
                 *next = Next::Drop(reason);
                 continue;
@@ -66,10 +86,10 @@ fn decrypt(packets: &mut Batch<'_>, tables: &Tables) -> u64 {
         jobs.push(open::job(frame.bytes_mut(), shift, &inbound.sa, &candidate));
     }
     if jobs.is_empty() {
-        return 0;
+        return (done.max(1), 0);
     }
     cipher::open(&mut jobs);
-    (0..).zip(&jobs).fold(0, |bits, (nth, job)| bits | u64::from(job.authentic) << nth)
+    (done, (0..).zip(&jobs).fold(0, |bits, (nth, job)| bits | u64::from(job.authentic) << nth))
 }
 
 /// How far forward the plaintext of a ciphertext that starts `at` bytes into its buffer is to be moved as it is decrypted,
@@ -175,6 +195,11 @@ fn deliver(
         ethernet::IPV6 => Inner::ipv6(packet, tables)?,
         _ => Inner::ethernet(packet, tunnel)?,
     };
+    if let Inner::V4(Some(hop)) | Inner::V6(Some(hop)) = inner
+        && tables.next_hop(hop).is_some_and(|hop| hop.underlay)
+    {
+        return Err(Reason::Nested);
+    }
     accept()?;
     if let Some(sequence) = checked.sequence {
         tunnel.sequences.accept(sequence);
@@ -184,8 +209,8 @@ fn deliver(
         counters.in_bytes.add(packet.frame.len() as u64);
     }
     match inner {
-        Inner::V4(hop) => forward::ipv4(packet, hop.ok_or(Reason::NoRoute)?, Origin::Tunnel, tables),
-        Inner::V6(hop) => forward::ipv6(packet, hop.ok_or(Reason::NoRoute)?, Origin::Tunnel, tables),
+        Inner::V4(hop) => forward::ipv4(packet, hop.ok_or(Reason::NoRoute)?, tables),
+        Inner::V6(hop) => forward::ipv6(packet, hop.ok_or(Reason::NoRoute)?, tables),
         Inner::Frame(port) => Ok(Next::Send(port)),
     }
 }
@@ -230,7 +255,7 @@ impl Inner {
         if packet.frame.len() < ethernet::HEADER_LEN {
             return Err(Reason::EthernetMalformed);
         }
-        tunnel.bridge.map(|port| Inner::Frame(u32::from(port))).ok_or(Reason::GreUnknown)
+        tunnel.bridge.map(|port| Inner::Frame(u32::from(port))).ok_or(Reason::NoRoute)
     }
 }
 

@@ -224,9 +224,9 @@ fn fill_gre(packet: &mut [u8], tunnel: &Tunnel, protocol: u16) -> Option<()> {
         *field = tunnel.sequences.take().to_be_bytes();
     }
     if tunnel.gre.checksum {
+        *packet.get_mut(4..6)?.first_chunk_mut()? = [0, 0];
         let checksum = Sum::new().with(packet).finish();
-        let header = packet.first_chunk_mut::<8>()?;
-        [header[4], header[5]] = checksum.to_be_bytes();
+        *packet.get_mut(4..6)?.first_chunk_mut()? = checksum.to_be_bytes();
     }
     Some(())
 }

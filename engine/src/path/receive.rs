@@ -7,7 +7,7 @@
 
 use std::net::IpAddr;
 
-use super::forward::{self, Origin};
+use super::forward;
 use super::inbound;
 use super::{Next, Packet};
 use crate::drops::Reason;
@@ -110,7 +110,7 @@ fn ipv4(packet: &mut Packet<'_>, tables: &Tables, worker: usize) -> Result<Next,
     }
     let total_len = usize::from(ip.total_len());
     strip_ethernet(packet, total_len);
-    forward::ipv4(packet, hop, Origin::Link, tables)
+    forward::ipv4(packet, hop, tables)
 }
 
 #[inline]
@@ -134,7 +134,7 @@ fn ipv6(packet: &mut Packet<'_>, tables: &Tables, worker: usize) -> Result<Next,
         return local(packet, &header, tables, worker);
     }
     strip_ethernet(packet, end - ethernet::HEADER_LEN);
-    forward::ipv6(packet, hop, Origin::Link, tables)
+    forward::ipv6(packet, hop, tables)
 }
 
 /// Leaves the IP packet alone in the frame: no link header, no padding behind.
