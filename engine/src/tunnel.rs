@@ -99,25 +99,27 @@ impl Layout {
 pub struct Tunnel {
     /// Headers, right-aligned: a packet's bytes follow the last of them.
     pub(crate) template: [u8; TEMPLATE_MAX],
+    // What a packet on its way in reads, in the line behind the template.
+    pub(crate) counters: TunnelCounterSet,
+    pub(crate) sequences: Arc<Sequences>,
+    pub(crate) outbound: Option<Arc<OutboundSa>>,
+    pub(crate) gre: Options,
+    pub(crate) mode: Option<Mode>,
+    /// The port that Ethernet payloads are bridged with.
+    pub(crate) bridge: Option<u16>,
+    // What else one on its way out reads.
     pub(crate) layout: Layout,
     pub(crate) template_len: usize,
     /// One's complement sum of the outer IPv4 header without length, DSCP/ECN and checksum; of the inner header of tunnel
     /// mode likewise.
     pub(crate) outer_sum: u32,
     pub(crate) middle_sum: u32,
-    pub(crate) gre: Options,
-    pub(crate) mode: Option<Mode>,
     pub(crate) pad: usize,
     /// The longest inner packet, and the longest outer one.
     pub(crate) mtu: usize,
     pub(crate) path_mtu: usize,
     /// The port that outer packets leave by, or why they cannot.
     pub(crate) way_out: Result<u16, Reason>,
-    /// The port that Ethernet payloads are bridged with.
-    pub(crate) bridge: Option<u16>,
-    pub(crate) outbound: Option<Arc<OutboundSa>>,
-    pub(crate) counters: TunnelCounterSet,
-    pub(crate) sequences: Arc<Sequences>,
     pub(crate) local: IpAddr,
     pub(crate) remote: IpAddr,
 }
@@ -218,8 +220,22 @@ impl Tunnel {
 
     /// Asks the processor for what sending a packet will read.
     #[inline]
-    pub(crate) fn prefetch(&self) {
-        crate::ring::prefetch_many(self, 6);
+    pub(crate) fn prefetch_outbound(&self) {
+        crate::ring::prefetch_many(self, size_of::<Tunnel>());
+    }
+
+    /// Asks the processor for what receiving a packet will read.
+    #[inline]
+    pub(crate) fn prefetch_inbound(&self) {
+        crate::ring::prefetch(&self.counters);
+    }
+
+    /// Asks the processor for the counters of a worker. What [`Self::prefetch_inbound`] asked for should have arrived.
+    #[inline]
+    pub(crate) fn prefetch_counters(&self, worker: usize) {
+        if let Some(counters) = self.counters.get(worker) {
+            crate::ring::prefetch(counters);
+        }
     }
 }
 

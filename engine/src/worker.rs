@@ -76,7 +76,7 @@ impl Worker {
         let received = batch.len();
         if received > 0 {
             for packet in &mut batch {
-                receive::receive(packet, entry, tables, *number);
+                receive::receive(packet, entry, tables);
             }
             inbound::open(&mut batch, tables, *number);
             outbound::encapsulate(&mut batch, tables, *number);

@@ -407,7 +407,8 @@ def test_tunnel_in_a_tunnel(tmp_path):
         assert "inside" in outcome.stderr and "around" in outcome.stderr
     else:
         assert outcome.code == 0, outcome.stderr
-        assert outcome.drops == {"nested": 2}
+        # The reason of the first is open, as `inside` has no port to leave by; both have to stop.
+        assert outcome.drops["nested"] >= 1 and outcome.drops.total() == 2
         assert outcome.frames("wan") == []
 
 

@@ -77,13 +77,6 @@ impl Key {
         Ok(Key { inner: Wiped::new((aead::LessSafeKey::new(key), *salt)) })
     }
 
-    /// Asks the processor for the key's memory.
-    #[inline]
-    pub fn prefetch(&self) {
-        // AES-128's round keys and the hash table's first powers: what a packet of a few hundred bytes reads.
-        crate::ring::prefetch_many(&*self.inner, 9);
-    }
-
     #[inline]
     fn nonce(&self, iv: [u8; IV_LEN]) -> aead::Nonce {
         let [s0, s1, s2, s3] = self.inner.1;

@@ -9,6 +9,10 @@ use super::replay::ReplayWindow;
 /// A security parameter index, host byte order (RFC 4303 section 2.1).
 pub type Spi = u32;
 
+/// Cache lines of an SA that are worth asking for ahead: numbers, round keys, and the powers of the hash key that packets of
+/// up to a kilobyte need.
+const LINES: usize = 12;
+
 /// What ESP protects (RFC 4301 section 3.2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
@@ -65,6 +69,12 @@ impl OutboundSa {
     #[inline]
     pub fn key(&self) -> &Key {
         &self.key
+    }
+
+    /// Asks the processor for the SA's memory, the key's included.
+    #[inline]
+    pub fn prefetch(&self) {
+        crate::ring::prefetch_many(self, LINES);
     }
 
     /// Packets that can still be sent. Few left: time for a rekey. None: [`OutboundSa::take`] refuses.
@@ -145,6 +155,12 @@ impl InboundSa {
     #[inline]
     pub fn key(&self) -> &Key {
         &self.key
+    }
+
+    /// Asks the processor for the SA's memory, the key's included.
+    #[inline]
+    pub fn prefetch(&self) {
+        crate::ring::prefetch_many(self, LINES);
     }
 
     /// The anti-replay window.

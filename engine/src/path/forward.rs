@@ -68,7 +68,7 @@ fn onward(
             packet.protocol = protocol;
             packet.tos = tos;
             if let Some(tunnel) = tables.tunnel(index) {
-                tunnel.prefetch();
+                tunnel.prefetch_outbound();
             }
             Ok(Next::Tunnel(index))
         }

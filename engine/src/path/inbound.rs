@@ -1,5 +1,7 @@
 //! The second stage: out of a tunnel.
 //!
+//! A GRE packet that came in clear goes through steps 3 to 5 alone, and only where its tunnel is not protected.
+//!
 //! 1. Every ESP packet of the batch is looked up in its SA's window, and becomes a job for the cipher.
 //! 2. The cipher opens them all.
 //! 3. Each authentic one loses its trailer, in tunnel mode its inner header, and its GRE header, each checked.
@@ -15,7 +17,7 @@ use crate::drops::Reason;
 use crate::esp::{Mode, cipher, open};
 use crate::gre::{self, Checked};
 use crate::ring::BATCH;
-use crate::tables::{Address, Inbound, Tables};
+use crate::tables::{Inbound, Tables};
 use crate::tunnel::Tunnel;
 use crate::wire::{Ecn, Gre, Ipv4, Ipv6, esp, ethernet, ipv4, ipv6, protocol};
 
@@ -36,19 +38,21 @@ pub(crate) fn open(packets: &mut Batch<'_>, tables: &Tables, worker: usize) {
 /// Opens packets up to the first that must wait. Returns how many, at least one.
 #[inline]
 fn open_run(packets: &mut [Packet<'_>], tables: &Tables, worker: usize) -> usize {
-    let (done, authentic) = decrypt(packets, tables);
+    let (done, authentic) = decrypt(packets, tables, worker);
     let mut nth = 0;
     for packet in packets.iter_mut().take(done) {
-        let Next::Open(index) = packet.next else { continue };
-        let genuine = authentic >> nth & 1 == 1;
-        nth += 1;
-        let Some(inbound) = tables.inbound(index) else { continue };
-        inbound.sa.window().settle();
-        packet.next = if genuine {
-            decapsulate(packet, inbound, tables, worker).unwrap_or_else(Next::Drop)
-        } else {
-            Next::Drop(Reason::EspAuth)
+        let delivered = match packet.next {
+            Next::Gre(index) => cleartext(packet, index, tables, worker),
+            Next::Open(index) => {
+                let genuine = authentic >> nth & 1 == 1;
+                nth += 1;
+                let Some(inbound) = tables.inbound(index) else { continue };
+                inbound.sa.window().settle();
+                if genuine { decapsulate(packet, inbound, tables, worker) } else { Err(Reason::EspAuth) }
+            }
+            _ => continue,
         };
+        packet.next = delivered.unwrap_or_else(Next::Drop);
     }
     done
 }
@@ -56,12 +60,21 @@ fn open_run(packets: &mut [Packet<'_>], tables: &Tables, worker: usize) -> usize
 /// Steps 1 and 2. Returns how many packets were looked at before one that must wait, and a bit for each of them that is
 /// still [`Next::Open`], the first one's lowest: was it authentic?
 #[inline]
-fn decrypt(packets: &mut [Packet<'_>], tables: &Tables) -> (usize, u64) {
+fn decrypt(packets: &mut [Packet<'_>], tables: &Tables, worker: usize) -> (usize, u64) {
     let mut jobs: ArrayVec<cipher::OpenJob<'_>, BATCH> = ArrayVec::new();
     let mut done = 0;
     for Packet { frame, next, sequence, spent, .. } in packets.iter_mut() {
         done += 1;
-        let Next::Open(index) = *next else { continue };
+        let index = match *next {
+            Next::Open(index) => index,
+            Next::Gre(index) => {
+                if let Some(tunnel) = tables.tunnel(index) {
+                    tunnel.prefetch_counters(worker);
+                }
+                continue;
+            }
+            _ => continue,
+        };
         let Some(inbound) = tables.inbound(index) else {
             *next = Next::Drop(Reason::EspUnknownSpi);
             continue;
@@ -83,6 +96,9 @@ fn decrypt(packets: &mut [Packet<'_>], tables: &Tables) -> (usize, u64) {
         frame.push(shift);
         *sequence = candidate.sequence;
         *spent = shift + esp::ICV_LEN;
+        if let Some(tunnel) = tables.tunnel(inbound.tunnel) {
+            tunnel.prefetch_counters(worker);
+        }
         jobs.push(open::job(frame.bytes_mut(), shift, &inbound.sa, &candidate));
     }
     if jobs.is_empty() {
@@ -161,20 +177,14 @@ fn strip_middle(packet: &mut Packet<'_>, tunnel: &Tunnel, next_header: u8) -> Re
     Ok(())
 }
 
-/// A GRE packet that came unprotected, from `remote` to `local`; the frame holds it.
+/// A GRE packet that came unprotected, for tunnel `index`; the frame holds it.
 #[inline]
-pub(super) fn cleartext_gre<A: Address>(
-    packet: &mut Packet<'_>,
-    local: A,
-    remote: A,
-    tables: &Tables,
-    worker: usize,
-) -> Result<Next, Reason> {
-    let gre = Gre::parse(packet.frame.bytes()).map_err(|_| Reason::GreMalformed)?;
-    let tunnel = tables.gre(local, remote, gre.key())?;
+fn cleartext(packet: &mut Packet<'_>, index: u32, tables: &Tables, worker: usize) -> Result<Next, Reason> {
+    let tunnel = tables.tunnel(index).ok_or(Reason::GreUnknown)?;
     if tunnel.mode.is_some() {
         return Err(Reason::CleartextForProtected);
     }
+    let gre = Gre::parse(packet.frame.bytes()).map_err(|_| Reason::GreMalformed)?;
     let checked = gre::check(&gre, &tunnel.gre, &tunnel.sequences)?;
     deliver(packet, tunnel, checked, tables, worker, || Ok(()))
 }

@@ -32,6 +32,8 @@ pub(crate) enum Next {
     Host,
     /// The frame starts with an ESP header: to be opened with the inbound SA of that number.
     Open(u32),
+    /// The frame starts with a GRE header that came unprotected: for the tunnel of that number.
+    Gre(u32),
     /// The frame is a packet for the tunnel of that number.
     Tunnel(u32),
     /// The frame is an IP packet for a station on a link: the next hop of that number.

@@ -23,7 +23,7 @@ pub(crate) fn encapsulate(packets: &mut Batch<'_>, tables: &Tables, worker: usiz
     let mut any = false;
     for packet in packets.iter_mut() {
         let Next::Tunnel(index) = packet.next else { continue };
-        match admit(packet, index, tables) {
+        match admit(packet, index, tables, worker) {
             Ok(()) => any = true,
             Err(reason) => packet.next = Next::Drop(reason),
         }
@@ -35,15 +35,16 @@ pub(crate) fn encapsulate(packets: &mut Batch<'_>, tables: &Tables, worker: usiz
 
 /// Step 1.
 #[inline]
-fn admit(packet: &Packet<'_>, index: u32, tables: &Tables) -> Result<(), Reason> {
+fn admit(packet: &Packet<'_>, index: u32, tables: &Tables, worker: usize) -> Result<(), Reason> {
     let tunnel = tables.tunnel(index).ok_or(Reason::NoRoute)?;
     tunnel.way_out?;
     if packet.frame.len() > tunnel.mtu {
         return Err(Reason::TooBig);
     }
+    tunnel.prefetch_counters(worker);
     match (&tunnel.outbound, tunnel.mode) {
         (Some(sa), _) => {
-            sa.key().prefetch();
+            sa.prefetch();
             Ok(())
         }
         (None, None) => Ok(()),

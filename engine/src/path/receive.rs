@@ -8,28 +8,22 @@
 use std::net::IpAddr;
 
 use super::forward;
-use super::inbound;
 use super::{Next, Packet};
 use crate::drops::Reason;
 use crate::tables::{Address, NextHop, PortEntry, Tables, To};
-use crate::wire::{Ethernet, Ipv4, Ipv6, Udp, ethernet, protocol, udp};
+use crate::wire::{Ethernet, Gre, Ipv4, Ipv6, Udp, ethernet, protocol, udp};
 
-/// Runs the stage for one packet that was received on `port`. `worker` is the worker's number.
+/// Runs the stage for one packet that was received on `port`.
 #[inline]
-pub(crate) fn receive(packet: &mut Packet<'_>, port: &PortEntry, tables: &Tables, worker: usize) {
-    packet.next = match classify(packet, port, tables, worker) {
+pub(crate) fn receive(packet: &mut Packet<'_>, port: &PortEntry, tables: &Tables) {
+    packet.next = match classify(packet, port, tables) {
         Ok(next) => next,
         Err(reason) => Next::Drop(reason),
     };
 }
 
 #[inline]
-fn classify(
-    packet: &mut Packet<'_>,
-    port: &PortEntry,
-    tables: &Tables,
-    worker: usize,
-) -> Result<Next, Reason> {
+fn classify(packet: &mut Packet<'_>, port: &PortEntry, tables: &Tables) -> Result<Next, Reason> {
     let frame = Ethernet::parse(packet.frame.bytes()).map_err(|_| Reason::EthernetMalformed)?;
     packet.source = frame.src();
     if let Some(tunnel) = port.bridge {
@@ -50,8 +44,8 @@ fn classify(
         return Ok(Next::Host);
     }
     match frame.ethertype() {
-        ethernet::IPV4 => ipv4(packet, tables, worker),
-        ethernet::IPV6 => ipv6(packet, tables, worker),
+        ethernet::IPV4 => ipv4(packet, tables),
+        ethernet::IPV6 => ipv6(packet, tables),
         _ => Ok(Next::Host),
     }
 }
@@ -91,7 +85,7 @@ fn several_slots(packet: &mut Packet<'_>, tables: &Tables) -> Result<Next, Reaso
 }
 
 #[inline]
-fn ipv4(packet: &mut Packet<'_>, tables: &Tables, worker: usize) -> Result<Next, Reason> {
+fn ipv4(packet: &mut Packet<'_>, tables: &Tables) -> Result<Next, Reason> {
     let bytes = packet.frame.bytes().get(ethernet::HEADER_LEN..).unwrap_or_default();
     let ip = Ipv4::parse(bytes).map_err(|_| Reason::IpMalformed)?;
     let hop = tables.fib().lookup_v4(ip.dst()).ok_or(Reason::NoRoute)?;
@@ -106,7 +100,7 @@ fn ipv4(packet: &mut Packet<'_>, tables: &Tables, worker: usize) -> Result<Next,
             payload_at: ethernet::HEADER_LEN + ip.header_len(),
             end: ethernet::HEADER_LEN + usize::from(ip.total_len()),
         };
-        return local(packet, &header, tables, worker);
+        return local(packet, &header, tables);
     }
     let total_len = usize::from(ip.total_len());
     strip_ethernet(packet, total_len);
@@ -114,7 +108,7 @@ fn ipv4(packet: &mut Packet<'_>, tables: &Tables, worker: usize) -> Result<Next,
 }
 
 #[inline]
-fn ipv6(packet: &mut Packet<'_>, tables: &Tables, worker: usize) -> Result<Next, Reason> {
+fn ipv6(packet: &mut Packet<'_>, tables: &Tables) -> Result<Next, Reason> {
     let bytes = packet.frame.bytes().get(ethernet::HEADER_LEN..).unwrap_or_default();
     let ip = Ipv6::parse(bytes).map_err(|_| Reason::IpMalformed)?;
     let hop = tables.fib().lookup_v6(ip.dst()).ok_or(Reason::NoRoute)?;
@@ -131,7 +125,7 @@ fn ipv6(packet: &mut Packet<'_>, tables: &Tables, worker: usize) -> Result<Next,
             payload_at: ethernet::HEADER_LEN + upper.offset,
             end,
         };
-        return local(packet, &header, tables, worker);
+        return local(packet, &header, tables);
     }
     strip_ethernet(packet, end - ethernet::HEADER_LEN);
     forward::ipv6(packet, hop, tables)
@@ -159,12 +153,7 @@ struct Outer<A> {
 
 /// A packet to one of our addresses.
 #[inline]
-fn local<A: Address>(
-    packet: &mut Packet<'_>,
-    outer: &Outer<A>,
-    tables: &Tables,
-    worker: usize,
-) -> Result<Next, Reason> {
+fn local<A: Address>(packet: &mut Packet<'_>, outer: &Outer<A>, tables: &Tables) -> Result<Next, Reason> {
     packet.tos = outer.tos;
     match outer.protocol {
         protocol::ESP | protocol::GRE if outer.fragment => Err(Reason::Fragment),
@@ -172,11 +161,23 @@ fn local<A: Address>(
         protocol::GRE => {
             packet.frame.truncate(outer.end);
             packet.frame.pull(outer.payload_at);
-            inbound::cleartext_gre(packet, outer.dst, outer.src, tables, worker)
+            gre(packet, outer, tables)
         }
         protocol::UDP => encapsulated_in_udp(packet, outer, tables),
         _ => Ok(Next::Host),
     }
+}
+
+/// A GRE packet that came unprotected; the frame holds it. It is dealt with in the next stage, when what its tunnel keeps in
+/// memory has arrived.
+#[inline]
+fn gre<A: Address>(packet: &Packet<'_>, outer: &Outer<A>, tables: &Tables) -> Result<Next, Reason> {
+    let gre = Gre::parse(packet.frame.bytes()).map_err(|_| Reason::GreMalformed)?;
+    let index = tables.gre(outer.dst, outer.src, gre.key())?;
+    if let Some(tunnel) = tables.tunnel(index) {
+        tunnel.prefetch_inbound();
+    }
+    Ok(Next::Gre(index))
 }
 
 /// RFC 3948 section 2.2, 2.3: ESP, IKE behind a marker of four zero bytes, or a keepalive.
@@ -222,13 +223,13 @@ fn esp<A: Address>(
     let spi = packet.frame.bytes().first_chunk::<4>().ok_or(Reason::EspMalformed)?;
     let index = tables.inbound_by_spi(u32::from_be_bytes(*spi)).ok_or(Reason::EspUnknownSpi)?;
     let inbound = tables.inbound(index).ok_or(Reason::EspUnknownSpi)?;
-    inbound.sa.key().prefetch();
-    if inbound.fixed_ends {
-        let tunnel = tables.tunnel(inbound.tunnel).ok_or(Reason::EspUnknownSpi)?;
-        // The SA is for packets between these two addresses (RFC 4301 section 5.2, step 4).
-        if !outer.src.is(tunnel.remote) || !outer.dst.is(tunnel.local) {
-            return Err(Reason::EspMalformed);
-        }
+    inbound.sa.prefetch();
+    if let Some(tunnel) = tables.tunnel(inbound.tunnel) {
+        tunnel.prefetch_inbound();
     }
-    Ok(Next::Open(index))
+    match inbound.ends {
+        // The SA is for packets between these two addresses (RFC 4301 section 5.2, step 4).
+        Some((remote, local)) if !outer.src.is(remote) || !outer.dst.is(local) => Err(Reason::EspMalformed),
+        _ => Ok(Next::Open(index)),
+    }
 }

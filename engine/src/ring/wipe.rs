@@ -7,13 +7,14 @@ use std::mem::MaybeUninit;
 use std::ops::Deref;
 use std::sync::atomic::{Ordering, compiler_fence};
 
-/// A boxed value whose memory is overwritten with zeros when it is dropped. Its `Debug` shows nothing of it.
-pub struct Wiped<T>(Box<MaybeUninit<T>>);
+/// A value whose memory is overwritten with zeros when it is dropped. Its `Debug` shows nothing of it. It lies in place, so
+/// that who has the address of what holds it can ask the processor for it: let that live in an `Arc` or a box, and not move.
+pub struct Wiped<T>(MaybeUninit<T>);
 
 impl<T> Wiped<T> {
-    /// Makes the value in place on the heap, from where it never moves.
+    /// Takes charge of the value.
     pub fn new(value: T) -> Wiped<T> {
-        Wiped(Box::new(MaybeUninit::new(value)))
+        Wiped(MaybeUninit::new(value))
     }
 }
 
@@ -33,7 +34,7 @@ impl<T> Drop for Wiped<T> {
         unsafe { self.0.assume_init_drop() };
         let bytes = self.0.as_mut_ptr().cast::<u8>();
         for nth in 0..size_of::<T>() {
-            // SAFETY: inside the box, which still owns the memory; volatile, so that the writes happen.
+            // SAFETY: inside the value, whose memory is still ours; volatile, so that the writes happen.
             unsafe { bytes.add(nth).write_volatile(0) };
         }
         compiler_fence(Ordering::SeqCst);

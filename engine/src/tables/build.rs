@@ -367,8 +367,9 @@ fn index_sas(tables: &mut Tables, spec: &mut TablesSpec) -> Result<(), BuildErro
         let mut udp_ports: Vec<u16> = protection.udp.map(|udp| udp.source).into_iter().collect();
         for sa in protection.inbound.drain(..) {
             udp_ports.extend(sa.udp_port());
-            let fixed_ends = transport && protection.udp.is_none() && sa.udp_port().is_none();
-            tables.inbound.push(Inbound { sa, tunnel: index, fixed_ends });
+            let fixed = transport && protection.udp.is_none() && sa.udp_port().is_none();
+            let ends = fixed.then_some((tunnel.remote, tunnel.local));
+            tables.inbound.push(Inbound { sa, tunnel: index, ends });
         }
         tables.udp_ports.extend(udp_ports);
     }

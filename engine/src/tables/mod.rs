@@ -66,8 +66,9 @@ pub(crate) struct PortEntry {
 pub(crate) struct Inbound {
     pub(crate) sa: Arc<InboundSa>,
     pub(crate) tunnel: u32,
-    /// Does the outer source address have to be the tunnel's far end? Not behind a NAT.
-    pub(crate) fixed_ends: bool,
+    /// The outer source and destination that packets must have; any, where they may come through a NAT or carry an inner
+    /// header that says.
+    pub(crate) ends: Option<(IpAddr, IpAddr)>,
 }
 
 /// An IP address of one family, with the tables of that family: the path is compiled once for each.
@@ -214,15 +215,15 @@ impl Tables {
         self.udp_ports.contains(&port)
     }
 
-    /// The tunnel of a GRE packet from `remote` to `local`.
+    /// The number of the tunnel of a GRE packet from `remote` to `local`.
     ///
     /// # Errors
     /// [`Reason::GreKey`] when the addresses are those of a tunnel with another key, [`Reason::GreUnknown`] when they are
     /// those of none.
     #[inline]
-    pub(crate) fn gre<A: Address>(&self, local: A, remote: A, key: Option<u32>) -> Result<&Tunnel, Reason> {
-        match A::tunnels(self).get(&A::key(local, remote, key)).and_then(|index| self.tunnel(*index)) {
-            Some(tunnel) => Ok(tunnel),
+    pub(crate) fn gre<A: Address>(&self, local: A, remote: A, key: Option<u32>) -> Result<u32, Reason> {
+        match A::tunnels(self).get(&A::key(local, remote, key)) {
+            Some(tunnel) => Ok(*tunnel),
             None if A::pairs(self).get(&A::key(local, remote, None)).is_some() => Err(Reason::GreKey),
             None => Err(Reason::GreUnknown),
         }
