@@ -75,6 +75,9 @@ impl Worker {
         }
         let received = batch.len();
         if received > 0 {
+            if tables.is_spread() {
+                receive::look_ahead(&batch, tables);
+            }
             for packet in &mut batch {
                 receive::receive(packet, entry, tables);
             }

@@ -192,7 +192,42 @@ fn manual_keys_inherit_what_they_do_not_say() {
     assert_eq!(bergen.sas[1].udp_encap, Some(UdpEncap { source: 4500, destination: 4500 }));
     assert!(matches!(config.tunnels[2].protect, Protect::None));
     assert_eq!(config.routes[1].target, RouteTarget::Tunnel("plain".into()));
-    assert_eq!((config.tunnels[1].at.line(), config.routes[1].at.line()), (45, 74));
+    assert_eq!((config.tunnels[1].at.line(), config.routes[1].at.line()), (45, 75));
+    let bridges: Vec<_> = config.tunnels.iter().map(|tunnel| tunnel.bridge.as_deref()).collect();
+    assert_eq!(bridges, [None, Some("lan"), None]);
+}
+
+#[test]
+fn ethernet_tunnels_are_bridged_with_one_port_each() {
+    let bridged = |name: &str, remote: &str, lines: &str| {
+        format!(
+            "[[tunnel]] #!\nname = \"{name}\"\nlocal = \"192.0.2.1\"\nremote = \"{remote}\"\n{lines}\nprotect = \"none\"\n"
+        )
+    };
+    for (lines, why, remedy) in [
+        ("bridge = \"wan\"", "carries IP packets", "payload = \"ethernet\""),
+        ("payload = \"ip\"\nbridge = \"wan\"", "carries IP packets", "take `bridge` out"),
+        ("payload = \"ethernet\"\nbridge = \"wann\"", "there is no port \"wann\"", "did you mean \"wan\"?"),
+    ] {
+        let problem = only_problem(&format!("{PORT}{}", bridged("t", "192.0.2.2", lines)));
+        assert_says(&problem, "tunnel \"t\", bridge", why, remedy);
+    }
+    let (config, warnings) = load_text(&bridged("t", "192.0.2.2", "payload = \"ethernet\"")).unwrap();
+    assert_says(&warnings[0].0, "tunnel \"t\", bridge", "so it carries none", "bridge = \"PORT\"");
+    assert_eq!(config.tunnels[0].bridge, None);
+    let lines = "payload = \"ethernet\"\nbridge = \"wan\"";
+    let first = bridged("t", "192.0.2.2", lines).replace(" #!", "");
+    assert!(load_text(&format!("{PORT}{first}")).is_ok());
+    let problem = only_problem(&format!("{PORT}{first}{}", bridged("u", "192.0.2.3", lines)));
+    assert_says(
+        &problem,
+        "tunnel \"u\", bridge",
+        "c.toml:4 carries the frames of port \"wan\" already",
+        "one tunnel",
+    );
+    // A payload that cannot be read is wrong once.
+    let unreadable = bridged("t", "192.0.2.2", "payload = \"ethernets\"\nbridge = \"wan\"");
+    assert_eq!(load_text(&format!("{PORT}{unreadable}")).unwrap_err().problems.len(), 1);
 }
 
 #[test]
@@ -364,7 +399,12 @@ fn wrong_values_are_told_what_to_write() {
         ),
         (format!("{PORT}mtu = 100 #!\n"), "port \"wan\", mtu", "100 is out of range", "give 576 to 65535"),
         (format!("{PORT}mac = \"01:00:5e:00:00:01\" #!\n"), "port \"wan\", mac", "one station", "unicast"),
-        (format!("{PORT}addresses = [\"10.0.0.1/33\"] #!\n"), "port \"wan\", addresses", "\"33\"", "length"),
+        (
+            format!("{PORT}addresses = [\"10.0.0.1/33\"] #!\n"),
+            "port \"wan\", addresses",
+            "/33\" is not 0 to 32",
+            "length",
+        ),
     ] {
         assert_says(&only_problem(&text), what, why, remedy);
     }

@@ -59,10 +59,40 @@ pub struct KeyError {
     pub found: usize,
 }
 
+/// Cache lines of an expanded key that packets of up to a kilobyte read.
+const KEY_LINES: usize = 12;
+/// How many jobs ahead keys are asked for: a job takes longer than the memory does.
+const AHEAD: usize = 3;
+
+/// Walks through the jobs, the keys of those to come on their way.
+#[inline]
+fn each<J>(jobs: &mut [J], key: impl Fn(&J) -> &Key, mut work: impl FnMut(&mut J)) {
+    for job in jobs.iter().take(AHEAD) {
+        key(job).prefetch();
+    }
+    let mut rest = jobs;
+    while let Some((job, following)) = rest.split_first_mut() {
+        // In a row of jobs with one key, it is here already.
+        if let (Some(ahead), Some(before)) = (following.get(AHEAD - 1), following.get(AHEAD - 2))
+            && !std::ptr::eq(key(ahead), key(before))
+        {
+            key(ahead).prefetch();
+        }
+        work(job);
+        rest = following;
+    }
+}
+
 /// An expanded key with its salt, wiped when dropped, and never shown.
 #[derive(Debug)]
 pub struct Key {
-    inner: Wiped<(aead::LessSafeKey, [u8; SALT_LEN])>,
+    inner: Wiped<Expanded>,
+}
+
+#[repr(C)]
+struct Expanded {
+    salt: [u8; SALT_LEN],
+    key: aead::LessSafeKey,
 }
 
 impl Key {
@@ -74,12 +104,18 @@ impl Key {
         let wrong = KeyError { suite, wanted: suite.material_len(), found: material.len() };
         let (key, salt) = material.split_last_chunk::<SALT_LEN>().ok_or(wrong)?;
         let key = aead::UnboundKey::new(suite.algorithm(), key).map_err(|_| wrong)?;
-        Ok(Key { inner: Wiped::new((aead::LessSafeKey::new(key), *salt)) })
+        Ok(Key { inner: Wiped::new(Expanded { salt: *salt, key: aead::LessSafeKey::new(key) }) })
+    }
+
+    /// Asks the processor for the round keys and the powers of the hash key.
+    #[inline]
+    fn prefetch(&self) {
+        crate::ring::prefetch_many(&self.inner, KEY_LINES);
     }
 
     #[inline]
     fn nonce(&self, iv: [u8; IV_LEN]) -> aead::Nonce {
-        let [s0, s1, s2, s3] = self.inner.1;
+        let [s0, s1, s2, s3] = self.inner.salt;
         let [i0, i1, i2, i3, i4, i5, i6, i7] = iv;
         aead::Nonce::assume_unique_for_key([s0, s1, s2, s3, i0, i1, i2, i3, i4, i5, i6, i7])
     }
@@ -87,9 +123,10 @@ impl Key {
 
 /// What the ICV protects beside the ciphertext: SPI and sequence number, 12 bytes with ESN (RFC 4106 section 5).
 #[derive(Debug, Clone, Copy)]
+#[repr(C, align(16))] // moved as one word: pieces would have to wait for each other
 pub struct Aad {
     bytes: [u8; 12],
-    len: u8,
+    len: u32,
 }
 
 impl Aad {
@@ -109,7 +146,7 @@ impl Aad {
 impl AsRef<[u8]> for Aad {
     #[inline]
     fn as_ref(&self) -> &[u8] {
-        self.bytes.get(..usize::from(self.len)).unwrap_or(&self.bytes)
+        self.bytes.get(..self.len as usize).unwrap_or(&self.bytes)
     }
 }
 
@@ -129,18 +166,26 @@ pub struct SealJob<'a> {
 /// must not leave. (The path makes no such jobs.)
 #[inline]
 pub fn seal(jobs: &mut [SealJob<'_>]) {
-    for job in jobs {
-        let sealed = job.data.split_last_chunk_mut::<ICV_LEN>().and_then(|(text, icv)| {
-            let nonce = job.key.nonce(job.iv);
-            let tag =
-                job.key.inner.0.seal_in_place_separate_tag(nonce, aead::Aad::from(job.aad), text).ok()?;
-            icv.copy_from_slice(tag.as_ref().first_chunk::<ICV_LEN>()?);
-            Some(())
-        });
-        if sealed.is_none() {
-            job.data.fill(0);
-        }
-    }
+    each(
+        jobs,
+        |job| job.key,
+        |job| {
+            let sealed = job.data.split_last_chunk_mut::<ICV_LEN>().and_then(|(text, icv)| {
+                let nonce = job.key.nonce(job.iv);
+                let tag = job
+                    .key
+                    .inner
+                    .key
+                    .seal_in_place_separate_tag(nonce, aead::Aad::from(job.aad), text)
+                    .ok()?;
+                icv.copy_from_slice(tag.as_ref().first_chunk::<ICV_LEN>()?);
+                Some(())
+            });
+            if sealed.is_none() {
+                job.data.fill(0);
+            }
+        },
+    );
 }
 
 /// One packet to be opened in place.
@@ -162,9 +207,13 @@ pub struct OpenJob<'a> {
 /// Opens every job.
 #[inline]
 pub fn open(jobs: &mut [OpenJob<'_>]) {
-    for job in jobs {
-        let nonce = job.key.nonce(job.iv);
-        job.authentic =
-            job.key.inner.0.open_within(nonce, aead::Aad::from(job.aad), job.data, job.shift..).is_ok();
-    }
+    each(
+        jobs,
+        |job| job.key,
+        |job| {
+            let nonce = job.key.nonce(job.iv);
+            job.authentic =
+                job.key.inner.key.open_within(nonce, aead::Aad::from(job.aad), job.data, job.shift..).is_ok();
+        },
+    );
 }

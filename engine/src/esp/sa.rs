@@ -9,10 +9,6 @@ use super::replay::ReplayWindow;
 /// A security parameter index, host byte order (RFC 4303 section 2.1).
 pub type Spi = u32;
 
-/// Cache lines of an SA that are worth asking for ahead: numbers, round keys, and the powers of the hash key that packets of
-/// up to a kilobyte need.
-const LINES: usize = 12;
-
 /// What ESP protects (RFC 4301 section 3.2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
@@ -38,9 +34,9 @@ pub struct Lease {
 /// An SA that sends. It cannot be cloned, and a sequence number that it gave out is never given out again: one counter
 /// yields both sequence number and IV.
 #[derive(Debug)]
+#[repr(C, align(64))] // numbers in one cache line, the key in those that follow
 pub struct OutboundSa {
     spi: Spi,
-    key: Key,
     esn: bool,
     iv: IvRange,
     /// The number of the first packet; its IV is the first of the range.
@@ -48,6 +44,7 @@ pub struct OutboundSa {
     /// The highest number that may be sent.
     last: u64,
     next: AtomicU64,
+    key: Key,
 }
 
 impl OutboundSa {
@@ -71,10 +68,10 @@ impl OutboundSa {
         &self.key
     }
 
-    /// Asks the processor for the SA's memory, the key's included.
+    /// Asks the processor for the SA's numbers; the cipher asks for the keys of its batch itself.
     #[inline]
     pub fn prefetch(&self) {
-        crate::ring::prefetch_many(self, LINES);
+        crate::ring::prefetch(self);
     }
 
     /// Packets that can still be sent. Few left: time for a rekey. None: [`OutboundSa::take`] refuses.
@@ -120,12 +117,13 @@ impl OutboundSa {
 
 /// An SA that receives. Its window belongs to the one worker that opens its packets.
 #[derive(Debug)]
+#[repr(C, align(64))] // the window's edge in one cache line, the key in those that follow
 pub struct InboundSa {
     spi: Spi,
-    key: Key,
     esn: bool,
-    window: ReplayWindow,
     udp_port: Option<u16>,
+    window: ReplayWindow,
+    key: Key,
 }
 
 impl InboundSa {
@@ -157,10 +155,10 @@ impl InboundSa {
         &self.key
     }
 
-    /// Asks the processor for the SA's memory, the key's included.
+    /// Asks the processor for the SA's numbers; the cipher asks for the keys of its batch itself.
     #[inline]
     pub fn prefetch(&self) {
-        crate::ring::prefetch_many(self, LINES);
+        crate::ring::prefetch(self);
     }
 
     /// The anti-replay window.

@@ -7,7 +7,7 @@
 
 use super::{Next, Packet};
 use crate::drops::Reason;
-use crate::tables::{Tables, To};
+use crate::tables::{NextHop, Tables, To};
 use crate::wire::{ethernet, ipv4, ipv6};
 
 /// Forwards the IPv4 packet that the frame holds, checked before, to the next hop of number `hop`.
@@ -15,11 +15,12 @@ use crate::wire::{ethernet, ipv4, ipv6};
 pub(crate) fn ipv4(packet: &mut Packet<'_>, hop: u32, tables: &Tables) -> Result<Next, Reason> {
     let header = packet.frame.bytes().first_chunk::<{ ipv4::HEADER_LEN }>().ok_or(Reason::IpMalformed)?;
     let (tos, link_local) = (header[1], header[12] == 169 && header[13] == 254);
-    if let Some(up) = before(hop, link_local, tables)? {
+    let next = tables.next_hop(hop).ok_or(Reason::NoRoute)?;
+    if let Some(up) = before(next, link_local)? {
         return Ok(up);
     }
     ipv4::decrement_ttl(packet.frame.bytes_mut()).ok_or(Reason::TtlExceeded)?;
-    onward(packet, hop, ethernet::IPV4, tos, tables)
+    onward(packet, hop, next, ethernet::IPV4, tos, tables)
 }
 
 /// Forwards the IPv6 packet that the frame holds, checked before, to the next hop of number `hop`.
@@ -27,17 +28,17 @@ pub(crate) fn ipv4(packet: &mut Packet<'_>, hop: u32, tables: &Tables) -> Result
 pub(crate) fn ipv6(packet: &mut Packet<'_>, hop: u32, tables: &Tables) -> Result<Next, Reason> {
     let header = packet.frame.bytes().first_chunk::<{ ipv6::HEADER_LEN }>().ok_or(Reason::IpMalformed)?;
     let (tos, link_local) = (header[0] << 4 | header[1] >> 4, header[8] == 0xfe && header[9] & 0xc0 == 0x80);
-    if let Some(up) = before(hop, link_local, tables)? {
+    let next = tables.next_hop(hop).ok_or(Reason::NoRoute)?;
+    if let Some(up) = before(next, link_local)? {
         return Ok(up);
     }
     ipv6::decrement_hop_limit(packet.frame.bytes_mut()).ok_or(Reason::TtlExceeded)?;
-    onward(packet, hop, ethernet::IPV6, tos, tables)
+    onward(packet, hop, next, ethernet::IPV6, tos, tables)
 }
 
 /// Steps 1 and 2. A packet for the host is not forwarded, so the rest does not concern it.
 #[inline]
-fn before(hop: u32, link_local: bool, tables: &Tables) -> Result<Option<Next>, Reason> {
-    let hop = tables.next_hop(hop).ok_or(Reason::NoRoute)?;
+fn before(hop: &NextHop, link_local: bool) -> Result<Option<Next>, Reason> {
     // What comes out of a tunnel was held against this before it was accepted.
     if hop.underlay && matches!(hop.to, To::Tunnel(_)) {
         return Err(Reason::Nested);
@@ -59,11 +60,12 @@ fn before(hop: u32, link_local: bool, tables: &Tables) -> Result<Option<Next>, R
 fn onward(
     packet: &mut Packet<'_>,
     hop: u32,
+    next: &NextHop,
     protocol: u16,
     tos: u8,
     tables: &Tables,
 ) -> Result<Next, Reason> {
-    match tables.next_hop(hop).ok_or(Reason::NoRoute)?.to {
+    match next.to {
         To::Tunnel(index) => {
             packet.protocol = protocol;
             packet.tos = tos;

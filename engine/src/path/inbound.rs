@@ -63,6 +63,9 @@ fn open_run(packets: &mut [Packet<'_>], tables: &Tables, worker: usize) -> usize
 fn decrypt(packets: &mut [Packet<'_>], tables: &Tables, worker: usize) -> (usize, u64) {
     let mut jobs: ArrayVec<cipher::OpenJob<'_>, BATCH> = ArrayVec::new();
     let mut done = 0;
+    if tables.is_spread() {
+        packets.iter().for_each(|packet| prefetch_window(packet, tables));
+    }
     for Packet { frame, next, sequence, spent, .. } in packets.iter_mut() {
         done += 1;
         let index = match *next {
@@ -106,6 +109,19 @@ fn decrypt(packets: &mut [Packet<'_>], tables: &Tables, worker: usize) -> (usize
     }
     cipher::open(&mut jobs);
     (done, (0..).zip(&jobs).fold(0, |bits, (nth, job)| bits | u64::from(job.authentic) << nth))
+}
+
+/// Asks the processor for the part of the window that the packet's number is in. The SA's own line has been asked for in the
+/// stage before.
+#[inline]
+fn prefetch_window(packet: &Packet<'_>, tables: &Tables) {
+    if let Next::Open(index) = packet.next
+        && let Some(inbound) = tables.inbound(index)
+        && let Some((_, [a, b, c, d, ..])) = packet.frame.bytes().split_first_chunk::<4>()
+        && let Some(word) = inbound.sa.window().hint(u32::from_be_bytes([*a, *b, *c, *d]))
+    {
+        crate::ring::prefetch(word);
+    }
 }
 
 /// How far forward the plaintext of a ciphertext that starts `at` bytes into its buffer is to be moved as it is decrypted,

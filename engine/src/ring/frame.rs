@@ -162,6 +162,7 @@ impl<'a> Frame<'a> {
     pub fn prefetch(&self) {
         super::prefetch::prefetch_at(self.buffer, (self.start as usize).saturating_sub(64));
         super::prefetch::prefetch_at(self.buffer, self.start as usize);
+        super::prefetch::prefetch_at(self.buffer, self.start as usize + 64);
     }
 
     /// The time stamp of the frame, nanoseconds since 1970, where its region keeps them.

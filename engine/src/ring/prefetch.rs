@@ -13,7 +13,10 @@ pub fn prefetch<T: ?Sized>(value: &T) {
 #[inline(always)]
 pub fn prefetch_many<T>(value: &T, lines: usize) {
     let start = std::ptr::from_ref(value).cast::<u8>();
-    for nth in 0..size_of::<T>().div_ceil(LINE).min(lines) {
+    // From the line that it starts in to the one that it ends in.
+    let before = start.addr() % LINE;
+    let start = start.wrapping_sub(before);
+    for nth in 0..(before + size_of::<T>()).div_ceil(LINE).min(lines) {
         line(start.wrapping_add(nth * LINE));
     }
 }

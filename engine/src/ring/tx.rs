@@ -86,6 +86,21 @@ impl TxRing {
 
     #[inline]
     fn swap_in(&mut self, frame: &Frame<'_>) {
+        if frame.slots == 1 {
+            let (free, full) = (self.raw.slot(self.head), frame.ring.slot(frame.slot));
+            let ptr = free.ptr & !u64::from(self.raw.offset_mask()) | u64::from(frame.start);
+            let (buf_idx, len) = (full.buf_idx, frame.len as u16);
+            self.raw.write_slot(self.head, netmap_slot { buf_idx, len, flags: NS_BUF_CHANGED, ptr });
+            let given = netmap_slot { buf_idx: free.buf_idx, flags: NS_BUF_CHANGED, ..full };
+            frame.ring.write_slot(frame.slot, given);
+        } else {
+            self.swap_in_all(frame);
+        }
+    }
+
+    /// As [`TxRing::swap_in`], for a frame in several slots.
+    #[cold]
+    fn swap_in_all(&mut self, frame: &Frame<'_>) {
         let (mut to, mut from) = (self.head, frame.slot);
         for nth in 0..frame.slots {
             let (free, full) = (self.raw.slot(to), frame.ring.slot(from));

@@ -20,6 +20,9 @@ use crate::hash::{FastHash, FlatMap};
 use crate::tunnel::Tunnel;
 use crate::wire::ethernet::MacAddr;
 
+/// Tunnels beyond which look-ups are prefetched: some 64 of them, with keys, fill half of a usual second-level cache.
+const SPREAD: usize = 64;
+
 /// Where packets to an address go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum To {
@@ -207,6 +210,28 @@ impl Tables {
     #[inline]
     pub(crate) fn inbound(&self, index: u32) -> Option<&Inbound> {
         self.inbound.get(index as usize)
+    }
+
+    /// Are there so many tunnels that what a packet needs is hardly ever in the processor's caches?
+    #[inline]
+    pub(crate) fn is_spread(&self) -> bool {
+        self.tunnels.len() > SPREAD
+    }
+
+    /// Asks the processor for the slot in which an SA is looked up.
+    #[inline]
+    pub(crate) fn prefetch_spi(&self, spi: Spi) {
+        if let Some(slot) = self.spis.slot_hint(&spi) {
+            crate::ring::prefetch(slot);
+        }
+    }
+
+    /// Asks the processor for the slot in which an unprotected tunnel is looked up.
+    #[inline]
+    pub(crate) fn prefetch_gre<A: Address>(&self, local: A, remote: A, key: Option<u32>) {
+        if let Some(slot) = A::tunnels(self).slot_hint(&A::key(local, remote, key)) {
+            crate::ring::prefetch(slot);
+        }
     }
 
     /// Is this a UDP port of ours for ESP in UDP?

@@ -214,10 +214,12 @@ impl Ipv4Header {
 pub fn decrement_ttl(packet: &mut [u8]) -> Option<u8> {
     let header = packet.first_chunk_mut::<HEADER_LEN>()?;
     let ttl = header[8].checked_sub(1).filter(|&ttl| ttl != 0)?;
-    let old = u16::from_be_bytes([header[8], header[9]]);
-    let new = u16::from_be_bytes([ttl, header[9]]);
     header[8] = ttl;
-    update_checksum(header, old, new);
+    // The word with the TTL has gone down by 0x0100, so the checksum goes up by as much, the carry coming in again at the low
+    // end (RFC 1624 section 3, equation 4). A checksum of 0xffff cannot come out: a header's sum is never 0.
+    let check = u32::from(u16::from_be_bytes([header[10], header[11]])) + 0x0100;
+    let check = (check + (check >> 16) + u32::from(check == 0xffff)) as u16;
+    [header[10], header[11]] = check.to_be_bytes();
     Some(ttl)
 }
 
