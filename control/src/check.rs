@@ -246,10 +246,7 @@ fn largest_mtu(
     const UNKNOWN: u16 = 1500;
     let port = config.ports.iter().find(|one| Some(one.name.as_str()) == port);
     let fitting = engine.layout().mtu(usize::from(port.map_or(UNKNOWN, |port| port.mtu)));
-    match tunnel.payload {
-        Payload::Ip => fitting,
-        Payload::Ethernet => fitting.saturating_sub(ethernet::HEADER_LEN),
-    }
+    fitting.saturating_sub(replay::inner_link_header(tunnel))
 }
 
 /// Headers in front of the inner IP packet, and the trailer and ICV of ESP behind it.
@@ -259,11 +256,7 @@ fn overhead(tunnel: &Tunnel, engine: &culvert_engine::tunnel::Tunnel) -> usize {
         Protect::None => 0,
         Protect::Manual(_) | Protect::Ike(_) => esp::TRAILER_LEN + esp::ICV_LEN,
     };
-    let frame = match tunnel.payload {
-        Payload::Ip => 0,
-        Payload::Ethernet => ethernet::HEADER_LEN,
-    };
-    headers + behind + frame
+    headers + behind + replay::inner_link_header(tunnel)
 }
 
 /// The most bytes of padding that ESP puts behind a packet.
@@ -305,7 +298,7 @@ fn risks(config: &Config, tunnel: &Tunnel, report: &TunnelReport) -> Vec<Problem
     }
     if report.mtu > report.largest_mtu {
         let (mtu, largest) = (report.mtu, report.largest_mtu);
-        let why = format!("packets of {largest} to {mtu} bytes do not fit the path once they are wrapped");
+        let why = format!("{mtu} bytes let packets in that do not fit the path once wrapped; {largest} do");
         risks.add("mtu", why, format!("give {largest} or less, or mtu = \"auto\""));
     }
     if report.mtu < MIN_MTU_IPV6 && carries_ipv6(config, tunnel) {
@@ -560,4 +553,25 @@ fn wrapped(first: &str, text: &str) -> Vec<String> {
     }
     lines.push(line);
     lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::wrapped;
+
+    #[test]
+    fn lines_break_between_words() {
+        let text = ["word"; 40].join(" ");
+        let lines = wrapped("  key  ", &text);
+        assert!(lines.iter().all(|line| line.chars().count() <= 80));
+        assert_eq!(lines.iter().map(|line| line.split_whitespace().count()).sum::<usize>(), 41);
+        assert!(lines.iter().skip(1).all(|line| line.starts_with("       word")), "{lines:?}");
+        // A word is never cut.
+        let long = "w".repeat(100);
+        assert_eq!(
+            wrapped("a: ", &format!("b {long} c")),
+            ["a: b".to_owned(), format!("   {long}"), "   c".into()]
+        );
+        assert_eq!(wrapped("a: ", ""), ["a: "]);
+    }
 }

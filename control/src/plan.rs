@@ -456,3 +456,46 @@ fn owners(twice: fib::Prefix, config: &Config) -> (String, Option<Position>) {
     let names: Vec<&str> = all.iter().map(|(_, name, _)| name.as_str()).collect();
     (format!("routes to {twice} ({})", names.join(", ")), all.last().map(|(.., at)| (*at).clone()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn prefix(addr: &str, len: u8) -> Prefix {
+        Prefix { addr: addr.parse().unwrap(), len }
+    }
+
+    #[test]
+    fn a_prefix_covers_its_own_family_alone() {
+        for (network, address, covered) in [
+            (prefix("10.2.0.0", 16), "10.2.255.255", true),
+            (prefix("10.2.0.0", 16), "10.3.0.0", false),
+            (prefix("0.0.0.0", 0), "203.0.113.1", true),
+            (prefix("0.0.0.0", 0), "2001:db8::1", false),
+            (prefix("::", 0), "203.0.113.1", false),
+            (prefix("2001:db8::", 32), "2001:db8:ffff::1", true),
+            (prefix("192.0.2.1", 32), "192.0.2.1", true),
+        ] {
+            assert_eq!(covers(network, address.parse().unwrap()), covered, "{network} {address}");
+        }
+    }
+
+    #[test]
+    fn ports_without_a_mac_send_from_their_number() {
+        assert_eq!(stand_in_mac(0).to_string(), "02:00:00:00:00:01");
+        assert_eq!(stand_in_mac(253).to_string(), "02:00:00:00:00:fe");
+        assert_eq!(stand_in_mac(255).to_string(), "02:00:00:00:01:00");
+    }
+
+    /// A run over files keeps no record of IVs, so no two runs may start at the same one.
+    #[test]
+    fn each_run_has_ivs_of_its_own() {
+        let random = SystemRandom::new();
+        let firsts: Vec<[u8; 8]> = (0..4).map(|_| unrecorded(&random).unwrap().nth(0)).collect();
+        for (place, first) in firsts.iter().enumerate() {
+            // Engine, first router, no record.
+            assert_eq!(first[0] & 0xe0, 0xa0);
+            assert!(!firsts[..place].contains(first));
+        }
+    }
+}

@@ -35,7 +35,7 @@ use serde::ser::{Serialize, SerializeMap, Serializer};
 
 use crate::Failure;
 use crate::cli::{self, PortFile};
-use crate::config::{Config, Direction, ManualSa, Payload, Protect};
+use crate::config::{Config, Direction, ManualSa, Protect};
 use crate::plan::{self, Plan};
 use crate::table::Table;
 
@@ -335,10 +335,12 @@ fn buffer_size(config: &Config) -> u32 {
 
 /// A tunnel's MTU as its hosts know it: of an Ethernet tunnel without the frame's header.
 pub(crate) fn inner_mtu(config: &crate::config::Tunnel, tunnel: &culvert_engine::tunnel::Tunnel) -> usize {
-    match config.payload {
-        Payload::Ip => tunnel.mtu(),
-        Payload::Ethernet => tunnel.mtu().saturating_sub(ethernet::HEADER_LEN),
-    }
+    tunnel.mtu().saturating_sub(inner_link_header(config))
+}
+
+/// Bytes of the link header that a tunnel carries with each packet.
+pub(crate) fn inner_link_header(config: &crate::config::Tunnel) -> usize {
+    if config.bridge.is_some() { ethernet::HEADER_LEN } else { 0 }
 }
 
 /// What the run counted and where it left its SAs.

@@ -155,8 +155,8 @@ pub struct Tunnel {
     pub mtu: Mtu,
     /// What the tunnel carries.
     pub payload: Payload,
-    /// The port whose Ethernet frames it carries, of which no other tunnel carries any; it exists. `Some` exactly where
-    /// `payload` is [`Payload::Ethernet`].
+    /// The port whose Ethernet frames it carries, of which no other tunnel carries any; it exists. `Some` only where
+    /// `payload` is [`Payload::Ethernet`]; such a tunnel without a port carries nothing.
     pub bridge: Option<String>,
     /// GRE keepalives; `None`: none are sent.
     pub keepalive: Option<Keepalive>,

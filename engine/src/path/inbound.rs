@@ -70,7 +70,7 @@ fn decrypt(packets: &mut [Packet<'_>], tables: &Tables, worker: usize) -> (usize
         done += 1;
         let index = match *next {
             Next::Open(index) => index,
-            Next::Gre(index) => {
+            Next::Gre(index) if tables.is_spread() => {
                 if let Some(tunnel) = tables.tunnel(index) {
                     tunnel.prefetch_counters(worker);
                 }
@@ -99,7 +99,9 @@ fn decrypt(packets: &mut [Packet<'_>], tables: &Tables, worker: usize) -> (usize
         frame.push(shift);
         *sequence = candidate.sequence;
         *spent = shift + esp::ICV_LEN;
-        if let Some(tunnel) = tables.tunnel(inbound.tunnel) {
+        if tables.is_spread()
+            && let Some(tunnel) = tables.tunnel(inbound.tunnel)
+        {
             tunnel.prefetch_counters(worker);
         }
         jobs.push(open::job(frame.bytes_mut(), shift, &inbound.sa, &candidate));

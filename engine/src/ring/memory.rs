@@ -43,18 +43,20 @@ impl Link {
         Ok(Arc::new(Link { slots, written: CachePadded::default(), read: CachePadded::default() }))
     }
 
-    /// Exchanges what the slot at `count` holds.
+    /// The slots from count `from` on, `count` of them or as many as there are before the link's end.
     ///
     /// # Safety
-    /// The caller is the end that owns this slot now (see `Sync` above).
+    /// The caller is the end that owns these slots now (see `Sync` above), and lets the reference go before it hands them
+    /// over.
     #[inline]
-    unsafe fn exchange(&self, count: u32, slot: netmap_slot) -> netmap_slot {
-        let index = (count % LINK_SLOTS) as usize;
-        match self.slots.get(index) {
-            // SAFETY: exclusive by the caller's promise.
-            Some(cell) => unsafe { cell.get().replace(slot) },
-            None => slot,
-        }
+    #[allow(clippy::mut_from_ref)] // exclusive by ownership of the slots, not of this handle
+    unsafe fn segment(&self, from: u32, count: u32) -> &mut [netmap_slot] {
+        let from = (from % LINK_SLOTS) as usize;
+        let cells = self.slots.get(from..).unwrap_or_default();
+        let count = cells.len().min(count as usize);
+        // SAFETY: inside the slots; an UnsafeCell has its contents' layout and lets them be changed through a shared
+        // reference; exclusive by the caller's promise.
+        unsafe { std::slice::from_raw_parts_mut(UnsafeCell::raw_get(cells.as_ptr()), count) }
     }
 }
 
@@ -72,20 +74,26 @@ impl WireTx {
     pub(super) fn sync(&mut self, ring: &RawRing) {
         let head = ring.head();
         while self.at != head {
-            if self.written.wrapping_sub(self.read) == LINK_SLOTS {
+            let mut room = LINK_SLOTS - self.written.wrapping_sub(self.read);
+            if room == 0 {
                 self.read = self.link.read.load(Ordering::Acquire);
-                if self.written.wrapping_sub(self.read) == LINK_SLOTS {
-                    break;
-                }
+                room = LINK_SLOTS - self.written.wrapping_sub(self.read);
             }
-            let mut slot = ring.slot(self.at);
-            slot.flags &= NS_MOREFRAG;
-            // SAFETY: fewer than LINK_SLOTS are in flight, so this one is the sender's.
-            let spare = unsafe { self.link.exchange(self.written, slot) };
-            slot.buf_idx = spare.buf_idx;
-            ring.write_slot(self.at, slot);
-            self.written = self.written.wrapping_add(1);
-            self.at = ring.next(self.at);
+            // SAFETY: slots before head have been given to this end of the ring.
+            let sending = unsafe { ring.segment(self.at, ring.distance(self.at, head).min(room)) };
+            // SAFETY: fewer than LINK_SLOTS are in flight, so these are the sender's.
+            let free = unsafe { self.link.segment(self.written, sending.len() as u32) };
+            if free.is_empty() {
+                break;
+            }
+            for (slot, free) in sending.iter_mut().zip(free.iter_mut()) {
+                let spare = free.buf_idx;
+                *free = netmap_slot { flags: slot.flags & NS_MOREFRAG, ..*slot };
+                slot.buf_idx = spare;
+            }
+            let moved = free.len() as u32;
+            self.written = self.written.wrapping_add(moved);
+            self.at = ring.ahead(self.at, moved);
         }
         self.link.written.store(self.written, Ordering::Release);
         ring.set_tail(ring.previous(self.at));
@@ -109,16 +117,21 @@ impl WireRx {
         while self.at != end {
             if self.written == self.read {
                 self.written = self.link.written.load(Ordering::Acquire);
-                if self.written == self.read {
-                    break;
-                }
             }
-            let mine = ring.slot(self.at);
-            // SAFETY: `written` was seen beyond this slot, so it is the receiver's.
-            let received = unsafe { self.link.exchange(self.read, mine) };
-            ring.write_slot(self.at, received);
-            self.read = self.read.wrapping_add(1);
-            self.at = ring.next(self.at);
+            let waiting = self.written.wrapping_sub(self.read);
+            // SAFETY: slots from tail up to the one before head have been given to this end of the ring.
+            let empty = unsafe { ring.segment(self.at, ring.distance(self.at, end).min(waiting)) };
+            // SAFETY: `written` was seen beyond these slots, so they are the receiver's.
+            let full = unsafe { self.link.segment(self.read, empty.len() as u32) };
+            if full.is_empty() {
+                break;
+            }
+            for (slot, full) in empty.iter_mut().zip(full.iter_mut()) {
+                std::mem::swap(slot, full);
+            }
+            let moved = full.len() as u32;
+            self.read = self.read.wrapping_add(moved);
+            self.at = ring.ahead(self.at, moved);
         }
         self.link.read.store(self.read, Ordering::Release);
         ring.set_tail(self.at);

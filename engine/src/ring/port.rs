@@ -23,20 +23,20 @@ impl Port {
     pub fn capture(region: &Arc<Region>, source: CaptureRx, sink: CaptureTx) -> Result<Port, RegionError> {
         let rx = RxRing::new(region.claim_ring(false, true)?);
         let tx = TxRing::new(region.claim_ring(true, true)?);
-        let rx = RxQueue { ring: rx, source: Source::Capture(source) };
-        let tx = TxQueue { ring: tx, sink: Sink::Capture(sink) };
+        let rx = RxQueue { ring: rx, source: Source::Capture(Box::new(source)) };
+        let tx = TxQueue { ring: tx, sink: Sink::Capture(Box::new(sink)) };
         Ok(Port { queues: vec![(rx, tx)] })
     }
 }
 
 pub(super) enum Source {
     Wire(WireRx),
-    Capture(CaptureRx),
+    Capture(Box<CaptureRx>),
 }
 
 pub(super) enum Sink {
     Wire(WireTx),
-    Capture(CaptureTx),
+    Capture(Box<CaptureTx>),
 }
 
 /// A receive ring with its backend.

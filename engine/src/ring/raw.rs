@@ -119,6 +119,19 @@ impl RawRing {
         unsafe { self.slots.add(index as usize) }
     }
 
+    /// The slots from `from` on, `count` of them or as many as there are before the ring's end, for backends.
+    ///
+    /// # Safety
+    /// The caller is on the side that owns these slots now, and lets the reference go before it gives them away.
+    #[inline]
+    #[allow(clippy::mut_from_ref)] // exclusive by ownership of the slots, not of this handle
+    pub(super) unsafe fn segment(&self, from: u32, count: u32) -> &mut [netmap_slot] {
+        let from = from.min(self.count);
+        let count = count.min(self.count - from);
+        // SAFETY: from + count <= the ring's slots; exclusive by the caller's promise.
+        unsafe { std::slice::from_raw_parts_mut(self.slots.add(from as usize).as_ptr(), count as usize) }
+    }
+
     #[inline]
     pub(super) fn slot(&self, index: u32) -> netmap_slot {
         // SAFETY: a valid, aligned slot; whoever calls is on the side that owns it (head/tail).

@@ -89,7 +89,7 @@ impl Region {
         let shape = || RegionError::Shape { rings, slots, buffer_size };
         let fits = (2..=65536).contains(&slots)
             && (512..=65472).contains(&buffer_size)
-            && buffer_size % 64 == 0
+            && buffer_size.is_multiple_of(64)
             && rings <= 65536;
         if !fits {
             return Err(shape());
