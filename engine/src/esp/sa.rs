@@ -31,6 +31,10 @@ pub struct Lease {
     pub count: u64,
 }
 
+/// Numbers at the end of the 64 bits that are never given out. Workers that meet the end of the SA at once move its counter
+/// beyond it by a batch each, and it must not wrap around to numbers that were used.
+const NEVER_USED: u64 = 1 << 32;
+
 /// An SA that sends. It cannot be cloned, and a sequence number that it gave out is never given out again: one counter
 /// yields both sequence number and IV.
 #[derive(Debug)]
@@ -49,9 +53,9 @@ pub struct OutboundSa {
 
 impl OutboundSa {
     /// An SA whose first packet carries sequence number `first` (1 for a new one, RFC 4303 section 3.3.3) and which may send
-    /// until the numbers end (2^32 - 1 without ESN) or the IVs do.
+    /// until the numbers end (at 2^32 - 1 without ESN, just before 2^64 with it) or the IVs do.
     pub fn new(spi: Spi, key: Key, esn: bool, iv: IvRange, first: u64) -> OutboundSa {
-        let numbers_end = if esn { u64::MAX - 1 } else { u64::from(u32::MAX) };
+        let numbers_end = if esn { u64::MAX - NEVER_USED } else { u64::from(u32::MAX) };
         let last = numbers_end.min(first.saturating_add(iv.count() - 1));
         OutboundSa { spi, key, esn, iv, first, last, next: AtomicU64::new(first) }
     }

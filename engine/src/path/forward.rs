@@ -11,7 +11,7 @@ use crate::tables::{NextHop, Tables, To};
 use crate::wire::{ethernet, ipv4, ipv6};
 
 /// Forwards the IPv4 packet that the frame holds, checked before, to the next hop of number `hop`.
-#[inline]
+#[inline(always)]
 pub(crate) fn ipv4(packet: &mut Packet<'_>, hop: u32, tables: &Tables) -> Result<Next, Reason> {
     let header = packet.frame.bytes().first_chunk::<{ ipv4::HEADER_LEN }>().ok_or(Reason::IpMalformed)?;
     let (tos, link_local) = (header[1], header[12] == 169 && header[13] == 254);

@@ -1,0 +1,160 @@
+//! The packet path does not allocate, on any input. Steps:
+//! 1. the system's allocator is wrapped in one that counts, thread by thread;
+//! 2. two routers are warmed up: whatever is made once is made then;
+//! 3. thousands of good, spoilt, repeated, cut and random frames go through, and each turn must have counted nothing.
+#![allow(unsafe_code)] // an allocator can be written in no other way
+
+mod lab;
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+
+use culvert_engine::drops::Reason;
+use culvert_engine::esp::Suite;
+use culvert_engine::gre::{Options, Payload};
+use lab::{LAN, PLAIN, Plan, Side, WAN, end, frame, inner, ip};
+
+thread_local! {
+    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
+}
+
+struct Counting;
+
+fn count() {
+    ALLOCATIONS.with(|count| count.set(count.get() + 1));
+}
+
+// SAFETY: every call is the system allocator's own, with the same arguments; counting touches a `Cell` alone.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        count();
+        // SAFETY: the caller's promise, passed on.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        count();
+        // SAFETY: the caller's promise, passed on.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+
+    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        count();
+        // SAFETY: the caller's promise, passed on.
+        unsafe { System.realloc(pointer, layout, size) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// What this thread has allocated, given back or resized until now.
+fn allocations() -> u64 {
+    ALLOCATIONS.with(Cell::get)
+}
+
+/// As [`Side::run`]; the allocations made in its turns.
+fn run(side: &mut Side) -> u64 {
+    let before = allocations();
+    side.run();
+    allocations() - before
+}
+
+#[test]
+fn the_count_counts() {
+    let before = allocations();
+    drop(std::hint::black_box(vec![1u8; 100]));
+    assert_eq!(allocations() - before, 2, "one allocation, given back");
+}
+
+/// A small xorshift generator: what it gives need not be random, only various, and the same each time.
+struct Noise(u64);
+
+impl Noise {
+    fn next(&mut self) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 11) as usize
+    }
+}
+
+const ROUNDS: usize = 150;
+const PER_ROUND: usize = 20;
+
+fn traffic(plan: &Plan) {
+    let (mut a, mut b) = (Side::new(plan, 1), Side::new(plan, 2));
+    let mut noise = Noise(0x9e37_79b9_7f4a_7c15);
+    let (mut in_turns, mut frames, mut delivered) = (0, 0, 0);
+    for round in 0..ROUNDS {
+        for n in 0..PER_ROUND {
+            let v6 = n % 2 == 1;
+            a.lan.send(&frame(1, LAN, &inner(v6, 40 + noise.next() % (a.tunnel_mtu - 39), 2, n as u8)));
+        }
+        let mut counted = run(&mut a);
+        let outer = a.wan.frames();
+        assert_eq!(outer.len(), PER_ROUND);
+        for packet in &outer {
+            let mut spoilt = packet.clone();
+            let at = noise.next() % spoilt.len();
+            spoilt[at] ^= 1 << (noise.next() % 8);
+            b.wan.send(&spoilt);
+            b.wan.send(&packet[..noise.next() % packet.len()]);
+            b.wan.send(packet);
+            b.wan.send(packet);
+        }
+        counted += run(&mut b);
+        let junk: Vec<u8> = (0..noise.next() % 400).map(|_| noise.next() as u8).collect();
+        b.wan.send(&junk);
+        b.wan.send(&frame(2, WAN, &junk));
+        b.wan.send(&frame(2, WAN, &ip(end(1, plan.v6), end(2, plan.v6), 6, 0, 64, &junk)));
+        b.lan.send(&frame(2, LAN, &junk));
+        b.lan.send(&frame(2, LAN, &inner(false, 100, 0, 0)));
+        counted += run(&mut b);
+        delivered += b.lan.frames().len();
+        b.host.frames();
+        b.wan.frames();
+        frames += PER_ROUND * 5 + 5;
+        // The first round warms up.
+        if round > 0 {
+            in_turns += counted;
+        }
+    }
+    assert_eq!(in_turns, 0, "allocations in the turns of {frames} frames, {plan:?}");
+    assert!(frames >= 10_000);
+    // All good packets arrived, or a copy of each that was spoilt where nothing protects it; the rest was dropped.
+    assert!(delivered >= ROUNDS * PER_ROUND, "{delivered} delivered, {:?}", b.drops());
+    let [rx, tx, host, drops] = b.account();
+    assert_eq!(rx, tx + host + drops);
+    assert!(host >= ROUNDS as u64, "{host} to the host");
+    let wanted: &[Reason] = match plan.suite {
+        Some(_) => &[Reason::EspAuth, Reason::EspReplay, Reason::EspMalformed, Reason::IpMalformed],
+        None => &[Reason::GreSequence, Reason::GreChecksum, Reason::IpMalformed],
+    };
+    for reason in wanted {
+        assert!(b.dropped(*reason) > 0, "no {} among {:?}", reason.name(), b.drops());
+    }
+}
+
+const CHECKED: Options = Options { key: Some(7), checksum: true, sequence: true, payload: Payload::Ip };
+
+#[test]
+fn plain_gre_does_not_allocate() {
+    for offsets in [(true, true), (false, false)] {
+        traffic(&Plan { gre: CHECKED, offsets, ..Plan::new(None) });
+    }
+}
+
+#[test]
+fn esp_does_not_allocate() {
+    for suite in Suite::ALL {
+        traffic(&Plan { gre: PLAIN, ..Plan::new(Some(suite)) });
+    }
+}
+
+#[test]
+fn esp_in_udp_without_offsets_does_not_allocate() {
+    for v6 in [false, true] {
+        traffic(&Plan { udp: true, v6, offsets: (false, false), ..Plan::new(Some(Suite::Aes128Gcm16)) });
+    }
+}
