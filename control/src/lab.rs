@@ -371,6 +371,13 @@ impl Station {
         done
     }
 
+    /// Sends one frame of any content. False when the ring is full or the frame longer than a buffer.
+    pub fn send_bytes(&mut self, frame: &[u8]) -> bool {
+        let pushed = self.tx.ring.push_bytes(frame).is_ok();
+        self.tx.sync();
+        pushed
+    }
+
     /// Takes what has arrived and compares it with what was sent: every byte, and the order. Returns the number of packets.
     pub fn receive(&mut self, length: impl Fn(u64) -> Length) -> usize {
         self.rx.sync();

@@ -128,7 +128,7 @@ fn traffic(plan: &Plan) {
     assert_eq!(rx, tx + host + drops);
     assert!(host >= ROUNDS as u64, "{host} to the host");
     let wanted: &[Reason] = match plan.suite {
-        Some(_) => &[Reason::EspAuth, Reason::EspReplay, Reason::EspMalformed, Reason::IpMalformed],
+        Some(_) => &[Reason::EspAuth, Reason::EspReplay, Reason::IpMalformed],
         None => &[Reason::GreSequence, Reason::GreChecksum, Reason::IpMalformed],
     };
     for reason in wanted {

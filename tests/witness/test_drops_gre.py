@@ -441,14 +441,3 @@ def gre_sent(tunnel, packet, place):
     opened = tunnel.outbound.open(packet[20:])
     assert opened.sequence == place + 1
     return opened.payload if tunnel.mode == "transport" else opened.payload[20:]
-
-
-# --- transparent Ethernet -------------------------------------------------------------------------------------------
-
-
-def test_ip_in_an_ethernet_tunnel(tmp_path, carrier):
-    """A tunnel with payload `ethernet` takes protocol type 0x6558 and no other."""
-    tunnel = Tunnel(payload="ethernet", **carrier)
-    cases = [("IPv4", gre_of(0)), ("IPv6", gre_of(0, to_near(6), IPV6)), ("ARP", gre_of(0, protocol=0x0806))]
-    steps = [dropped(label, carried(tunnel, 1, gre), "gre-unknown") for label, gre in cases]
-    judge(tmp_path, configuration(tunnel), steps)

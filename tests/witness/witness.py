@@ -211,6 +211,7 @@ class Tunnel:
     pad: int = 16
     ttl: int = 64
     payload: str = "ip"
+    bridge: str | None = None
     name: str = "paris-oslo"
     remote: str | None = None
     routes: tuple[str, ...] = ("10.2.0.0/16", "2001:db8:20::/48")
@@ -256,6 +257,8 @@ class Tunnel:
         ]
         if self.gre.key is not None:
             lines.append(f"key = {self.gre.key}")
+        if self.bridge:
+            lines.append(f'bridge = "{self.bridge}"')
         if self.mode is None:
             return "\n".join(lines + ['protect = "none"'])
         lines += ["[tunnel.protect]", f'mode = "{self.mode}"', f"replay_window = {self.window}", f"pad = {self.pad}"]

@@ -24,6 +24,8 @@ mod raw;
 mod region;
 mod rx;
 mod tx;
+#[cfg(test)]
+mod tests;
 mod wipe;
 
 pub use frame::{Frame, TEMPLATE_LEN};

@@ -22,36 +22,37 @@ use culvert_engine::tunnel::{Protection, UdpEncap};
 use culvert_engine::wire::ethernet::MacAddr;
 use culvert_engine::worker::Worker;
 
-pub const LAN: usize = 0;
-pub const WAN: usize = 1;
-pub const HOST: usize = 2;
+pub(crate) const LAN: usize = 0;
+pub(crate) const WAN: usize = 1;
+pub(crate) const HOST: usize = 2;
 /// Bytes of an Ethernet header.
-pub const LINK: usize = 14;
+pub(crate) const LINK: usize = 14;
 /// Slots in each ring. A test puts fewer frames than this on a wire before it lets the router turn.
-pub const SLOTS: u32 = 128;
+pub(crate) const SLOTS: u32 = 128;
 /// The longest IP packet on any port.
-pub const MTU: usize = 1500;
+pub(crate) const MTU: usize = 1500;
 
 /// What lies between the routers.
 #[derive(Debug, Clone, Copy)]
-pub struct Plan {
-    pub suite: Option<Suite>,
-    pub mode: Mode,
-    pub esn: bool,
-    pub udp: bool,
-    pub v6: bool,
-    pub pad: u8,
-    pub gre: Options,
+pub(crate) struct Plan {
+    pub(crate) suite: Option<Suite>,
+    pub(crate) mode: Mode,
+    pub(crate) esn: bool,
+    pub(crate) udp: bool,
+    pub(crate) v6: bool,
+    pub(crate) pad: u8,
+    pub(crate) gre: Options,
     /// Have LAN and WAN ports offsets?
-    pub offsets: (bool, bool),
+    pub(crate) offsets: (bool, bool),
     /// The sequence number that both SAs begin with.
-    pub first: u64,
+    pub(crate) first: u64,
 }
 
-pub const PLAIN: Options = Options { key: None, checksum: false, sequence: false, payload: Payload::Ip };
+pub(crate) const PLAIN: Options =
+    Options { key: None, checksum: false, sequence: false, payload: Payload::Ip };
 
 impl Plan {
-    pub const fn new(suite: Option<Suite>) -> Plan {
+    pub(crate) const fn new(suite: Option<Suite>) -> Plan {
         Plan {
             suite,
             mode: Mode::Transport,
@@ -66,7 +67,7 @@ impl Plan {
     }
 
     /// Keying material of the direction that router `from` sends in.
-    pub fn key(&self, from: u8) -> Key {
+    pub(crate) fn key(&self, from: u8) -> Key {
         let suite = self.suite.expect("a plan with ESP");
         let material: Vec<u8> =
             (0..suite.material_len() as u8).map(|n| n.wrapping_mul(7) ^ (from << 6)).collect();
@@ -75,12 +76,12 @@ impl Plan {
 }
 
 /// The SPI that router `from` sends with.
-pub fn spi(from: u8) -> u32 {
+pub(crate) fn spi(from: u8) -> u32 {
     0x1000 + u32::from(from)
 }
 
 /// The far end of a wire.
-pub struct Far(RxQueue, TxQueue);
+pub(crate) struct Far(RxQueue, TxQueue);
 
 impl Far {
     fn new(mut port: Port) -> Far {
@@ -89,14 +90,14 @@ impl Far {
     }
 
     /// Puts one frame on the wire.
-    pub fn send(&mut self, frame: &[u8]) {
+    pub(crate) fn send(&mut self, frame: &[u8]) {
         self.1.sync();
         self.1.ring.push_bytes(frame).expect("room for the frame");
         self.1.sync();
     }
 
     /// Takes all frames off the wire and returns how many.
-    pub fn receive(&mut self, mut each: impl FnMut(&[u8])) -> usize {
+    pub(crate) fn receive(&mut self, mut each: impl FnMut(&[u8])) -> usize {
         let (mut count, mut broken) = (0, 0);
         loop {
             self.0.sync();
@@ -114,7 +115,7 @@ impl Far {
     }
 
     /// As [`Far::receive`], the frames kept.
-    pub fn frames(&mut self) -> Vec<Vec<u8>> {
+    pub(crate) fn frames(&mut self) -> Vec<Vec<u8>> {
         let mut frames = Vec::new();
         self.receive(|frame| frames.push(frame.to_vec()));
         frames
@@ -122,39 +123,39 @@ impl Far {
 }
 
 /// One router, number 1 or 2, and the far ends of its wires.
-pub struct Side {
-    pub worker: Worker,
-    pub counters: Arc<WorkerCounters>,
-    pub lan: Far,
-    pub wan: Far,
-    pub host: Far,
-    pub outbound: Option<Arc<OutboundSa>>,
-    pub inbound: Option<Arc<InboundSa>>,
+pub(crate) struct Side {
+    pub(crate) worker: Worker,
+    pub(crate) counters: Arc<WorkerCounters>,
+    pub(crate) lan: Far,
+    pub(crate) wan: Far,
+    pub(crate) host: Far,
+    pub(crate) outbound: Option<Arc<OutboundSa>>,
+    pub(crate) inbound: Option<Arc<InboundSa>>,
     /// The longest packet that the tunnel takes.
-    pub tunnel_mtu: usize,
+    pub(crate) tunnel_mtu: usize,
 }
 
-pub fn mac(number: u8, port: usize) -> MacAddr {
+pub(crate) fn mac(number: u8, port: usize) -> MacAddr {
     MacAddr([2, 0, 0, 0, number, port as u8])
 }
 
 /// The station on a port, or the other router.
-pub fn station(number: u8, port: usize) -> MacAddr {
+pub(crate) fn station(number: u8, port: usize) -> MacAddr {
     if port == WAN { mac(3 - number, WAN) } else { MacAddr([2, 0, 0, 1, number, port as u8]) }
 }
 
 /// Host `n` behind router `number`.
-pub fn lan_v4(number: u8, n: u8) -> Ipv4Addr {
+pub(crate) fn lan_v4(number: u8, n: u8) -> Ipv4Addr {
     Ipv4Addr::new(10, number, 0, n)
 }
 
 /// As [`lan_v4`].
-pub fn lan_v6(number: u8, n: u16) -> Ipv6Addr {
+pub(crate) fn lan_v6(number: u8, n: u16) -> Ipv6Addr {
     Ipv6Addr::new(0xfd00 | u16::from(number), 0, 0, 0, 0, 0, 0, n)
 }
 
 /// The tunnel's end at router `number`.
-pub fn end(number: u8, v6: bool) -> IpAddr {
+pub(crate) fn end(number: u8, v6: bool) -> IpAddr {
     match v6 {
         false => Ipv4Addr::new(192, 0, 2, number).into(),
         true => Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, number.into()).into(),
@@ -162,7 +163,7 @@ pub fn end(number: u8, v6: bool) -> IpAddr {
 }
 
 impl Side {
-    pub fn new(plan: &Plan, number: u8) -> Side {
+    pub(crate) fn new(plan: &Plan, number: u8) -> Side {
         let peer = 3 - number;
         let region =
             Region::new(3 * RINGS_PER_QUEUE, SLOTS, 2048, 3 * SPARE_PER_QUEUE, false).expect("a region");
@@ -207,23 +208,23 @@ impl Side {
     }
 
     /// Works through all that has come in.
-    pub fn run(&mut self) {
+    pub(crate) fn run(&mut self) {
         for port in [LAN, WAN] {
             while self.worker.turn(port) > 0 {}
         }
     }
 
-    pub fn dropped(&self, reason: Reason) -> u64 {
+    pub(crate) fn dropped(&self, reason: Reason) -> u64 {
         self.counters.dropped(reason)
     }
 
     /// All drops, with their reasons.
-    pub fn drops(&self) -> Vec<(Reason, u64)> {
+    pub(crate) fn drops(&self) -> Vec<(Reason, u64)> {
         Reason::ALL.iter().map(|reason| (*reason, self.dropped(*reason))).filter(|(_, n)| *n > 0).collect()
     }
 
     /// Frames received, sent, passed to the host, dropped.
-    pub fn account(&self) -> [u64; 4] {
+    pub(crate) fn account(&self) -> [u64; 4] {
         let port = |n| self.counters.port(n).map_or((0, 0), |port| (port.rx.get(), port.tx.get()));
         let drops = self.drops().iter().map(|(_, count)| count).sum();
         [port(LAN).0 + port(WAN).0, port(LAN).1 + port(WAN).1, port(HOST).1, drops]
@@ -274,7 +275,7 @@ fn spec(plan: &Plan, number: u8, protection: Option<Protection>) -> TablesSpec {
 }
 
 /// The one's complement checksum of RFC 1071 over whole words.
-pub fn checksum(bytes: &[u8]) -> u16 {
+pub(crate) fn checksum(bytes: &[u8]) -> u16 {
     let sum: u32 =
         bytes.chunks(2).map(|word| u32::from(word[0]) << 8 | u32::from(*word.get(1).unwrap_or(&0))).sum();
     let sum = (sum & 0xffff) + (sum >> 16);
@@ -282,7 +283,7 @@ pub fn checksum(bytes: &[u8]) -> u16 {
 }
 
 /// Sets the checksum of the IPv4 header at the start of `packet`, as far as there is one.
-pub fn fix_checksum(packet: &mut [u8]) {
+pub(crate) fn fix_checksum(packet: &mut [u8]) {
     let len = packet.first().map_or(0, |first| usize::from(first & 15) * 4);
     if let Some(header) = packet.get_mut(..len).filter(|header| header.len() >= 20) {
         header[10..12].fill(0);
@@ -292,7 +293,7 @@ pub fn fix_checksum(packet: &mut [u8]) {
 }
 
 /// An IPv4 or IPv6 packet, built by the book.
-pub fn ip(src: IpAddr, dst: IpAddr, protocol: u8, tos: u8, ttl: u8, payload: &[u8]) -> Vec<u8> {
+pub(crate) fn ip(src: IpAddr, dst: IpAddr, protocol: u8, tos: u8, ttl: u8, payload: &[u8]) -> Vec<u8> {
     let mut packet = match (src, dst) {
         (IpAddr::V4(src), IpAddr::V4(dst)) => {
             let total = (20 + payload.len()) as u16;
@@ -319,7 +320,7 @@ pub fn ip(src: IpAddr, dst: IpAddr, protocol: u8, tos: u8, ttl: u8, payload: &[u
 }
 
 /// A frame from the station on `port` of router `number` to that router.
-pub fn frame(number: u8, port: usize, packet: &[u8]) -> Vec<u8> {
+pub(crate) fn frame(number: u8, port: usize, packet: &[u8]) -> Vec<u8> {
     link(mac(number, port), station(number, port), packet)
 }
 
@@ -329,7 +330,7 @@ fn link(dst: MacAddr, src: MacAddr, packet: &[u8]) -> Vec<u8> {
 }
 
 /// The frame that must come out of router 2's LAN for `packet`, which entered router 1: two hops further.
-pub fn delivered(mut packet: Vec<u8>) -> Vec<u8> {
+pub(crate) fn delivered(mut packet: Vec<u8>) -> Vec<u8> {
     if packet[0] >> 4 == 4 {
         packet[8] -= 2;
         fix_checksum(&mut packet);
@@ -340,7 +341,7 @@ pub fn delivered(mut packet: Vec<u8>) -> Vec<u8> {
 }
 
 /// A packet of `len` bytes, at least 40 or with IPv4 20, from behind router 1 to behind router 2.
-pub fn inner(v6: bool, len: usize, tos: u8, seed: u8) -> Vec<u8> {
+pub(crate) fn inner(v6: bool, len: usize, tos: u8, seed: u8) -> Vec<u8> {
     let (src, dst, header) = match v6 {
         false => (IpAddr::from(lan_v4(1, 2)), IpAddr::from(lan_v4(2, 2)), 20),
         true => (lan_v6(1, 2).into(), lan_v6(2, 2).into(), 40),
