@@ -23,9 +23,9 @@ mod prefetch;
 mod raw;
 mod region;
 mod rx;
-mod tx;
 #[cfg(test)]
 mod tests;
+mod tx;
 mod wipe;
 
 pub use frame::{Frame, TEMPLATE_LEN};

@@ -139,13 +139,15 @@ impl TxRing {
                 continuation = unsafe { frame.ring.buffer(full.buf_idx) };
                 continuation.get(start..start + usize::from(full.len)).ok_or(Refused::TooLong)?
             };
-            let start = self.raw.offset(&free);
+            // Not where an earlier swap left it: every copied frame has the same room.
+            let start = if self.raw.offset_mask() == 0 { 0 } else { super::HEADROOM };
             // SAFETY: the slot is between head and tail, so its buffer is ours; no other reference to it exists.
             let buffer = unsafe { self.raw.buffer(free.buf_idx) };
             buffer
                 .get_mut(start as usize..start as usize + bytes.len())
                 .ok_or(Refused::TooLong)?
                 .copy_from_slice(bytes);
+            free.ptr = free.ptr & !u64::from(self.raw.offset_mask()) | u64::from(start);
             free.len = bytes.len() as u16;
             free.flags = frame.more_after(nth);
             self.raw.write_slot(to, free);

@@ -6,6 +6,7 @@ use std::cell::RefCell;
 
 use culvert::lab::{LAN, Lab, Plan, WAN};
 use culvert_engine::esp::Suite;
+use culvert_engine::ring::BATCH;
 use libfuzzer_sys::fuzz_target;
 
 thread_local! {
@@ -27,7 +28,10 @@ fuzz_target!(|bytes: &[u8]| {
         let mut sent = 0;
         // Frames are told apart by a length octet in front of each.
         let mut rest = bytes;
-        while let Some((len, tail)) = rest.split_first() {
+        // A batch of them: all that the wire holds at once.
+        while sent < BATCH as u64
+            && let Some((len, tail)) = rest.split_first()
+        {
             let (frame, tail) = tail.split_at(tail.len().min(usize::from(*len)));
             sent += u64::from(lab.left.send_bytes(frame));
             rest = tail;
@@ -41,9 +45,17 @@ fuzz_target!(|bytes: &[u8]| {
         assert_eq!(received(lab) - before, sent);
         for router in [&lab.a, &lab.b] {
             let [rx, tx] = [0, 1].map(|which| {
-                [LAN, WAN].iter().map(|port| router.counters.port(*port).unwrap()).map(|p| if which == 0 { p.rx.get() } else { p.tx.get() }).sum::<u64>()
+                [LAN, WAN]
+                    .iter()
+                    .map(|port| router.counters.port(*port).unwrap())
+                    .map(|p| if which == 0 { p.rx.get() } else { p.tx.get() })
+                    .sum::<u64>()
             });
-            assert_eq!(rx, tx + router.drops().map(|(_, count)| count).sum::<u64>(), "every frame is accounted for");
+            assert_eq!(
+                rx,
+                tx + router.drops().map(|(_, count)| count).sum::<u64>(),
+                "every frame is accounted for"
+            );
         }
         let good = lab.right.good;
         lab.left.send(3, |_| 100);
