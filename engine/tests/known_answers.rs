@@ -35,8 +35,7 @@ struct Example {
     trailer: (usize, u8),
 }
 
-/// All ESP packets of the two documents that use a suite of ours (one of the draft's has a 192-bit key, the remaining ones
-/// are authentication only).
+/// ESP packets of the two documents that use a suite of ours.
 const EXAMPLES: &[Example] = &[
     Example {
         name: "RFC 7634 appendix A",
