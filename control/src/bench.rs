@@ -22,6 +22,7 @@ use crate::Failure;
 use crate::cli::{self, BenchMode, PacketSize};
 use crate::config::Suite;
 use crate::lab::{LAN, Lab, LabRouter, Plan, SHORTEST, WAN, imix};
+use crate::plan;
 
 /// Length of a window: long enough that reading the clock does not count, short enough to lie between disturbances.
 const WINDOW: Duration = Duration::from_millis(4);
@@ -293,7 +294,7 @@ fn sample(
     tunnels: u32,
     seconds: Duration,
 ) -> Result<Sample, Failure> {
-    let plan = Plan { suite: suite.map(engine_suite), tunnels, longest: longest(size) };
+    let plan = Plan { suite: suite.map(plan::suite), tunnels, longest: longest(size) };
     let mut lab = Lab::new(plan).map_err(|error| Failure::failed(format!("bench: {error}")))?;
     let mut bare = suite.map(|suite| Bare::new(suite, size)).transpose()?;
     let mut sample = Sample {
@@ -346,14 +347,6 @@ fn window(lab: &mut Lab, mut bare: Option<&mut Bare>, size: PacketSize, sample: 
     sample.decap.push(decap, packets);
     sample.seal.push(seal, packets);
     sample.open.push(open, packets);
-}
-
-fn engine_suite(suite: Suite) -> culvert_engine::esp::Suite {
-    match suite {
-        Suite::Aes128Gcm16 => culvert_engine::esp::Suite::Aes128Gcm16,
-        Suite::Aes256Gcm16 => culvert_engine::esp::Suite::Aes256Gcm16,
-        Suite::ChaCha20Poly1305 => culvert_engine::esp::Suite::ChaCha20Poly1305,
-    }
 }
 
 /// The cipher library alone, on a batch of buffers of the lengths that ESP gives it.

@@ -12,7 +12,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use ::ring::rand::{SecureRandom, SystemRandom};
-use culvert_engine::counters::{TunnelCounterSet, WorkerCounters, tunnel_counters};
+use culvert_engine::counters::{WorkerCounters, tunnel_counters};
 use culvert_engine::drops::Reason;
 use culvert_engine::esp::replay::ReplayWindow;
 use culvert_engine::esp::{InboundSa, IvRange, Key, Mode, OutboundSa, Router, Suite};
@@ -155,11 +155,6 @@ impl LabRouter {
     /// All packets dropped, with their reasons.
     pub fn drops(&self) -> impl Iterator<Item = (Reason, u64)> {
         Reason::ALL.iter().map(|reason| (*reason, self.counters.dropped(*reason))).filter(|(_, n)| *n > 0)
-    }
-
-    /// The counters of tunnel `index`.
-    pub fn tunnel_counters(&self, index: usize) -> Option<TunnelCounterSet> {
-        self.tables.load().tunnels().get(index).map(|tunnel| Arc::clone(tunnel.counters()))
     }
 }
 

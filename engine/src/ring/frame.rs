@@ -165,11 +165,6 @@ impl<'a> Frame<'a> {
         super::prefetch::prefetch_at(self.buffer, self.start as usize + 64);
     }
 
-    /// The time stamp of the frame, nanoseconds since 1970, where its region keeps them.
-    pub fn stamp(&self) -> Option<u64> {
-        self.ring.region().stamp(self.ring.slot(self.slot).buf_idx)
-    }
-
     /// Does another slot follow the `nth` of this frame?
     #[inline]
     pub(super) fn more_after(&self, nth: u32) -> u16 {

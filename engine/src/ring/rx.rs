@@ -24,12 +24,6 @@ impl RxRing {
         self.raw.distance(self.head, self.raw.tail())
     }
 
-    /// Do frames start behind headroom on this ring?
-    #[inline]
-    pub fn has_offsets(&self) -> bool {
-        self.raw.offset_mask() != 0
-    }
-
     /// Lends out up to [`BATCH`] received frames, oldest first, each to `lend`, and returns the number of slots they take, to
     /// be given to [`RxRing::release`] once all the frames are sent or dropped. A frame whose last slots have not arrived yet
     /// stays. A slot that breaks the ring's rules (a buffer index or length out of range) is passed over and counted in

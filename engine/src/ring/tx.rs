@@ -73,17 +73,6 @@ impl TxRing {
         Ok(())
     }
 
-    /// Queues a copy of a frame that goes on elsewhere. Errors as in [`TxRing::push`].
-    pub fn push_copy(&mut self, frame: &Frame<'_>) -> Result<(), Refused> {
-        if frame.slots > self.space {
-            return Err(Refused::Full);
-        }
-        self.copy_in(frame)?;
-        self.head = self.raw.ahead(self.head, frame.slots);
-        self.space -= frame.slots;
-        Ok(())
-    }
-
     #[inline]
     fn swap_in(&mut self, frame: &Frame<'_>) {
         if frame.slots == 1 {
