@@ -353,7 +353,7 @@ impl Station {
             let (header, pattern) = (&self.header, &self.pattern);
             let ends = (self.address, destination(number, self.tunnels, self.far));
             let length = length(number);
-            let pushed = self.tx.ring.push_with(|buffer| {
+            let pushed = self.tx.ring.push_with(0, |buffer| {
                 write(buffer, header, pattern, ends, number, length).ok_or(ring::Refused::TooLong)
             });
             if pushed.is_err() {

@@ -21,6 +21,7 @@ pub struct Frame<'a> {
     pub(super) buffer: &'a mut [u8],
     pub(super) start: u32,
     pub(super) len: u32,
+    pub(super) tag: u32,
 }
 
 impl<'a> Frame<'a> {
@@ -54,6 +55,19 @@ impl<'a> Frame<'a> {
     #[inline]
     pub fn slots(&self) -> u32 {
         self.slots
+    }
+
+    /// What the sender of the frame said of it beside its bytes: rings between parts of one program carry it, and what it
+    /// means is theirs to agree on. 0 on frames from outside.
+    #[inline]
+    pub fn tag(&self) -> u32 {
+        self.tag
+    }
+
+    /// Sets what [`Frame::tag`] gives to the next receiver.
+    #[inline]
+    pub fn set_tag(&mut self, tag: u32) {
+        self.tag = tag;
     }
 
     /// Free bytes in front of the frame.

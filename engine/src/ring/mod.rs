@@ -47,3 +47,6 @@ pub const HEADROOM: u32 = 128;
 
 /// The part of a slot's `ptr` that is an offset into the buffer, on rings opened with offsets (16 bits).
 pub(crate) const OFFSET_MASK: u64 = 0xffff;
+
+/// Where a frame's tag stands in its slot's `ptr`: netmap leaves the bits that are no offset to the program.
+pub(crate) const TAG_SHIFT: u32 = 32;

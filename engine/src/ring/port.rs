@@ -1,6 +1,7 @@
 //! A port: ring pairs and what stands behind them. The packet path sees rings; only `sync` differs from port to port,
 //! and it is called once a batch.
 
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use super::capture::{CaptureRx, CaptureTx};
@@ -61,6 +62,13 @@ impl RxQueue {
         match &mut self.source {
             Source::Capture(capture) => Some(capture),
             Source::Wire(_) => None,
+        }
+    }
+
+    /// What a thread can wait on (readable) until more is received; `None` where it has to look.
+    pub fn wait_fd(&self) -> Option<BorrowedFd<'_>> {
+        match &self.source {
+            Source::Wire(_) | Source::Capture(_) => None,
         }
     }
 

@@ -2,9 +2,9 @@
 
 use netmap_sys::{NS_BUF_CHANGED, NS_MOREFRAG};
 
-use super::BATCH;
 use super::frame::Frame;
 use super::raw::RawRing;
+use super::{BATCH, TAG_SHIFT};
 
 /// The program's side of a receive ring.
 pub struct RxRing {
@@ -44,8 +44,8 @@ impl RxRing {
                 // SAFETY: the slot lies between head and tail, so it and its buffer are ours; every buffer index is in one
                 // slot only; the frame borrows the ring, so the slot cannot be released while the frame lives.
                 let buffer = unsafe { self.raw.buffer(slot.buf_idx) };
-                let frame =
-                    Frame { ring: &self.raw, slot: at, slots, buffer, start, len: u32::from(slot.len) };
+                let (len, tag) = (u32::from(slot.len), (slot.ptr >> TAG_SHIFT) as u32);
+                let frame = Frame { ring: &self.raw, slot: at, slots, buffer, start, len, tag };
                 frame.prefetch();
                 lend(frame);
                 lent += 1;

@@ -81,8 +81,8 @@ struct Chain {
     regions: Vec<Arc<Region>>,
     ends: [Pair; 2],
     middle: [Pair; 2],
-    /// For each way: frames sent and not forwarded, frames forwarded and not received.
-    model: [[VecDeque<Vec<u8>>; 2]; 2],
+    /// For each way: frames with their tags, sent and not forwarded, forwarded and not received.
+    model: [[VecDeque<(u32, Vec<u8>)>; 2]; 2],
     /// For each way, bytes that forwarding had to copy.
     copied: [u64; 2],
     sent: u32,
@@ -142,13 +142,13 @@ impl Chain {
             let frame: Vec<u8> =
                 (0..len as u32).map(|n| (n.wrapping_mul(17) ^ seed ^ seed >> 8) as u8).collect();
             let space = tx.ring.space();
-            let result = tx.ring.push_with(|buffer| {
+            let result = tx.ring.push_with(seed, |buffer| {
                 buffer.get_mut(..len).ok_or(Refused::TooLong)?.copy_from_slice(&frame);
                 Ok(len)
             });
             prop_assert_eq!(result, if space == 0 { Err(Refused::Full) } else { Ok(()) });
             if result.is_ok() {
-                self.model[way][0].push_back(frame);
+                self.model[way][0].push_back((seed, frame));
             }
         }
         Ok(())
@@ -162,9 +162,9 @@ impl Chain {
         let slots = rx.ring.take(&mut broken, |frame| frames.push(frame));
         prop_assert_eq!((slots as usize, broken), (frames.len(), 0));
         for (mut frame, change) in frames.into_iter().zip(changes.iter().cycle()) {
-            let mut model =
+            let (tag, mut model) =
                 self.model[way][0].pop_front().ok_or_else(|| TestCaseError::fail("one too many"))?;
-            prop_assert_eq!(frame.bytes(), model.as_slice());
+            prop_assert_eq!((frame.tag(), frame.bytes()), (tag, model.as_slice()));
             match *change {
                 Change::Keep => {}
                 Change::Drop => continue,
@@ -190,7 +190,7 @@ impl Chain {
             let result = tx.ring.push(frame);
             prop_assert_eq!(result, if space == 0 { Err(Refused::Full) } else { Ok(()) });
             if result.is_ok() {
-                self.model[way][1].push_back(model);
+                self.model[way][1].push_back((tag, model));
                 self.copied[way] += if swapped { 0 } else { len };
             }
         }
@@ -203,7 +203,7 @@ impl Chain {
         let (rx, _) = &mut self.ends[1 - way];
         rx.sync();
         let (mut arrived, mut broken) = (Vec::new(), 0);
-        let slots = rx.ring.take(&mut broken, |frame| arrived.push(frame.bytes().to_vec()));
+        let slots = rx.ring.take(&mut broken, |frame| arrived.push((frame.tag(), frame.bytes().to_vec())));
         prop_assert_eq!(broken, 0);
         for frame in arrived {
             prop_assert_eq!(Some(frame), self.model[way][1].pop_front());

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use netmap_sys::{NS_BUF_CHANGED, netmap_slot};
 
+use super::TAG_SHIFT;
 use super::frame::Frame;
 use super::raw::RawRing;
 use super::rx::RxRing;
@@ -15,6 +16,12 @@ pub enum Refused {
     Full,
     /// Copying was needed and the frame is longer than a buffer of this ring.
     TooLong,
+}
+
+/// A slot's `ptr`: where the frame starts in its buffer, and its tag.
+#[inline]
+fn pointer(tag: u32, start: u32) -> u64 {
+    u64::from(tag) << TAG_SHIFT | u64::from(start)
 }
 
 /// The program's side of a transmit ring.
@@ -77,7 +84,7 @@ impl TxRing {
     fn swap_in(&mut self, frame: &Frame<'_>) {
         if frame.slots == 1 {
             let (free, full) = (self.raw.slot(self.head), frame.ring.slot(frame.slot));
-            let ptr = free.ptr & !u64::from(self.raw.offset_mask()) | u64::from(frame.start);
+            let ptr = pointer(frame.tag, frame.start);
             let (buf_idx, len) = (full.buf_idx, frame.len as u16);
             self.raw.write_slot(self.head, netmap_slot { buf_idx, len, flags: NS_BUF_CHANGED, ptr });
             let given = netmap_slot { buf_idx: free.buf_idx, flags: NS_BUF_CHANGED, ..full };
@@ -99,14 +106,13 @@ impl TxRing {
             } else {
                 (frame.ring.offset(&full), u32::from(full.len))
             };
-            let mask = u64::from(self.raw.offset_mask());
             self.raw.write_slot(
                 to,
                 netmap_slot {
                     buf_idx: full.buf_idx,
                     len: len as u16,
                     flags: NS_BUF_CHANGED | frame.more_after(nth),
-                    ptr: free.ptr & !mask | u64::from(start),
+                    ptr: pointer(frame.tag, start),
                 },
             );
             RxRing::replace(frame.ring, from, free.buf_idx);
@@ -136,7 +142,7 @@ impl TxRing {
                 .get_mut(start as usize..start as usize + bytes.len())
                 .ok_or(Refused::TooLong)?
                 .copy_from_slice(bytes);
-            free.ptr = free.ptr & !u64::from(self.raw.offset_mask()) | u64::from(start);
+            free.ptr = pointer(frame.tag, start);
             free.len = bytes.len() as u16;
             free.flags = frame.more_after(nth);
             self.raw.write_slot(to, free);
@@ -154,19 +160,21 @@ impl TxRing {
     /// # Errors
     /// [`Refused::Full`] and [`Refused::TooLong`].
     pub fn push_bytes(&mut self, bytes: &[u8]) -> Result<(), Refused> {
-        self.push_with(|buffer| {
+        self.push_with(0, |buffer| {
             buffer.get_mut(..bytes.len()).ok_or(Refused::TooLong)?.copy_from_slice(bytes);
             Ok(bytes.len())
         })
     }
 
-    /// Queues a frame that `write` puts into the free part of the next slot's buffer, returning its length.
+    /// Queues a frame with a tag (see [`Frame::tag`]) that `write` puts into the free part of the next slot's buffer,
+    /// returning its length.
     ///
     /// # Errors
     /// [`Refused::Full`], [`Refused::TooLong`] for a length beyond the buffer, and what `write` refuses.
     #[inline]
     pub fn push_with(
         &mut self,
+        tag: u32,
         write: impl FnOnce(&mut [u8]) -> Result<usize, Refused>,
     ) -> Result<(), Refused> {
         if self.space == 0 {
@@ -181,7 +189,7 @@ impl TxRing {
         if len > room.len() {
             return Err(Refused::TooLong);
         }
-        slot.ptr = slot.ptr & !u64::from(self.raw.offset_mask()) | u64::from(start);
+        slot.ptr = pointer(tag, start);
         slot.len = len as u16;
         slot.flags = 0;
         self.raw.write_slot(self.head, slot);
