@@ -74,6 +74,8 @@ struct Shape {
 }
 
 type Pair = (RxQueue, TxQueue);
+/// A frame's tag and bytes.
+type Tagged = (u32, Vec<u8>);
 
 /// `ends[0] ── middle[0] · middle[1] ── ends[1]`; way 0 goes to the right.
 struct Chain {
@@ -82,7 +84,7 @@ struct Chain {
     ends: [Pair; 2],
     middle: [Pair; 2],
     /// For each way: frames with their tags, sent and not forwarded, forwarded and not received.
-    model: [[VecDeque<(u32, Vec<u8>)>; 2]; 2],
+    model: [[VecDeque<Tagged>; 2]; 2],
     /// For each way, bytes that forwarding had to copy.
     copied: [u64; 2],
     sent: u32,
