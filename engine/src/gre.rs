@@ -36,6 +36,11 @@ pub struct Options {
 }
 
 impl Options {
+    /// Is nothing to be checked but the key, and IP packets carried?
+    pub const fn is_plain(&self) -> bool {
+        !self.checksum && !self.sequence && matches!(self.payload, Payload::Ip)
+    }
+
     /// Bytes of the GRE header.
     pub const fn header_len(&self) -> usize {
         4 + if self.checksum { 4 } else { 0 }

@@ -223,20 +223,6 @@ impl Tunnel {
     pub(crate) fn prefetch_outbound(&self) {
         crate::ring::prefetch_many(self, size_of::<Tunnel>());
     }
-
-    /// Asks the processor for what receiving a packet will read.
-    #[inline]
-    pub(crate) fn prefetch_inbound(&self) {
-        crate::ring::prefetch(&self.counters);
-    }
-
-    /// Asks the processor for the counters of a worker. What [`Self::prefetch_inbound`] asked for should have arrived.
-    #[inline]
-    pub(crate) fn prefetch_counters(&self, worker: usize) {
-        if let Some(counters) = self.counters.get(worker) {
-            crate::ring::prefetch(counters);
-        }
-    }
 }
 
 /// The template's bytes, from the Ethernet header on.

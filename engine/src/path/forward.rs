@@ -10,12 +10,16 @@ use crate::drops::Reason;
 use crate::tables::{NextHop, Tables, To};
 use crate::wire::{ethernet, ipv4, ipv6};
 
-/// Forwards the IPv4 packet that the frame holds, checked before, to the next hop of number `hop`.
+/// Forwards the IPv4 packet that the frame holds, checked before, to the next hop `next`, of number `hop`.
 #[inline(always)]
-pub(crate) fn ipv4(packet: &mut Packet<'_>, hop: u32, tables: &Tables) -> Result<Next, Reason> {
+pub(crate) fn ipv4(
+    packet: &mut Packet<'_>,
+    hop: u32,
+    next: &NextHop,
+    tables: &Tables,
+) -> Result<Next, Reason> {
     let header = packet.frame.bytes().first_chunk::<{ ipv4::HEADER_LEN }>().ok_or(Reason::IpMalformed)?;
     let (tos, link_local) = (header[1], header[12] == 169 && header[13] == 254);
-    let next = tables.next_hop(hop).ok_or(Reason::NoRoute)?;
     if let Some(up) = before(next, link_local)? {
         return Ok(up);
     }
@@ -23,12 +27,16 @@ pub(crate) fn ipv4(packet: &mut Packet<'_>, hop: u32, tables: &Tables) -> Result
     onward(packet, hop, next, ethernet::IPV4, tos, tables)
 }
 
-/// Forwards the IPv6 packet that the frame holds, checked before, to the next hop of number `hop`.
+/// Forwards the IPv6 packet that the frame holds, checked before, to the next hop `next`, of number `hop`.
 #[inline]
-pub(crate) fn ipv6(packet: &mut Packet<'_>, hop: u32, tables: &Tables) -> Result<Next, Reason> {
+pub(crate) fn ipv6(
+    packet: &mut Packet<'_>,
+    hop: u32,
+    next: &NextHop,
+    tables: &Tables,
+) -> Result<Next, Reason> {
     let header = packet.frame.bytes().first_chunk::<{ ipv6::HEADER_LEN }>().ok_or(Reason::IpMalformed)?;
     let (tos, link_local) = (header[0] << 4 | header[1] >> 4, header[8] == 0xfe && header[9] & 0xc0 == 0x80);
-    let next = tables.next_hop(hop).ok_or(Reason::NoRoute)?;
     if let Some(up) = before(next, link_local)? {
         return Ok(up);
     }
@@ -56,7 +64,7 @@ fn before(hop: &NextHop, link_local: bool) -> Result<Option<Next>, Reason> {
 }
 
 /// Step 4.
-#[inline]
+#[inline(always)]
 fn onward(
     packet: &mut Packet<'_>,
     hop: u32,

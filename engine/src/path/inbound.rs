@@ -17,7 +17,7 @@ use crate::drops::Reason;
 use crate::esp::{Mode, cipher, open};
 use crate::gre::{self, Checked};
 use crate::ring::BATCH;
-use crate::tables::{Inbound, Tables};
+use crate::tables::{Inbound, NextHop, Tables};
 use crate::tunnel::Tunnel;
 use crate::wire::{Ecn, Gre, Ipv4, Ipv6, esp, ethernet, ipv4, ipv6, protocol};
 
@@ -42,6 +42,10 @@ fn open_run(packets: &mut [Packet<'_>], tables: &Tables, worker: usize) -> usize
     let mut nth = 0;
     for packet in packets.iter_mut().take(done) {
         let delivered = match packet.next {
+            Next::Inner(index) => {
+                let checked = Checked { header_len: 0, protocol: packet.protocol, sequence: None };
+                deliver(packet, index, checked, tables, worker, || Ok(()))
+            }
             Next::Gre(index) => cleartext(packet, index, tables, worker),
             Next::Open(index) => {
                 let genuine = authentic >> nth & 1 == 1;
@@ -70,10 +74,8 @@ fn decrypt(packets: &mut [Packet<'_>], tables: &Tables, worker: usize) -> (usize
         done += 1;
         let index = match *next {
             Next::Open(index) => index,
-            Next::Gre(index) if tables.is_spread() => {
-                if let Some(tunnel) = tables.tunnel(index) {
-                    tunnel.prefetch_counters(worker);
-                }
+            Next::Inner(index) | Next::Gre(index) if tables.is_spread() => {
+                prefetch_counters(index, tables, worker);
                 continue;
             }
             _ => continue,
@@ -99,10 +101,8 @@ fn decrypt(packets: &mut [Packet<'_>], tables: &Tables, worker: usize) -> (usize
         frame.push(shift);
         *sequence = candidate.sequence;
         *spent = shift + esp::ICV_LEN;
-        if tables.is_spread()
-            && let Some(tunnel) = tables.tunnel(inbound.tunnel)
-        {
-            tunnel.prefetch_counters(worker);
+        if tables.is_spread() {
+            prefetch_counters(inbound.tunnel, tables, worker);
         }
         jobs.push(open::job(frame.bytes_mut(), shift, &inbound.sa, &candidate));
     }
@@ -135,6 +135,14 @@ fn shift(at: usize, inbound: &Inbound, tables: &Tables) -> usize {
     at.saturating_sub(ethernet::HEADER_LEN.saturating_sub(headers))
 }
 
+/// Asks the processor for what a packet of the tunnel will be counted in.
+#[inline]
+fn prefetch_counters(tunnel: u32, tables: &Tables, worker: usize) {
+    if let Some(counters) = tables.counters(tunnel, worker) {
+        crate::ring::prefetch(counters);
+    }
+}
+
 /// Steps 3 to 5 for an authentic packet; the frame holds its plaintext.
 #[inline(always)]
 fn decapsulate(
@@ -143,15 +151,35 @@ fn decapsulate(
     tables: &Tables,
     worker: usize,
 ) -> Result<Next, Reason> {
-    let tunnel = tables.tunnel(inbound.tunnel).ok_or(Reason::EspUnknownSpi)?;
     let sequence = packet.sequence;
+    let accept = || inbound.sa.window().accept(sequence).map_err(|_| Reason::EspReplay);
     let plaintext_len = packet.frame.len().saturating_sub(packet.spent);
     packet.frame.truncate(plaintext_len);
     let (payload_len, next_header) = open::trailer(packet.frame.bytes())?;
     packet.frame.truncate(payload_len);
+    if inbound.plain && next_header == protocol::GRE {
+        let gre = Gre::parse(packet.frame.bytes()).map_err(|_| Reason::GreMalformed)?;
+        if gre.is_plain() && gre.key() == inbound.key {
+            let checked = Checked { header_len: gre.header_len(), protocol: gre.protocol(), sequence: None };
+            return deliver(packet, inbound.tunnel, checked, tables, worker, accept);
+        }
+    }
+    let checked = uncommon(packet, inbound, next_header, tables)?;
+    deliver(packet, inbound.tunnel, checked, tables, worker, accept)
+}
+
+/// Step 3 for what is not plain GRE in transport mode.
+#[inline(never)]
+fn uncommon(
+    packet: &mut Packet<'_>,
+    inbound: &Inbound,
+    next_header: u8,
+    tables: &Tables,
+) -> Result<Checked, Reason> {
+    let tunnel = tables.tunnel(inbound.tunnel).ok_or(Reason::EspUnknownSpi)?;
     match (tunnel.mode, next_header) {
         (_, protocol::NONE) => {
-            inbound.sa.window().accept(sequence).map_err(|_| Reason::EspReplay)?;
+            inbound.sa.window().accept(packet.sequence).map_err(|_| Reason::EspReplay)?;
             return Err(Reason::EspDummy);
         }
         (Some(Mode::Transport), protocol::GRE) => {}
@@ -159,9 +187,7 @@ fn decapsulate(
         _ => return Err(Reason::EspMalformed),
     }
     let gre = Gre::parse(packet.frame.bytes()).map_err(|_| Reason::GreMalformed)?;
-    let checked = gre::check(&gre, &tunnel.gre, &tunnel.sequences)?;
-    let accept = || inbound.sa.window().accept(sequence).map_err(|_| Reason::EspReplay);
-    deliver(packet, tunnel, checked, tables, worker, accept)
+    gre::check(&gre, &tunnel.gre, &tunnel.sequences)
 }
 
 /// Takes off the inner IP header of tunnel mode. The SA is for GRE between the tunnel's ends alone (RFC 4301 section 5.2,
@@ -205,14 +231,14 @@ fn cleartext(packet: &mut Packet<'_>, index: u32, tables: &Tables, worker: usize
     }
     let gre = Gre::parse(packet.frame.bytes()).map_err(|_| Reason::GreMalformed)?;
     let checked = gre::check(&gre, &tunnel.gre, &tunnel.sequences)?;
-    deliver(packet, tunnel, checked, tables, worker, || Ok(()))
+    deliver(packet, index, checked, tables, worker, || Ok(()))
 }
 
-/// Steps 4 and 5, for a checked GRE packet that the frame holds. `accept` moves the window on.
-#[inline(always)] // on the path of every packet, from two places: as calls they cost a tenth of it
+/// Steps 4 and 5, for a checked GRE packet of tunnel `index` that the frame holds. `accept` moves the window on.
+#[inline(always)] // on the path of every packet, from several places: as calls they cost a tenth of it
 fn deliver(
     packet: &mut Packet<'_>,
-    tunnel: &Tunnel,
+    index: u32,
     checked: Checked,
     tables: &Tables,
     worker: usize,
@@ -222,38 +248,41 @@ fn deliver(
     let inner = match checked.protocol {
         ethernet::IPV4 => Inner::ipv4(packet, tables)?,
         ethernet::IPV6 => Inner::ipv6(packet, tables)?,
-        _ => Inner::ethernet(packet, tunnel)?,
+        _ => Inner::ethernet(packet, index, tables)?,
     };
-    if let Inner::V4(Some(hop)) | Inner::V6(Some(hop)) = inner
-        && tables.next_hop(hop).is_some_and(|hop| hop.underlay)
+    if let Inner::V4(Some((_, hop))) | Inner::V6(Some((_, hop))) = inner
+        && hop.underlay
     {
         return Err(Reason::Nested);
     }
     accept()?;
-    if let Some(sequence) = checked.sequence {
+    if let Some(sequence) = checked.sequence
+        && let Some(tunnel) = tables.tunnel(index)
+    {
         tunnel.sequences.accept(sequence);
     }
-    if let Some(counters) = tunnel.counters.get(worker) {
+    if let Some(counters) = tables.counters(index, worker) {
         counters.in_packets.add(1);
         counters.in_bytes.add(packet.frame.len() as u64);
     }
     match inner {
-        Inner::V4(hop) => forward::ipv4(packet, hop.ok_or(Reason::NoRoute)?, tables),
-        Inner::V6(hop) => forward::ipv6(packet, hop.ok_or(Reason::NoRoute)?, tables),
+        Inner::V4(Some((hop, way))) => forward::ipv4(packet, hop, way, tables),
+        Inner::V6(Some((hop, way))) => forward::ipv6(packet, hop, way, tables),
+        Inner::V4(None) | Inner::V6(None) => Err(Reason::NoRoute),
         Inner::Frame(port) => Ok(Next::Send(port)),
     }
 }
 
-/// An inner packet that is in order, and where it goes: the number of a next hop, or of a port.
-enum Inner {
-    V4(Option<u32>),
-    V6(Option<u32>),
+/// An inner packet that is in order, and where it goes: a next hop with its number, or the number of a port.
+enum Inner<'t> {
+    V4(Option<(u32, &'t NextHop)>),
+    V6(Option<(u32, &'t NextHop)>),
     Frame(u32),
 }
 
-impl Inner {
+impl<'t> Inner<'t> {
     #[inline(always)]
-    fn ipv4(packet: &mut Packet<'_>, tables: &Tables) -> Result<Inner, Reason> {
+    fn ipv4(packet: &mut Packet<'_>, tables: &'t Tables) -> Result<Inner<'t>, Reason> {
         let ip = Ipv4::parse(packet.frame.bytes()).map_err(|_| Reason::IpMalformed)?;
         let hop = tables.fib().lookup_v4(ip.dst());
         let (total_len, before) = (usize::from(ip.total_len()), Ecn::of(ip.tos()));
@@ -263,11 +292,11 @@ impl Inner {
         if after != before {
             ipv4::set_ecn(packet.frame.bytes_mut(), after).map_err(|_| Reason::IpMalformed)?;
         }
-        Ok(Inner::V4(hop))
+        Ok(Inner::V4(hop.and_then(|hop| Some((hop, tables.next_hop(hop)?)))))
     }
 
     #[inline(never)]
-    fn ipv6(packet: &mut Packet<'_>, tables: &Tables) -> Result<Inner, Reason> {
+    fn ipv6(packet: &mut Packet<'_>, tables: &'t Tables) -> Result<Inner<'t>, Reason> {
         let ip = Ipv6::parse(packet.frame.bytes()).map_err(|_| Reason::IpMalformed)?;
         let hop = tables.fib().lookup_v6(ip.dst());
         let total_len = ipv6::HEADER_LEN + usize::from(ip.payload_len());
@@ -277,14 +306,15 @@ impl Inner {
         if after != before {
             ipv6::set_ecn(packet.frame.bytes_mut(), after).map_err(|_| Reason::IpMalformed)?;
         }
-        Ok(Inner::V6(hop))
+        Ok(Inner::V6(hop.and_then(|hop| Some((hop, tables.next_hop(hop)?)))))
     }
 
     #[inline(never)]
-    fn ethernet(packet: &Packet<'_>, tunnel: &Tunnel) -> Result<Inner, Reason> {
+    fn ethernet(packet: &Packet<'_>, index: u32, tables: &Tables) -> Result<Inner<'t>, Reason> {
         if packet.frame.len() < ethernet::HEADER_LEN {
             return Err(Reason::EthernetMalformed);
         }
+        let tunnel = tables.tunnel(index).ok_or(Reason::NoRoute)?;
         tunnel.bridge.map(|port| Inner::Frame(u32::from(port))).ok_or(Reason::NoRoute)
     }
 }

@@ -34,6 +34,8 @@ pub(crate) enum Next {
     Open(u32),
     /// The frame starts with a GRE header that came unprotected: for the tunnel of that number.
     Gre(u32),
+    /// The frame is a packet that came unprotected out of the tunnel of that number, its GRE header checked and gone.
+    Inner(u32),
     /// The frame is a packet for the tunnel of that number.
     Tunnel(u32),
     /// The frame is an IP packet for a station on a link: the next hop of that number.

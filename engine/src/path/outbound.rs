@@ -41,7 +41,11 @@ fn admit(packet: &Packet<'_>, index: u32, tables: &Tables, worker: usize) -> Res
     if packet.frame.len() > tunnel.mtu {
         return Err(Reason::TooBig);
     }
-    tunnel.prefetch_counters(worker);
+    if tables.is_spread()
+        && let Some(counters) = tables.counters(index, worker)
+    {
+        crate::ring::prefetch(counters);
+    }
     match (&tunnel.outbound, tunnel.mode) {
         (Some(sa), _) => {
             sa.prefetch();
@@ -79,7 +83,7 @@ fn build_and_seal(packets: &mut Batch<'_>, tables: &Tables, worker: usize) {
         };
         *next = match (built, tunnel.way_out) {
             (Ok(()), Ok(port)) => {
-                if let Some(counters) = tunnel.counters.get(worker) {
+                if let Some(counters) = tables.counters(index, worker) {
                     counters.out_packets.add(1);
                     counters.out_bytes.add(inner_len);
                 }

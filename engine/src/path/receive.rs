@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use super::forward;
 use super::{Next, Packet};
 use crate::drops::Reason;
-use crate::tables::{Address, NextHop, PortEntry, Tables, To};
+use crate::tables::{Address, Ends, NextHop, PortEntry, Tables, To};
 use crate::wire::{Ethernet, Gre, Ipv4, Ipv6, Udp, ethernet, protocol, udp};
 
 /// Asks the processor for what the look-ups of a batch will read first, where there are so many tunnels that it would have
@@ -124,34 +124,38 @@ fn several_slots(packet: &mut Packet<'_>, tables: &Tables) -> Result<Next, Reaso
 fn ipv4(packet: &mut Packet<'_>, tables: &Tables) -> Result<Next, Reason> {
     let bytes = packet.frame.bytes().get(ethernet::HEADER_LEN..).unwrap_or_default();
     let ip = Ipv4::parse(bytes).map_err(|_| Reason::IpMalformed)?;
-    let hop = tables.fib().lookup_v4(ip.dst()).ok_or(Reason::NoRoute)?;
-    if tables.is_host(hop) {
-        let header = Outer {
-            src: ip.src(),
-            dst: ip.dst(),
-            protocol: ip.protocol(),
-            tos: ip.tos(),
-            fragment: ip.is_fragment(),
-            first: ip.fragment_offset() == 0,
-            payload_at: ethernet::HEADER_LEN + ip.header_len(),
-            end: ethernet::HEADER_LEN + usize::from(ip.total_len()),
-        };
-        return local(packet, &header, tables);
+    let outer = Outer {
+        src: ip.src(),
+        dst: ip.dst(),
+        protocol: ip.protocol(),
+        tos: ip.tos(),
+        fragment: ip.is_fragment(),
+        first: ip.fragment_offset() == 0,
+        payload_at: ethernet::HEADER_LEN + ip.header_len(),
+        end: ethernet::HEADER_LEN + usize::from(ip.total_len()),
+    };
+    if let Some(next) = from_tunnel(packet, &outer, tables) {
+        return Ok(next);
     }
-    let total_len = usize::from(ip.total_len());
-    strip_ethernet(packet, total_len);
-    forward::ipv4(packet, hop, tables)
+    let hop = tables.fib().lookup_v4(outer.dst).ok_or(Reason::NoRoute)?;
+    let way = tables.next_hop(hop).ok_or(Reason::NoRoute)?;
+    if way.to == To::Host {
+        return local(packet, &outer, tables);
+    }
+    strip_ethernet(packet, outer.end);
+    forward::ipv4(packet, hop, way, tables)
 }
 
 #[inline]
 fn ipv6(packet: &mut Packet<'_>, tables: &Tables) -> Result<Next, Reason> {
     let bytes = packet.frame.bytes().get(ethernet::HEADER_LEN..).unwrap_or_default();
     let ip = Ipv6::parse(bytes).map_err(|_| Reason::IpMalformed)?;
-    let hop = tables.fib().lookup_v6(ip.dst()).ok_or(Reason::NoRoute)?;
     let end = ethernet::HEADER_LEN + crate::wire::ipv6::HEADER_LEN + usize::from(ip.payload_len());
-    if tables.is_host(hop) {
+    let hop = tables.fib().lookup_v6(ip.dst()).ok_or(Reason::NoRoute)?;
+    let way = tables.next_hop(hop).ok_or(Reason::NoRoute)?;
+    if way.to == To::Host {
         let upper = ip.upper().map_err(|_| Reason::IpMalformed)?;
-        let header = Outer {
+        let outer = Outer {
             src: ip.src(),
             dst: ip.dst(),
             protocol: upper.protocol,
@@ -161,17 +165,20 @@ fn ipv6(packet: &mut Packet<'_>, tables: &Tables) -> Result<Next, Reason> {
             payload_at: ethernet::HEADER_LEN + upper.offset,
             end,
         };
-        return local(packet, &header, tables);
+        return match from_tunnel(packet, &outer, tables) {
+            Some(next) => Ok(next),
+            None => local(packet, &outer, tables),
+        };
     }
-    strip_ethernet(packet, end - ethernet::HEADER_LEN);
-    forward::ipv6(packet, hop, tables)
+    strip_ethernet(packet, end);
+    forward::ipv6(packet, hop, way, tables)
 }
 
-/// Leaves the IP packet alone in the frame: no link header, no padding behind.
+/// Leaves the IP packet alone in the frame, which ends `end` bytes into it: no link header, no padding behind.
 #[inline]
-fn strip_ethernet(packet: &mut Packet<'_>, ip_len: usize) {
+fn strip_ethernet(packet: &mut Packet<'_>, end: usize) {
+    packet.frame.truncate(end);
     packet.frame.pull(ethernet::HEADER_LEN);
-    packet.frame.truncate(ip_len);
 }
 
 /// What the header of a packet for us says. Offsets in bytes from the start of the frame.
@@ -187,33 +194,67 @@ struct Outer<A> {
     end: usize,
 }
 
-/// A packet to one of our addresses.
-#[inline]
+/// A packet that one look-up shows to be for an end of a tunnel, as nearly all of them are on the way in: no route needs to be
+/// looked up, since our end is an address of ours. `None` is no verdict yet.
+#[inline(always)]
+fn from_tunnel<A: Address>(packet: &mut Packet<'_>, outer: &Outer<A>, tables: &Tables) -> Option<Next> {
+    if outer.fragment {
+        return None;
+    }
+    match outer.protocol {
+        protocol::GRE => {
+            let gre = Gre::parse(packet.frame.bytes().get(outer.payload_at..outer.end)?).ok()?;
+            let entry = *A::tunnels(tables).get(&A::key(outer.dst, outer.src, gre.key()))?;
+            let (plain, protocol, header_len) =
+                (entry.plain && gre.is_plain(), gre.protocol(), gre.header_len());
+            packet.tos = outer.tos;
+            packet.frame.truncate(outer.end);
+            if plain {
+                packet.protocol = protocol;
+                packet.frame.pull(outer.payload_at + header_len);
+                return Some(Next::Inner(entry.tunnel));
+            }
+            packet.frame.pull(outer.payload_at);
+            Some(Next::Gre(entry.tunnel))
+        }
+        protocol::ESP => {
+            let spi = packet.frame.bytes().get(outer.payload_at..)?.first_chunk::<4>()?;
+            let index = tables.inbound_by_spi(u32::from_be_bytes(*spi))?;
+            let inbound = tables.inbound(index)?;
+            if !A::between(&inbound.ends, outer.src, outer.dst) {
+                return None;
+            }
+            packet.tos = outer.tos;
+            packet.frame.truncate(outer.end);
+            packet.frame.pull(outer.payload_at);
+            inbound.sa.prefetch();
+            Some(Next::Open(index))
+        }
+        _ => None,
+    }
+}
+
+/// A packet to one of our addresses that [`from_tunnel`] had no verdict on.
+#[inline(never)]
 fn local<A: Address>(packet: &mut Packet<'_>, outer: &Outer<A>, tables: &Tables) -> Result<Next, Reason> {
     packet.tos = outer.tos;
     match outer.protocol {
         protocol::ESP | protocol::GRE if outer.fragment => Err(Reason::Fragment),
         protocol::ESP => esp(packet, outer, outer.payload_at, tables),
-        protocol::GRE => {
-            packet.frame.truncate(outer.end);
-            packet.frame.pull(outer.payload_at);
-            gre(packet, outer, tables)
-        }
+        protocol::GRE => Err(unknown_gre(packet, outer, tables)),
         protocol::UDP => encapsulated_in_udp(packet, outer, tables),
         _ => Ok(Next::Host),
     }
 }
 
-/// A GRE packet that came unprotected; the frame holds it. It is dealt with in the next stage, when what its tunnel keeps in
-/// memory has arrived.
-#[inline]
-fn gre<A: Address>(packet: &Packet<'_>, outer: &Outer<A>, tables: &Tables) -> Result<Next, Reason> {
-    let gre = Gre::parse(packet.frame.bytes()).map_err(|_| Reason::GreMalformed)?;
-    let index = tables.gre(outer.dst, outer.src, gre.key())?;
-    if let Some(tunnel) = tables.tunnel(index) {
-        tunnel.prefetch_inbound();
+/// What is wrong with a GRE packet that no tunnel takes.
+fn unknown_gre<A: Address>(packet: &Packet<'_>, outer: &Outer<A>, tables: &Tables) -> Reason {
+    let bytes = packet.frame.bytes().get(outer.payload_at..outer.end).unwrap_or_default();
+    match Gre::parse(bytes) {
+        Err(_) => Reason::GreMalformed,
+        Ok(_) if A::pairs(tables).get(&A::key(outer.dst, outer.src, None)).is_some() => Reason::GreKey,
+        Ok(_) => Reason::GreUnknown,
     }
-    Ok(Next::Gre(index))
 }
 
 /// RFC 3948 section 2.2, 2.3: ESP, IKE behind a marker of four zero bytes, or a keepalive.
@@ -260,12 +301,9 @@ fn esp<A: Address>(
     let index = tables.inbound_by_spi(u32::from_be_bytes(*spi)).ok_or(Reason::EspUnknownSpi)?;
     let inbound = tables.inbound(index).ok_or(Reason::EspUnknownSpi)?;
     inbound.sa.prefetch();
-    if let Some(tunnel) = tables.tunnel(inbound.tunnel) {
-        tunnel.prefetch_inbound();
-    }
     match inbound.ends {
-        // The SA is for packets between these two addresses (RFC 4301 section 5.2, step 4).
-        Some((remote, local)) if !outer.src.is(remote) || !outer.dst.is(local) => Err(Reason::EspMalformed),
-        _ => Ok(Next::Open(index)),
+        // The SA is for packets between two addresses, and these are others (RFC 4301 section 5.2, step 4).
+        Ends::V4(..) | Ends::V6(..) => Err(Reason::EspMalformed),
+        Ends::Any => Ok(Next::Open(index)),
     }
 }

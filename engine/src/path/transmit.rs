@@ -53,7 +53,7 @@ fn send(
         Next::Drop(reason) => return Err(reason),
         // The stages before have dealt with these.
         Next::Open(_) => return Err(Reason::EspUnknownSpi),
-        Next::Gre(_) => return Err(Reason::GreUnknown),
+        Next::Gre(_) | Next::Inner(_) => return Err(Reason::GreUnknown),
         Next::Tunnel(_) => return Err(Reason::NoSa),
     };
     let queue = queues.get_mut(port).ok_or(Reason::NoRoute)?;

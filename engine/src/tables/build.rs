@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
-use super::{Gateway, Inbound, NextHop, PortEntry, Tables, TablesSpec, To, TunnelSpec};
+use super::{Ends, Gateway, GreEntry, Inbound, NextHop, PortEntry, Tables, TablesSpec, To, TunnelSpec};
 use crate::drops::Reason;
 use crate::esp::Spi;
 use crate::fib::{Fib, FibError, Prefix};
@@ -165,6 +165,7 @@ pub(super) fn build(mut spec: TablesSpec) -> Result<Tables, BuildError> {
         fib,
         next_hops,
         tunnels,
+        counters: spec.tunnels.iter().map(|tunnel| Arc::clone(&tunnel.counters)).collect(),
         spis: FlatMap::default(),
         inbound: Vec::new(),
         gre_v4: FlatMap::default(),
@@ -330,12 +331,14 @@ fn lay_out(tunnel: &TunnelSpec, to: To, ports: &[PortEntry]) -> Result<Tunnel, B
 fn index_tunnels(tables: &mut Tables, spec: &TablesSpec) -> Result<(), BuildError> {
     let (mut v4, mut v6) = (Vec::new(), Vec::new());
     for (index, tunnel) in (0_u32..).zip(&spec.tunnels) {
+        let plain = tunnel.protection.is_none() && tunnel.gre.is_plain();
+        let entry = GreEntry { tunnel: index, plain };
         match (tunnel.local, tunnel.remote) {
             (IpAddr::V4(local), IpAddr::V4(remote)) => {
-                v4.push(((local.to_bits(), remote.to_bits(), tunnel.gre.key), index));
+                v4.push(((local.to_bits(), remote.to_bits(), tunnel.gre.key), entry));
             }
             (IpAddr::V6(local), IpAddr::V6(remote)) => {
-                v6.push(((local.to_bits(), remote.to_bits(), tunnel.gre.key), index));
+                v6.push(((local.to_bits(), remote.to_bits(), tunnel.gre.key), entry));
             }
             _ => {}
         }
@@ -368,8 +371,9 @@ fn index_sas(tables: &mut Tables, spec: &mut TablesSpec) -> Result<(), BuildErro
         for sa in protection.inbound.drain(..) {
             udp_ports.extend(sa.udp_port());
             let fixed = transport && protection.udp.is_none() && sa.udp_port().is_none();
-            let ends = fixed.then_some((tunnel.remote, tunnel.local));
-            tables.inbound.push(Inbound { sa, tunnel: index, ends });
+            let ends = if fixed { Ends::new(tunnel.remote, tunnel.local) } else { Ends::Any };
+            let plain = transport && tunnel.gre.is_plain();
+            tables.inbound.push(Inbound { sa, tunnel: index, ends, key: tunnel.gre.key, plain });
         }
         tables.udp_ports.extend(udp_ports);
     }

@@ -13,6 +13,7 @@ use arc_swap::ArcSwap;
 pub use build::BuildError;
 pub use spec::{Gateway, NeighbourSpec, PortSpec, RouteSpec, TablesSpec, TunnelSpec};
 
+use crate::counters::{TunnelCounterSet, TunnelCounters};
 use crate::drops::Reason;
 use crate::esp::{InboundSa, Spi};
 use crate::fib::Fib;
@@ -65,13 +66,43 @@ pub(crate) struct PortEntry {
     pub(crate) bridge: Option<u32>,
 }
 
-/// An inbound SA with the tunnel that it belongs to.
+/// An inbound SA with what is asked of its packets: a cache line, so that the common packet needs nothing of its tunnel.
+#[repr(align(64))]
 pub(crate) struct Inbound {
     pub(crate) sa: Arc<InboundSa>,
     pub(crate) tunnel: u32,
-    /// The outer source and destination that packets must have; any, where they may come through a NAT or carry an inner
-    /// header that says.
-    pub(crate) ends: Option<(IpAddr, IpAddr)>,
+    pub(crate) ends: Ends,
+    /// The tunnel's GRE key.
+    pub(crate) key: Option<u32>,
+    /// GRE in transport mode, of which nothing is to be checked but the key.
+    pub(crate) plain: bool,
+}
+
+/// The outer source and destination that packets of an inbound SA must have, in wire order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ends {
+    /// Any: they may come through a NAT, or carry an inner header that says.
+    Any,
+    V4([u8; 4], [u8; 4]),
+    V6([u8; 16], [u8; 16]),
+}
+
+impl Ends {
+    fn new(remote: IpAddr, local: IpAddr) -> Ends {
+        match (remote, local) {
+            (IpAddr::V4(remote), IpAddr::V4(local)) => Ends::V4(remote.octets(), local.octets()),
+            (IpAddr::V6(remote), IpAddr::V6(local)) => Ends::V6(remote.octets(), local.octets()),
+            _ => Ends::Any,
+        }
+    }
+}
+
+/// What a GRE packet that came unprotected is found to belong to.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct GreEntry {
+    pub(crate) tunnel: u32,
+    /// The tunnel is not protected, and nothing is to be checked but the key, which is right.
+    pub(crate) plain: bool,
 }
 
 /// An IP address of one family, with the tables of that family: the path is compiled once for each.
@@ -80,9 +111,9 @@ pub(crate) trait Address: Copy + Eq {
     type Key: Copy + Eq + FastHash;
 
     fn key(local: Self, remote: Self, key: Option<u32>) -> Self::Key;
-    fn tunnels(tables: &Tables) -> &FlatMap<Self::Key, u32>;
+    fn tunnels(tables: &Tables) -> &FlatMap<Self::Key, GreEntry>;
     fn pairs(tables: &Tables) -> &FlatMap<Self::Key, ()>;
-    fn is(self, address: IpAddr) -> bool;
+    fn between(ends: &Ends, src: Self, dst: Self) -> bool;
 }
 
 impl Address for Ipv4Addr {
@@ -94,7 +125,7 @@ impl Address for Ipv4Addr {
     }
 
     #[inline]
-    fn tunnels(tables: &Tables) -> &FlatMap<Self::Key, u32> {
+    fn tunnels(tables: &Tables) -> &FlatMap<Self::Key, GreEntry> {
         &tables.gre_v4
     }
 
@@ -104,8 +135,8 @@ impl Address for Ipv4Addr {
     }
 
     #[inline]
-    fn is(self, address: IpAddr) -> bool {
-        matches!(address, IpAddr::V4(address) if address == self)
+    fn between(ends: &Ends, src: Self, dst: Self) -> bool {
+        matches!(ends, Ends::V4(remote, local) if *remote == src.octets() && *local == dst.octets())
     }
 }
 
@@ -118,7 +149,7 @@ impl Address for Ipv6Addr {
     }
 
     #[inline]
-    fn tunnels(tables: &Tables) -> &FlatMap<Self::Key, u32> {
+    fn tunnels(tables: &Tables) -> &FlatMap<Self::Key, GreEntry> {
         &tables.gre_v6
     }
 
@@ -128,8 +159,8 @@ impl Address for Ipv6Addr {
     }
 
     #[inline]
-    fn is(self, address: IpAddr) -> bool {
-        matches!(address, IpAddr::V6(address) if address == self)
+    fn between(ends: &Ends, src: Self, dst: Self) -> bool {
+        matches!(ends, Ends::V6(remote, local) if *remote == src.octets() && *local == dst.octets())
     }
 }
 
@@ -139,10 +170,12 @@ pub struct Tables {
     fib: Fib,
     next_hops: Vec<NextHop>,
     tunnels: Vec<Tunnel>,
+    /// Each tunnel's, in their order: close together, so that finding them costs no look at the tunnel.
+    counters: Vec<TunnelCounterSet>,
     spis: FlatMap<Spi, u32>,
     inbound: Vec<Inbound>,
-    gre_v4: FlatMap<(u32, u32, Option<u32>), u32>,
-    gre_v6: FlatMap<(u128, u128, Option<u32>), u32>,
+    gre_v4: FlatMap<(u32, u32, Option<u32>), GreEntry>,
+    gre_v6: FlatMap<(u128, u128, Option<u32>), GreEntry>,
     pairs_v4: FlatMap<(u32, u32, Option<u32>), ()>,
     pairs_v6: FlatMap<(u128, u128, Option<u32>), ()>,
     udp_ports: Vec<u16>,
@@ -185,12 +218,6 @@ impl Tables {
         self.next_hops.get(index as usize)
     }
 
-    /// Does that next hop lead to us?
-    #[inline]
-    pub(crate) fn is_host(&self, hop: u32) -> bool {
-        self.next_hop(hop).is_some_and(|hop| hop.to == To::Host)
-    }
-
     /// All tunnels, in the order of the specification.
     pub fn tunnels(&self) -> &[Tunnel] {
         &self.tunnels
@@ -199,6 +226,12 @@ impl Tables {
     #[inline]
     pub(crate) fn tunnel(&self, index: u32) -> Option<&Tunnel> {
         self.tunnels.get(index as usize)
+    }
+
+    /// What worker `worker` counts of a tunnel.
+    #[inline]
+    pub(crate) fn counters(&self, tunnel: u32, worker: usize) -> Option<&TunnelCounters> {
+        self.counters.get(tunnel as usize)?.get(worker).map(|counters| &**counters)
     }
 
     /// The index of the inbound SA with this SPI.
@@ -238,20 +271,6 @@ impl Tables {
     #[inline]
     pub(crate) fn is_encap_port(&self, port: u16) -> bool {
         self.udp_ports.contains(&port)
-    }
-
-    /// The number of the tunnel of a GRE packet from `remote` to `local`.
-    ///
-    /// # Errors
-    /// [`Reason::GreKey`] when the addresses are those of a tunnel with another key, [`Reason::GreUnknown`] when they are
-    /// those of none.
-    #[inline]
-    pub(crate) fn gre<A: Address>(&self, local: A, remote: A, key: Option<u32>) -> Result<u32, Reason> {
-        match A::tunnels(self).get(&A::key(local, remote, key)) {
-            Some(tunnel) => Ok(*tunnel),
-            None if A::pairs(self).get(&A::key(local, remote, None)).is_some() => Err(Reason::GreKey),
-            None => Err(Reason::GreUnknown),
-        }
     }
 }
 

@@ -4,7 +4,7 @@
 //! Emitting: 1. the same in the same order, in front of a payload that is in its place already; 2. the
 //! checksum over both.
 
-use super::{Malformed, Sum};
+use super::{Malformed, Sum, ethernet};
 
 /// Checksum and Reserved1 are present: bit 0 (RFC 2784 §2.2).
 const CHECKSUM: u16 = 0x8000;
@@ -78,6 +78,15 @@ impl<'a> Gre<'a> {
     #[must_use]
     pub const fn sequence(&self) -> Option<u32> {
         self.sequence
+    }
+
+    /// Is this an IP packet behind a header in which nothing but a key is to be checked?
+    #[inline]
+    #[must_use]
+    pub const fn is_plain(&self) -> bool {
+        self.checksum.is_none()
+            && self.sequence.is_none()
+            && matches!(self.protocol, ethernet::IPV4 | ethernet::IPV6)
     }
 
     /// Length of the header in bytes: 4 to 16.
