@@ -7,7 +7,6 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::counters::TunnelCounterSet;
 use crate::drops::Reason;
 use crate::esp::{self, InboundSa, Mode, OutboundSa, Spi};
 use crate::gre::{Options, Sequences};
@@ -95,34 +94,37 @@ impl Layout {
 }
 
 /// A tunnel in a published table. Immutable but for the state it points to.
-#[repr(C, align(64))] // the template in whole lines, then what each packet reads
+///
+/// Laid out for a packet on its way out where there are so many tunnels that each is fetched from afar: the end of the
+/// template, which holds all of most templates, and what else is read are three cache lines that follow each other.
+#[repr(C, align(64))]
 pub struct Tunnel {
     /// Headers, right-aligned: a packet's bytes follow the last of them.
     pub(crate) template: [u8; TEMPLATE_MAX],
-    // What a packet on its way in reads, in the line behind the template.
-    pub(crate) counters: TunnelCounterSet,
-    pub(crate) sequences: Arc<Sequences>,
     pub(crate) outbound: Option<Arc<OutboundSa>>,
-    pub(crate) gre: Options,
-    pub(crate) mode: Option<Mode>,
-    /// The port that Ethernet payloads are bridged with.
-    pub(crate) bridge: Option<u16>,
-    // What else one on its way out reads.
-    pub(crate) layout: Layout,
     pub(crate) template_len: usize,
+    pub(crate) layout: Layout,
+    /// The longest inner packet, and the longest outer one.
+    pub(crate) mtu: usize,
+    pub(crate) path_mtu: usize,
     /// One's complement sum of the outer IPv4 header without length, DSCP/ECN and checksum; of the inner header of tunnel
     /// mode likewise.
     pub(crate) outer_sum: u32,
     pub(crate) middle_sum: u32,
     pub(crate) pad: usize,
-    /// The longest inner packet, and the longest outer one.
-    pub(crate) mtu: usize,
-    pub(crate) path_mtu: usize,
+    pub(crate) gre: Options,
     /// The port that outer packets leave by, or why they cannot.
     pub(crate) way_out: Result<u16, Reason>,
+    pub(crate) mode: Option<Mode>,
+    // The third line ends here.
+    pub(crate) sequences: Arc<Sequences>,
+    /// The port that Ethernet payloads are bridged with.
+    pub(crate) bridge: Option<u16>,
     pub(crate) local: IpAddr,
     pub(crate) remote: IpAddr,
 }
+
+const _: () = assert!(std::mem::offset_of!(Tunnel, mode) < TEMPLATE_MAX + 128);
 
 /// Where a tunnel's outer packets go: addresses on the wire and the port.
 #[derive(Debug, Clone, Copy)]
@@ -142,13 +144,12 @@ pub(crate) struct Settings<'a> {
     pub(crate) mtu: Option<usize>,
     pub(crate) protection: Option<&'a Protection>,
     pub(crate) bridge: Option<u16>,
-    pub(crate) counters: TunnelCounterSet,
     pub(crate) sequences: Arc<Sequences>,
 }
 
 impl Tunnel {
     pub(crate) fn new(settings: Settings<'_>, underlay: Underlay) -> Option<Tunnel> {
-        let Settings { local, remote, gre, ttl, mtu, protection, bridge, counters, sequences } = settings;
+        let Settings { local, remote, gre, ttl, mtu, protection, bridge, sequences } = settings;
         let layout = Layout::new(
             local.is_ipv6(),
             &gre,
@@ -186,7 +187,6 @@ impl Tunnel {
             way_out: underlay.port,
             bridge,
             outbound,
-            counters,
             sequences,
             local,
             remote,
@@ -213,15 +213,14 @@ impl Tunnel {
         self.outbound.as_deref()
     }
 
-    /// The counters of all workers.
-    pub fn counters(&self) -> &TunnelCounterSet {
-        &self.counters
-    }
-
     /// Asks the processor for what sending a packet will read.
     #[inline]
     pub(crate) fn prefetch_outbound(&self) {
-        crate::ring::prefetch_many(self, size_of::<Tunnel>());
+        if let Some(end) = self.template.last_chunk::<64>() {
+            crate::ring::prefetch(end);
+        }
+        crate::ring::prefetch(&self.outbound);
+        crate::ring::prefetch(&self.path_mtu);
     }
 }
 

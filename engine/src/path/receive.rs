@@ -5,7 +5,7 @@
 //! 3. For us: ESP, ESP in UDP and GRE are the engine's; all else is the host's, byte for byte.
 //! 4. For others: it is forwarded (see [`super::forward`]).
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use super::forward;
 use super::{Next, Packet};
@@ -17,19 +17,22 @@ use crate::wire::{Ethernet, Gre, Ipv4, Ipv6, Udp, ethernet, protocol, udp};
 /// to be waited for. Only the commonest packets are looked at; a wrong guess costs nothing but the guess.
 #[cold]
 pub(crate) fn look_ahead(packets: &[Packet<'_>], tables: &Tables) {
+    let mut esp = false;
     for packet in packets {
-        if let Some(spi) = plain_esp(packet) {
-            tables.prefetch_spi(spi);
-        } else if let Ok(ip) =
-            Ipv4::parse(packet.frame.bytes().get(ethernet::HEADER_LEN..).unwrap_or_default())
-            && ip.protocol() == protocol::GRE
-            && let Ok(gre) = Gre::parse(ip.payload())
-        {
-            tables.prefetch_gre(ip.dst(), ip.src(), gre.key());
+        match Glimpse::of(packet) {
+            Some(Glimpse::Esp(spi)) => {
+                tables.prefetch_spi(spi);
+                esp = true;
+            }
+            Some(Glimpse::Gre(local, remote, key)) => tables.prefetch_gre(local, remote, key),
+            None => {}
         }
     }
+    if !esp {
+        return;
+    }
     for packet in packets {
-        if let Some(spi) = plain_esp(packet)
+        if let Some(Glimpse::Esp(spi)) = Glimpse::of(packet)
             && let Some(inbound) = tables.inbound_by_spi(spi).and_then(|index| tables.inbound(index))
         {
             crate::ring::prefetch(inbound);
@@ -37,16 +40,31 @@ pub(crate) fn look_ahead(packets: &[Packet<'_>], tables: &Tables) {
     }
 }
 
-/// The SPI, if the frame is ESP in IPv4 without options.
-#[inline]
-fn plain_esp(packet: &Packet<'_>) -> Option<u32> {
-    let header = packet.frame.bytes().first_chunk::<38>()?;
-    let [_, _, _, _, _, _, _, _, _, _, _, _, 0x08, 0x00, 0x45, ..] = header else { return None };
-    if header[23] != protocol::ESP {
-        return None;
+/// What a frame is at first sight, without a check: IPv4 without options, and ESP or GRE in it.
+enum Glimpse {
+    /// With this SPI.
+    Esp(u32),
+    /// With these addresses, the near one first, and this key.
+    Gre(Ipv4Addr, Ipv4Addr, Option<u32>),
+}
+
+impl Glimpse {
+    #[inline]
+    fn of(packet: &Packet<'_>) -> Option<Glimpse> {
+        let header = packet.frame.bytes().first_chunk::<42>()?;
+        let [_, _, _, _, _, _, _, _, _, _, _, _, 0x08, 0x00, 0x45, ..] = header else { return None };
+        let (outer, payload) = header.split_last_chunk::<8>()?;
+        let [first, second] = *payload.as_chunks::<4>().0 else { return None };
+        match *outer.get(23)? {
+            protocol::ESP => Some(Glimpse::Esp(u32::from_be_bytes(first))),
+            protocol::GRE => {
+                let [.., r0, r1, r2, r3, l0, l1, l2, l3] = *outer else { return None };
+                let key = (first[0] & 0xb0 == 0x20).then(|| u32::from_be_bytes(second));
+                Some(Glimpse::Gre([l0, l1, l2, l3].into(), [r0, r1, r2, r3].into(), key))
+            }
+            _ => None,
+        }
     }
-    let [.., a, b, c, d] = *header;
-    Some(u32::from_be_bytes([a, b, c, d]))
 }
 
 /// Runs the stage for one packet that was received on `port`.

@@ -321,7 +321,6 @@ fn lay_out(tunnel: &TunnelSpec, to: To, ports: &[PortEntry]) -> Result<Tunnel, B
         mtu: tunnel.mtu.map(usize::from),
         protection: tunnel.protection.as_ref(),
         bridge: tunnel.bridge.map(|port| port as u16),
-        counters: Arc::clone(&tunnel.counters),
         sequences: Arc::clone(&tunnel.sequences),
     };
     let mixed = BuildError::MixedFamilies { local: tunnel.local, remote: tunnel.remote };
