@@ -7,7 +7,7 @@ use arc_swap::cache::Cache;
 
 use crate::counters::WorkerCounters;
 use crate::drops::Reason;
-use crate::path::{Batch, Packet, inbound, outbound, receive, transmit};
+use crate::path::{Batch, Packet, Stages, inbound, outbound, receive, transmit};
 use crate::ring::{RxQueue, TxQueue};
 use crate::tables::{Published, Tables};
 
@@ -78,11 +78,17 @@ impl Worker {
             if tables.is_spread() {
                 receive::look_ahead(&batch, tables);
             }
+            let mut stages = Stages::default();
             for packet in &mut batch {
                 receive::receive(packet, entry, tables);
+                stages.note(packet.next);
             }
-            inbound::open(&mut batch, tables, *number);
-            outbound::encapsulate(&mut batch, tables, *number);
+            if stages.inbound {
+                inbound::open(&mut batch, &mut stages, tables, *number);
+            }
+            if stages.outbound {
+                outbound::encapsulate(&mut batch, tables, *number);
+            }
             transmit::transmit(&mut batch, transmit, entry, *host, tables, counters);
             if let Some(counters) = counters.port(port) {
                 counters.rx.add(received as u64);

@@ -12,7 +12,7 @@ use std::net::IpAddr;
 
 use arrayvec::ArrayVec;
 
-use super::{Batch, Next, Packet, forward};
+use super::{Batch, Next, Packet, Stages, forward};
 use crate::drops::Reason;
 use crate::esp::{Mode, cipher, open};
 use crate::gre::{self, Checked};
@@ -27,17 +27,17 @@ const CIPHERTEXT_AT: usize = esp::HEADER_LEN + esp::IV_LEN;
 /// Runs the stage for all packets that are to be opened: at once, unless the verdict on one of them hangs on one before
 /// it, as with a number seen twice. Then what stands before is finished first.
 #[inline]
-pub(crate) fn open(packets: &mut Batch<'_>, tables: &Tables, worker: usize) {
+pub(crate) fn open(packets: &mut Batch<'_>, stages: &mut Stages, tables: &Tables, worker: usize) {
     let mut rest = packets.as_mut_slice();
     while !rest.is_empty() {
-        let done = open_run(rest, tables, worker);
+        let done = open_run(rest, stages, tables, worker);
         rest = rest.get_mut(done..).unwrap_or_default();
     }
 }
 
 /// Opens packets up to the first that must wait. Returns how many, at least one.
 #[inline]
-fn open_run(packets: &mut [Packet<'_>], tables: &Tables, worker: usize) -> usize {
+fn open_run(packets: &mut [Packet<'_>], stages: &mut Stages, tables: &Tables, worker: usize) -> usize {
     let (done, authentic) = decrypt(packets, tables, worker);
     let mut nth = 0;
     for packet in packets.iter_mut().take(done) {
@@ -57,6 +57,7 @@ fn open_run(packets: &mut [Packet<'_>], tables: &Tables, worker: usize) -> usize
             _ => continue,
         };
         packet.next = delivered.unwrap_or_else(Next::Drop);
+        stages.note(packet.next);
     }
     done
 }

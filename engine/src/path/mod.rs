@@ -46,6 +46,24 @@ pub(crate) enum Next {
     Send(u32),
 }
 
+/// Which stages have something to do for the packets of a batch: a stage with nothing to do is not entered.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Stages {
+    /// Something is to come out of a tunnel.
+    pub(crate) inbound: bool,
+    /// Something is to go into one.
+    pub(crate) outbound: bool,
+}
+
+impl Stages {
+    /// Takes note of a verdict.
+    #[inline(always)]
+    pub(crate) fn note(&mut self, next: Next) {
+        self.inbound |= matches!(next, Next::Open(_) | Next::Gre(_) | Next::Inner(_));
+        self.outbound |= matches!(next, Next::Tunnel(_));
+    }
+}
+
 /// A frame on its way.
 pub(crate) struct Packet<'a> {
     pub(crate) frame: Frame<'a>,
