@@ -116,7 +116,7 @@ impl Lab {
         if plan.tunnels > MAX_TUNNELS {
             return Err(LabError::Tunnels(plan.tunnels));
         }
-        let buffer_size = (plan.longest + HEADERS + ring::HEADROOM as usize).max(2048).next_multiple_of(64);
+        let buffer_size = ((plan.longest + HEADERS + ring::HEADROOM as usize).max(2048) / 64 | 1) * 64;
         let links = 3;
         let region = Region::new(
             links * ring::RINGS_PER_QUEUE,

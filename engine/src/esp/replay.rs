@@ -151,15 +151,24 @@ impl ReplayWindow {
     #[inline]
     pub fn check_in_flight(&self, low: u32) -> Result<Option<u64>, Replay> {
         let edge = self.in_flight.load(Relaxed);
-        if self.esn && edge != 0 && self.infer_from(edge.max(self.highest()), low) != self.infer(low) {
-            return Ok(None);
-        }
-        let sequence = self.check(low)?;
+        let sequence = self.infer(low).ok_or(Replay::Beyond)?;
         if sequence <= edge {
-            return Ok(None);
+            return self.check_behind(sequence, edge);
         }
+        self.refuse(sequence)?;
         self.in_flight.store(sequence, Relaxed);
         Ok(Some(sequence))
+    }
+
+    /// A number that is not beyond all that are with the cipher has to wait, unless it is refused whatever becomes of those.
+    #[cold]
+    fn check_behind(&self, sequence: u64, edge: u64) -> Result<Option<u64>, Replay> {
+        // Should the edge prove genuine, the window will start behind this number: with ESN another one is meant then.
+        let another = self.esn && sequence < edge.saturating_sub(self.size - 1);
+        if !another {
+            self.refuse(sequence)?;
+        }
+        Ok(None)
     }
 
     /// Nothing of this SA is with the cipher any more.

@@ -68,14 +68,15 @@ fn open_run(packets: &mut [Packet<'_>], stages: &mut Stages, tables: &Tables, wo
 fn decrypt(packets: &mut [Packet<'_>], tables: &Tables, worker: usize) -> (usize, u64) {
     let mut jobs: ArrayVec<cipher::OpenJob<'_>, BATCH> = ArrayVec::new();
     let mut done = 0;
-    if tables.is_spread() {
+    let spread = tables.is_spread();
+    if spread {
         packets.iter().for_each(|packet| prefetch_window(packet, tables));
     }
     for Packet { frame, next, sequence, spent, .. } in packets.iter_mut() {
         done += 1;
         let index = match *next {
             Next::Open(index) => index,
-            Next::Inner(index) | Next::Gre(index) if tables.is_spread() => {
+            Next::Inner(index) | Next::Gre(index) if spread => {
                 prefetch_counters(index, tables, worker);
                 continue;
             }
@@ -102,7 +103,7 @@ fn decrypt(packets: &mut [Packet<'_>], tables: &Tables, worker: usize) -> (usize
         frame.push(shift);
         *sequence = candidate.sequence;
         *spent = shift + esp::ICV_LEN;
-        if tables.is_spread() {
+        if spread {
             prefetch_counters(inbound.tunnel, tables, worker);
         }
         jobs.push(open::job(frame.bytes_mut(), shift, &inbound.sa, &candidate));
