@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
-use culvert_engine::counters::{TunnelCounterSet, tunnel_counters};
+use culvert_engine::counters::{TunnelCounterBank, TunnelCounterSet};
 use culvert_engine::esp::replay::ReplayWindow;
 use culvert_engine::esp::{self, InboundSa, IvRange, Key, OutboundSa, Router};
 use culvert_engine::fib;
@@ -78,7 +78,7 @@ pub fn replay(config: &Config) -> Result<Plan, PlanError> {
         }
     }
     let inbound = spec.tunnels.iter().map(inbound_of).collect();
-    let counters = spec.tunnels.iter().map(|tunnel| Arc::clone(&tunnel.counters)).collect();
+    let counters = spec.tunnels.iter().map(|tunnel| tunnel.counters.clone()).collect();
     let tables = build(spec, config).map_err(PlanError::Configuration)?;
     let nested = nested(config, &tables);
     if !nested.is_empty() {
@@ -235,9 +235,10 @@ fn specification(config: &Config) -> TablesSpec {
         routes: to_ports.collect(),
         neighbours: Vec::with_capacity(config.neighbours.len()),
     };
+    let mut bank = TunnelCounterBank::new(1);
     for (place, tunnel) in config.tunnels.iter().enumerate() {
         let bridge = tunnel.bridge.as_deref().and_then(number);
-        spec.tunnels.push(tunnel_spec(place, tunnel, bridge));
+        spec.tunnels.push(tunnel_spec(place, tunnel, bridge, &mut bank));
     }
     for route in tunnel_routes(config) {
         spec.routes.extend(
@@ -263,7 +264,12 @@ fn port_spec(number: usize, port: &Port) -> PortSpec {
     }
 }
 
-fn tunnel_spec(place: usize, tunnel: &Tunnel, bridge: Option<usize>) -> TunnelSpec {
+fn tunnel_spec(
+    place: usize,
+    tunnel: &Tunnel,
+    bridge: Option<usize>,
+    bank: &mut TunnelCounterBank,
+) -> TunnelSpec {
     let payload = match tunnel.payload {
         Payload::Ip => gre::Payload::Ip,
         Payload::Ethernet => gre::Payload::Ethernet,
@@ -285,7 +291,7 @@ fn tunnel_spec(place: usize, tunnel: &Tunnel, bridge: Option<usize>) -> TunnelSp
         },
         protection: protection(tunnel),
         bridge,
-        counters: tunnel_counters(1),
+        counters: bank.take(),
         sequences: Arc::default(),
     }
 }

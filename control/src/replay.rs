@@ -24,7 +24,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use culvert_engine::capture::{MAX_RECORD, Writer};
-use culvert_engine::counters::{Counter, TunnelCounters, WorkerCounters};
+use culvert_engine::counters::{Counter, TunnelCounterSet, TunnelCounters, WorkerCounters};
 use culvert_engine::drops::Reason;
 use culvert_engine::ring::capture::{CaptureRx, CaptureTx};
 use culvert_engine::ring::{BATCH, HEADROOM, Port, Region};
@@ -386,9 +386,9 @@ struct Counts {
 }
 
 impl Counts {
-    fn of(workers: &[impl std::ops::Deref<Target = TunnelCounters>]) -> Counts {
+    fn of(counters: &TunnelCounterSet) -> Counts {
         let sum = |counter: fn(&TunnelCounters) -> &Counter| {
-            workers.iter().map(|worker| counter(worker).get()).sum()
+            counters.workers().map(|worker| counter(worker).get()).sum()
         };
         Counts {
             in_packets: sum(|counters| &counters.in_packets),

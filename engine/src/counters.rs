@@ -4,8 +4,6 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crossbeam::utils::CachePadded;
-
 use crate::drops::Reason;
 
 /// One number that one worker counts and anybody reads.
@@ -47,12 +45,57 @@ pub struct TunnelCounters {
     pub out_bytes: Counter,
 }
 
-/// The tunnel counters of all workers, a cache line each.
-pub type TunnelCounterSet = Arc<[CachePadded<TunnelCounters>]>;
+/// Tunnels whose counters lie together.
+const BLOCK: usize = 64;
+/// Counters in a worker's part of a block: two more than there are tunnels, so that no cache line is two workers'.
+const STRIDE: usize = BLOCK + 2;
 
-/// Counters of one tunnel for `workers` workers.
-pub fn tunnel_counters(workers: usize) -> TunnelCounterSet {
-    (0..workers).map(|_| CachePadded::default()).collect()
+/// The counters of one tunnel, a set for each worker. Clones are the same counters.
+#[derive(Debug, Clone)]
+pub struct TunnelCounterSet {
+    /// Worker after worker, each [`STRIDE`] long.
+    block: Arc<[TunnelCounters]>,
+    /// The tunnel's place in each worker's part.
+    place: usize,
+}
+
+impl TunnelCounterSet {
+    /// What worker number `worker` counts; `None` for a worker that there was not to be.
+    #[inline]
+    pub fn get(&self, worker: usize) -> Option<&TunnelCounters> {
+        self.block.get(worker * STRIDE + self.place)
+    }
+
+    /// The counters of all workers.
+    pub fn workers(&self) -> impl Iterator<Item = &TunnelCounters> {
+        self.block.iter().skip(self.place).step_by(STRIDE)
+    }
+}
+
+/// Hands out tunnels' counters, so that those of many tunnels lie close together: a worker that serves thousands of tunnels
+/// finds them in half the cache lines and a tenth of the pages that scattered ones would take.
+#[derive(Debug)]
+pub struct TunnelCounterBank {
+    workers: usize,
+    block: Arc<[TunnelCounters]>,
+    taken: usize,
+}
+
+impl TunnelCounterBank {
+    /// A bank for `workers` workers.
+    pub fn new(workers: usize) -> TunnelCounterBank {
+        TunnelCounterBank { workers, block: Arc::new([]), taken: BLOCK }
+    }
+
+    /// Counters for one more tunnel, all zero.
+    pub fn take(&mut self) -> TunnelCounterSet {
+        if self.taken == BLOCK {
+            self.block = (0..self.workers * STRIDE).map(|_| TunnelCounters::default()).collect();
+            self.taken = 0;
+        }
+        self.taken += 1;
+        TunnelCounterSet { block: Arc::clone(&self.block), place: self.taken - 1 }
+    }
 }
 
 /// What one worker counts beside tunnels.
@@ -88,5 +131,26 @@ impl WorkerCounters {
     /// Packets dropped for `reason`.
     pub fn dropped(&self, reason: Reason) -> u64 {
         self.drops.get(reason as usize).map_or(0, Counter::get)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_tunnel_and_worker_has_counters_of_its_own() {
+        let mut bank = TunnelCounterBank::new(3);
+        let sets: Vec<_> = (0..2 * BLOCK + 1).map(|_| bank.take()).collect();
+        for (tunnel, set) in (1..).zip(&sets) {
+            for worker in 0..3 {
+                set.get(worker).unwrap().in_packets.add(tunnel * 10 + worker as u64);
+            }
+            assert!(set.get(3).is_none());
+        }
+        for (tunnel, set) in (1..).zip(&sets) {
+            let counts: Vec<u64> = set.workers().map(|counters| counters.in_packets.get()).collect();
+            assert_eq!(counts, [tunnel * 10, tunnel * 10 + 1, tunnel * 10 + 2]);
+        }
     }
 }

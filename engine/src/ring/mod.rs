@@ -18,6 +18,7 @@
 pub mod capture;
 mod frame;
 mod memory;
+mod pages;
 mod port;
 mod prefetch;
 mod raw;
@@ -30,6 +31,7 @@ mod wipe;
 
 pub use frame::{Frame, TEMPLATE_LEN};
 pub use memory::{RINGS_PER_QUEUE, SPARE_PER_QUEUE, wire};
+pub use pages::in_huge_pages;
 pub use port::{Port, RxQueue, TxQueue};
 pub use prefetch::{prefetch, prefetch_many};
 pub use region::{Region, RegionError};

@@ -165,7 +165,7 @@ pub(super) fn build(mut spec: TablesSpec) -> Result<Tables, BuildError> {
         fib,
         next_hops,
         tunnels,
-        counters: spec.tunnels.iter().map(|tunnel| Arc::clone(&tunnel.counters)).collect(),
+        counters: spec.tunnels.iter().map(|tunnel| tunnel.counters.clone()).collect(),
         spis: FlatMap::default(),
         inbound: Vec::new(),
         gre_v4: FlatMap::default(),
@@ -176,6 +176,9 @@ pub(super) fn build(mut spec: TablesSpec) -> Result<Tables, BuildError> {
     };
     index_tunnels(&mut tables, &spec)?;
     index_sas(&mut tables, &mut spec)?;
+    crate::ring::in_huge_pages(&tables.next_hops);
+    crate::ring::in_huge_pages(&tables.tunnels);
+    crate::ring::in_huge_pages(&tables.inbound);
     Ok(tables)
 }
 

@@ -231,7 +231,7 @@ impl Tables {
     /// What worker `worker` counts of a tunnel.
     #[inline]
     pub(crate) fn counters(&self, tunnel: u32, worker: usize) -> Option<&TunnelCounters> {
-        self.counters.get(tunnel as usize)?.get(worker).map(|counters| &**counters)
+        self.counters.get(tunnel as usize)?.get(worker)
     }
 
     /// The index of the inbound SA with this SPI.

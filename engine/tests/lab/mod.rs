@@ -10,7 +10,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
-use culvert_engine::counters::{WorkerCounters, tunnel_counters};
+use culvert_engine::counters::{TunnelCounterBank, WorkerCounters};
 use culvert_engine::drops::Reason;
 use culvert_engine::esp::replay::ReplayWindow;
 use culvert_engine::esp::{InboundSa, IvRange, Key, Mode, OutboundSa, Router, Suite};
@@ -258,7 +258,7 @@ fn spec(plan: &Plan, number: u8, protection: Option<Protection>) -> TablesSpec {
             mtu: None,
             protection,
             bridge: (plan.gre.payload == Payload::Ethernet).then_some(LAN),
-            counters: tunnel_counters(1),
+            counters: TunnelCounterBank::new(1).take(),
             sequences: Arc::default(),
         }],
         routes: vec![RouteSpec {
