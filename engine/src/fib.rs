@@ -235,22 +235,6 @@ impl Fib {
     pub fn lookup_v6(&self, addr: Ipv6Addr) -> Option<u32> {
         self.v6.lookup(addr.octets())
     }
-
-    /// The entry that `lookup_v4` reads first, to be prefetched; `None` where there are no IPv4 routes.
-    #[inline]
-    #[must_use]
-    pub fn hint_v4(&self, addr: Ipv4Addr) -> Option<&u32> {
-        let [first, second, ..] = addr.octets();
-        self.v4.entry(CHILD | u32::from(first), second)
-    }
-
-    /// The entry that `lookup_v6` reads first, to be prefetched; `None` where there are no IPv6 routes.
-    #[inline]
-    #[must_use]
-    pub fn hint_v6(&self, addr: Ipv6Addr) -> Option<&u32> {
-        let [first, second, ..] = addr.octets();
-        self.v6.entry(CHILD | u32::from(first), second)
-    }
 }
 
 /// `routes` are sorted, so that equal prefixes stand side by side.
@@ -469,16 +453,8 @@ mod tests {
     fn a_family_without_routes_costs_no_memory() {
         let fib = fib(&[("10.0.0.0/8", 7)]);
         assert_eq!(fib.v6.nodes.capacity(), 0);
-        assert_eq!(fib.hint_v6("2001:db8::1".parse().unwrap()), None);
         assert_eq!(v4(&Fib::default(), "10.0.0.1"), None);
         assert_eq!(v6(&Fib::default(), "2001:db8::1"), None);
-    }
-
-    #[test]
-    fn the_hint_is_the_entry_that_the_lookup_reads() {
-        let fib = fib(&[("10.2.0.0/16", 7), ("2001::/16", 8)]);
-        assert_eq!(fib.hint_v4("10.2.3.4".parse().unwrap()), Some(&7));
-        assert_eq!(fib.hint_v6("2001:db8::1".parse().unwrap()), Some(&8));
     }
 
     #[test]
