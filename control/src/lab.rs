@@ -20,7 +20,7 @@ use culvert_engine::fib::Prefix;
 use culvert_engine::gre::{Options, Payload};
 use culvert_engine::ring::{self, Port, Region, RxQueue, TxQueue};
 use culvert_engine::tables::{
-    Gateway, NeighbourSpec, PortSpec, Published, RouteSpec, Tables, TablesSpec, TunnelSpec,
+    Gateway, NeighbourSpec, PortSpec, Published, RouteSpec, Stack, Tables, TablesSpec, TunnelSpec,
 };
 use culvert_engine::tunnel::Protection;
 use culvert_engine::wire::ethernet::{self, MacAddr};
@@ -207,6 +207,8 @@ fn router(
         any_mac: false,
         mtu,
         addresses: vec![(IpAddr::from(side.address), len)],
+        stack: Stack::Shared,
+        host_of: None,
     };
     let neighbour = |port, side: Side| NeighbourSpec { port, address: side.address.into(), mac: side.mac };
     let (near, far) = if hub { (0, 128) } else { (128, 0) };

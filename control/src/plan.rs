@@ -16,7 +16,7 @@ use culvert_engine::esp::{self, InboundSa, IvRange, Key, OutboundSa, Router};
 use culvert_engine::fib;
 use culvert_engine::gre::{self, Options};
 use culvert_engine::tables::{
-    BuildError, Gateway, NeighbourSpec, PortSpec, RouteSpec, Tables, TablesSpec, To, TunnelSpec,
+    BuildError, Gateway, NeighbourSpec, PortSpec, RouteSpec, Stack, Tables, TablesSpec, To, TunnelSpec,
 };
 use culvert_engine::tunnel::{self, Protection};
 use culvert_engine::wire::ethernet::MacAddr;
@@ -261,6 +261,8 @@ fn port_spec(number: usize, port: &Port) -> PortSpec {
         any_mac: port.mac.is_none(),
         mtu: port.mtu,
         addresses: port.addresses.iter().map(|prefix| (prefix.addr, prefix.len)).collect(),
+        stack: Stack::Shared,
+        host_of: None,
     }
 }
 

@@ -73,6 +73,8 @@ reasons! {
     GreSequence = "gre-sequence",
     /// A protected tunnel's packet that came unprotected.
     CleartextForProtected = "cleartext-for-protected",
+    /// ESP between a tunnel's ends that the host sent: its kernel may hold the same SA.
+    EspFromHost = "esp-from-host",
     /// Congestion was marked on the outer header of a packet that cannot carry the mark (RFC 6040 section 4.2).
     Ecn = "ecn",
     /// The transmit ring is full.

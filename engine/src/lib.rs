@@ -17,6 +17,7 @@ pub mod hash;
 mod path;
 pub mod ring;
 pub mod tables;
+pub mod tag;
 pub mod tunnel;
 pub mod wire;
 pub mod worker;

@@ -1,5 +1,12 @@
 //! A worker: one thread's share of the ports, run to completion a batch at a time.
+//!
+//! 1. A receive queue is synchronised and up to a batch of frames lent out.
+//! 2. Each frame is classified as its queue wants it: as received by a port, from the host into a tunnel, as a frame that the
+//!    exception thread made.
+//! 3. The batch goes through the stages of [`crate::path`].
+//! 4. Slots are given back, transmit queues synchronised.
 
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -7,40 +14,66 @@ use arc_swap::cache::Cache;
 
 use crate::counters::WorkerCounters;
 use crate::drops::Reason;
-use crate::path::{Batch, Packet, Stages, inbound, outbound, receive, transmit};
+use crate::path::transmit::Exits;
+use crate::path::{Batch, Packet, Stages, inbound, inject, outbound, receive, transmit};
 use crate::ring::{RxQueue, TxQueue};
 use crate::tables::{Published, Tables};
+use crate::tag::Origin;
+
+/// What stands behind a receive queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Role {
+    /// The port of that number.
+    Port(usize),
+    /// The tunnels' host interfaces.
+    Interfaces,
+    /// The exception thread.
+    Exceptions,
+}
+
+/// A receive and a transmit queue that belong together.
+pub type QueuePair = (RxQueue, TxQueue);
 
 /// One worker with the ring pairs that it serves.
 pub struct Worker {
     number: usize,
     tables: Cache<Arc<ArcSwap<Tables>>, Arc<Tables>>,
-    receive: Vec<RxQueue>,
+    receive: Vec<(RxQueue, Role)>,
+    /// The ports' queues in the order of their numbers, then those that `exits` tells.
     transmit: Vec<TxQueue>,
-    host: Option<usize>,
+    exits: Exits,
     counters: Arc<WorkerCounters>,
 }
 
 impl Worker {
     /// Worker `number` (counted from 0) with one ring pair of each port, in the order of the tables' ports. `host` is the
-    /// ring pair towards the host stack; without one, what is the host's is dropped.
-    pub fn new(
-        number: usize,
-        tables: &Published,
-        ports: Vec<(RxQueue, TxQueue)>,
-        host: Option<(RxQueue, TxQueue)>,
-    ) -> Worker {
-        let host_number = host.is_some().then_some(ports.len());
-        let (receive, transmit): (Vec<_>, Vec<_>) = ports.into_iter().chain(host).unzip();
-        let counters = Arc::new(WorkerCounters::new(receive.len()));
-        Worker {
-            number,
-            tables: Cache::new(Arc::clone(tables)),
-            receive,
-            transmit,
-            host: host_number,
-            counters,
+    /// ring pair towards the host stack, for ports that have none of their own.
+    pub fn new(number: usize, tables: &Published, ports: Vec<QueuePair>, host: Option<QueuePair>) -> Worker {
+        let count = ports.len();
+        let (mut receive, mut transmit) = (Vec::with_capacity(count + 3), Vec::with_capacity(count + 3));
+        for (port, (rx, tx)) in ports.into_iter().chain(host).enumerate() {
+            receive.push((rx, Role::Port(port)));
+            transmit.push(tx);
         }
+        let exits = Exits { host: (transmit.len() > count).then_some(count), ..Exits::default() };
+        let counters = Arc::new(WorkerCounters::new(transmit.len()));
+        Worker { number, tables: Cache::new(Arc::clone(tables)), receive, transmit, exits, counters }
+    }
+
+    /// The same worker, which also serves the tunnels' host interfaces.
+    pub fn with_interfaces(mut self, (rx, tx): QueuePair) -> Worker {
+        self.exits.interfaces = Some(self.transmit.len());
+        self.receive.push((rx, Role::Interfaces));
+        self.transmit.push(tx);
+        self
+    }
+
+    /// The same worker, with a way to the exception thread and back.
+    pub fn with_exceptions(mut self, (rx, tx): QueuePair) -> Worker {
+        self.exits.exceptions = Some(self.transmit.len());
+        self.receive.push((rx, Role::Exceptions));
+        self.transmit.push(tx);
+        self
     }
 
     /// What this worker counts.
@@ -48,9 +81,9 @@ impl Worker {
         &self.counters
     }
 
-    /// The receive queue of port `port`.
-    pub fn receive_queue(&mut self, port: usize) -> Option<&mut RxQueue> {
-        self.receive.get_mut(port)
+    /// The receive queue of number `queue`: the ports' come first, in their order.
+    pub fn receive_queue(&mut self, queue: usize) -> Option<&mut RxQueue> {
+        self.receive.get_mut(queue).map(|(queue, _)| queue)
     }
 
     /// The transmit queue of port `port`; the host's follows the last port's.
@@ -58,14 +91,24 @@ impl Worker {
         self.transmit.get_mut(port)
     }
 
-    /// Takes one batch from port `port` all the way. Returns the number of frames.
+    /// What a thread can wait on until there is something to do; queues that have nothing to wait on have to be looked at.
+    pub fn wait_fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.receive.iter().filter_map(|(queue, _)| queue.wait_fd())
+    }
+
+    /// Takes one batch from every receive queue. Returns the number of frames.
     #[inline]
-    pub fn turn(&mut self, port: usize) -> usize {
-        let Worker { number, tables, receive, transmit, host, counters } = self;
-        let Some(queue) = receive.get_mut(port) else { return 0 };
+    pub fn round(&mut self) -> usize {
+        (0..self.receive.len()).map(|queue| self.turn(queue)).sum()
+    }
+
+    /// Takes one batch from receive queue `queue` all the way. Returns the number of frames.
+    #[inline]
+    pub fn turn(&mut self, queue: usize) -> usize {
+        let Worker { number, tables, receive, transmit, exits, counters } = self;
+        let Some((queue, role)) = receive.get_mut(queue) else { return 0 };
         queue.sync();
         let tables: &Tables = tables.load();
-        let Some(entry) = tables.ports.get(port) else { return 0 };
 
         let mut broken = 0;
         let mut batch: Batch<'_> = Batch::new();
@@ -75,24 +118,20 @@ impl Worker {
         }
         let received = batch.len();
         if received > 0 {
-            if tables.is_spread() {
-                receive::look_ahead(&batch, tables);
-            }
-            let mut stages = Stages::default();
-            for packet in &mut batch {
-                receive::receive(packet, entry, tables);
-                stages.note(packet.next);
-            }
-            if stages.inbound {
-                inbound::open(&mut batch, &mut stages, tables, *number);
-            }
-            if stages.outbound {
-                outbound::encapsulate(&mut batch, tables, *number);
-            }
-            transmit::transmit(&mut batch, transmit, entry, *host, tables, counters);
-            if let Some(counters) = counters.port(port) {
-                counters.rx.add(received as u64);
-            }
+            let stages = classify(&mut batch, *role, tables, counters);
+            process(&mut batch, stages, tables, *number);
+            let received_by = match role {
+                Role::Port(port) => tables.ports.get(*port).map(|port| port.mac),
+                Role::Interfaces | Role::Exceptions => None,
+            };
+            transmit::transmit(
+                &mut batch,
+                transmit,
+                exits,
+                received_by.unwrap_or_default(),
+                tables,
+                counters,
+            );
         }
         drop(batch);
         queue.ring.release(slots);
@@ -100,5 +139,52 @@ impl Worker {
             queue.sync();
         }
         received
+    }
+}
+
+/// Step 2.
+#[inline]
+fn classify(batch: &mut Batch<'_>, role: Role, tables: &Tables, counters: &WorkerCounters) -> Stages {
+    let mut stages = Stages::default();
+    match role {
+        Role::Port(port) => {
+            let Some(entry) = tables.ports.get(port) else { return stages };
+            if tables.is_spread() {
+                receive::look_ahead(batch, tables);
+            }
+            let origin = Origin::Port(port as u32).encode();
+            for packet in batch.iter_mut() {
+                packet.origin = origin;
+                receive::receive(packet, entry, tables);
+                stages.note(packet.next);
+            }
+            if let Some(counters) = counters.port(port) {
+                counters.rx.add(batch.len() as u64);
+            }
+        }
+        Role::Interfaces => {
+            for packet in batch.iter_mut() {
+                inject::from_host(packet, tables);
+                stages.note(packet.next);
+            }
+        }
+        Role::Exceptions => {
+            for packet in batch.iter_mut() {
+                inject::injected(packet, tables);
+                stages.note(packet.next);
+            }
+        }
+    }
+    stages
+}
+
+/// Step 3.
+#[inline]
+fn process(batch: &mut Batch<'_>, mut stages: Stages, tables: &Tables, worker: usize) {
+    if stages.inbound {
+        inbound::open(batch, &mut stages, tables, worker);
+    }
+    if stages.outbound {
+        outbound::encapsulate(batch, tables, worker);
     }
 }

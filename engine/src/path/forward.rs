@@ -20,11 +20,10 @@ pub(crate) fn ipv4(
 ) -> Result<Next, Reason> {
     let header = packet.frame.bytes().first_chunk::<{ ipv4::HEADER_LEN }>().ok_or(Reason::IpMalformed)?;
     let (tos, link_local) = (header[1], header[12] == 169 && header[13] == 254);
-    if let Some(up) = before(next, link_local)? {
-        return Ok(up);
-    }
+    before(next, link_local)?;
     ipv4::decrement_ttl(packet.frame.bytes_mut()).ok_or(Reason::TtlExceeded)?;
-    onward(packet, hop, next, ethernet::IPV4, tos, tables)
+    (packet.protocol, packet.tos) = (ethernet::IPV4, tos);
+    onward(packet, hop, next, tables)
 }
 
 /// Forwards the IPv6 packet that the frame holds, checked before, to the next hop `next`, of number `hop`.
@@ -37,58 +36,59 @@ pub(crate) fn ipv6(
 ) -> Result<Next, Reason> {
     let header = packet.frame.bytes().first_chunk::<{ ipv6::HEADER_LEN }>().ok_or(Reason::IpMalformed)?;
     let (tos, link_local) = (header[0] << 4 | header[1] >> 4, header[8] == 0xfe && header[9] & 0xc0 == 0x80);
-    if let Some(up) = before(next, link_local)? {
-        return Ok(up);
-    }
+    before(next, link_local)?;
     ipv6::decrement_hop_limit(packet.frame.bytes_mut()).ok_or(Reason::TtlExceeded)?;
-    onward(packet, hop, next, ethernet::IPV6, tos, tables)
+    (packet.protocol, packet.tos) = (ethernet::IPV6, tos);
+    onward(packet, hop, next, tables)
 }
 
-/// Steps 1 and 2. A packet for the host is not forwarded, so the rest does not concern it.
-#[inline]
-fn before(hop: &NextHop, link_local: bool) -> Result<Option<Next>, Reason> {
+/// Sends a packet of ours on its way: not forwarded, so its TTL stays.
+pub(crate) fn ours(
+    packet: &mut Packet<'_>,
+    hop: u32,
+    next: &NextHop,
+    tables: &Tables,
+) -> Result<Next, Reason> {
+    before(next, false)?;
+    onward(packet, hop, next, tables)
+}
+
+/// Steps 1 and 2.
+#[inline(always)]
+fn before(hop: &NextHop, link_local: bool) -> Result<(), Reason> {
     // What comes out of a tunnel was held against this before it was accepted.
     if hop.underlay && matches!(hop.to, To::Tunnel(_)) {
         return Err(Reason::Nested);
     }
-    if hop.to == To::Host {
-        return Ok(Some(Next::HostInner));
-    }
     if link_local {
         return Err(Reason::LinkLocal);
     }
-    match hop.to.refused() {
-        Some(reason) => Err(reason),
-        None => Ok(None),
+    match hop.to {
+        To::Nowhere | To::Host => Err(Reason::NoRoute),
+        To::Station { .. } | To::Unresolved { .. } | To::Tunnel(_) => Ok(()),
     }
 }
 
 /// Step 4.
 #[inline(always)]
-fn onward(
-    packet: &mut Packet<'_>,
-    hop: u32,
-    next: &NextHop,
-    protocol: u16,
-    tos: u8,
-    tables: &Tables,
-) -> Result<Next, Reason> {
+fn onward(packet: &mut Packet<'_>, hop: u32, next: &NextHop, tables: &Tables) -> Result<Next, Reason> {
     match next.to {
         To::Tunnel(index) => {
-            packet.protocol = protocol;
-            packet.tos = tos;
             if let Some(tunnel) = tables.tunnel(index) {
                 tunnel.prefetch_outbound();
             }
             Ok(Next::Tunnel(index))
         }
-        To::Station { port, .. } => {
+        To::Station { port, .. } | To::Unresolved { port } => {
             let mtu = tables.ports.get(usize::from(port)).map_or(0, |port| port.mtu);
             if packet.frame.len() > mtu {
                 return Err(Reason::TooBig);
             }
-            Ok(Next::Station(hop))
+            match next.to {
+                To::Station { .. } => Ok(Next::Station(hop)),
+                _ => Err(Reason::NoNeighbour),
+            }
         }
-        To::Host | To::Unresolved { .. } | To::Nowhere => Err(Reason::NoRoute),
+        To::Host | To::Nowhere => Err(Reason::NoRoute),
     }
 }

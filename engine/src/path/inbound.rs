@@ -17,7 +17,8 @@ use crate::drops::Reason;
 use crate::esp::{Mode, cipher, open};
 use crate::gre::{self, Checked};
 use crate::ring::BATCH;
-use crate::tables::{Inbound, NextHop, Tables};
+use crate::tables::{Inbound, NextHop, Tables, To};
+use crate::tag::Origin;
 use crate::tunnel::Tunnel;
 use crate::wire::{Ecn, Gre, Ipv4, Ipv6, esp, ethernet, ipv4, ipv6, protocol};
 
@@ -267,7 +268,10 @@ fn deliver(
         counters.in_packets.add(1);
         counters.in_bytes.add(packet.frame.len() as u64);
     }
+    packet.origin = Origin::Tunnel(index).encode();
     match inner {
+        Inner::V4(Some((_, NextHop { to: To::Host, .. })))
+        | Inner::V6(Some((_, NextHop { to: To::Host, .. }))) => Ok(Next::HostInner(index)),
         Inner::V4(Some((hop, way))) => forward::ipv4(packet, hop, way, tables),
         Inner::V6(Some((hop, way))) => forward::ipv6(packet, hop, way, tables),
         Inner::V4(None) | Inner::V6(None) => Err(Reason::NoRoute),

@@ -12,6 +12,7 @@
 
 pub(crate) mod forward;
 pub(crate) mod inbound;
+pub(crate) mod inject;
 pub(crate) mod outbound;
 pub(crate) mod receive;
 pub(crate) mod transmit;
@@ -20,6 +21,7 @@ use arrayvec::ArrayVec;
 
 use crate::drops::Reason;
 use crate::ring::{BATCH, Frame};
+use crate::tag::Cause;
 use crate::wire::ethernet::MacAddr;
 
 /// What a packet needs next. Every variant holds 32 bits or nothing: verdicts are passed in registers then (moves through
@@ -40,8 +42,10 @@ pub(crate) enum Next {
     Tunnel(u32),
     /// The frame is an IP packet for a station on a link: the next hop of that number.
     Station(u32),
-    /// The frame is an IP packet that came out of a tunnel, for the host stack.
-    HostInner,
+    /// The frame is an IP packet that came out of the tunnel of that number, for the host stack.
+    HostInner(u32),
+    /// The exception thread is to look at the frame, for this cause; where there is none, it is the host's.
+    Exception(Cause),
     /// The frame is complete, and leaves by the port of that number.
     Send(u32),
 }
@@ -78,13 +82,15 @@ pub(crate) struct Packet<'a> {
     pub(crate) spent: usize,
     /// The station that sent the frame.
     pub(crate) source: MacAddr,
+    /// Where the packet came in, as [`crate::tag::Origin`] encodes it.
+    pub(crate) origin: u32,
 }
 
 impl<'a> Packet<'a> {
     #[inline]
     pub(crate) fn new(frame: Frame<'a>) -> Packet<'a> {
         let next = Next::Drop(Reason::EthernetMalformed);
-        Packet { frame, next, protocol: 0, tos: 0, sequence: 0, spent: 0, source: MacAddr([0; 6]) }
+        Packet { frame, next, protocol: 0, tos: 0, sequence: 0, spent: 0, source: MacAddr([0; 6]), origin: 0 }
     }
 }
 

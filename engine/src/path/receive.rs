@@ -10,8 +10,9 @@ use std::net::{IpAddr, Ipv4Addr};
 use super::forward;
 use super::{Next, Packet};
 use crate::drops::Reason;
-use crate::tables::{Address, Ends, NextHop, PortEntry, Tables, To};
-use crate::wire::{Ethernet, Gre, Ipv4, Ipv6, Udp, ethernet, protocol, udp};
+use crate::tables::{Address, Ends, NextHop, PortEntry, PortKind, Tables, To};
+use crate::tag::Cause;
+use crate::wire::{Ethernet, Gre, Ipv4, Ipv6, Udp, ethernet, icmpv4, icmpv6, protocol, udp};
 
 /// Asks the processor for what the look-ups of a batch will read first, where there are so many tunnels that it would have
 /// to be waited for. Only the commonest packets are looked at; a wrong guess costs nothing but the guess.
@@ -80,8 +81,10 @@ pub(crate) fn receive(packet: &mut Packet<'_>, port: &PortEntry, tables: &Tables
 fn classify(packet: &mut Packet<'_>, port: &PortEntry, tables: &Tables) -> Result<Next, Reason> {
     let frame = Ethernet::parse(packet.frame.bytes()).map_err(|_| Reason::EthernetMalformed)?;
     packet.source = frame.src();
-    if let Some(tunnel) = port.bridge {
-        return bridged(packet, tunnel);
+    match port.kind {
+        PortKind::Station => {}
+        PortKind::Bridged(tunnel) => return bridged(packet, tunnel),
+        PortKind::HostOf(nic) => return from_host(packet, nic, tables),
     }
     if frame.dst() != port.mac {
         if frame.dst().is_multicast() {
@@ -113,6 +116,51 @@ fn bridged(packet: &mut Packet<'_>, tunnel: u32) -> Result<Next, Reason> {
     packet.protocol = ethernet::TEB;
     packet.tos = 0;
     Ok(Next::Tunnel(tunnel))
+}
+
+/// What the host sends by a port leaves as it is, but for what would undo a tunnel's protection: a kernel that was given the
+/// tunnel's SAs or GRE as well must not send beside us.
+#[cold]
+fn from_host(packet: &Packet<'_>, nic: u32, tables: &Tables) -> Result<Next, Reason> {
+    let frame = Ethernet::parse(packet.frame.bytes()).map_err(|_| Reason::EthernetMalformed)?;
+    match frame.ethertype() {
+        ethernet::IPV4 => {
+            if let Ok(ip) = Ipv4::parse(frame.payload()) {
+                guard(ip.src(), ip.dst(), ip.protocol(), ip.payload(), tables)?;
+            }
+        }
+        ethernet::IPV6 => {
+            if let Ok(ip) = Ipv6::parse(frame.payload())
+                && let Ok(upper) = ip.upper()
+            {
+                let payload = frame.payload().get(upper.offset..).unwrap_or_default();
+                guard(ip.src(), ip.dst(), upper.protocol, payload, tables)?;
+            }
+        }
+        _ => {}
+    }
+    Ok(Next::Send(nic))
+}
+
+/// GRE and ESP between the ends of a protected tunnel are not the host's to send.
+fn guard<A: Address>(src: A, dst: A, protocol: u8, payload: &[u8], tables: &Tables) -> Result<(), Reason> {
+    let reason = match protocol {
+        protocol::GRE => Reason::CleartextForProtected,
+        protocol::ESP => Reason::EspFromHost,
+        protocol::UDP if is_esp_in_udp(payload, tables) => Reason::EspFromHost,
+        _ => return Ok(()),
+    };
+    match A::pairs(tables).get(&A::key(src, dst, None)) {
+        Some(true) => Err(reason),
+        _ => Ok(()),
+    }
+}
+
+/// ESP in a datagram from a port of ours for that: neither IKE nor a keepalive (RFC 3948 section 2).
+fn is_esp_in_udp(payload: &[u8], tables: &Tables) -> bool {
+    Udp::parse(payload).is_ok_and(|datagram| {
+        tables.is_encap_port(datagram.source()) && !matches!(datagram.payload(), [0xff] | [0, 0, 0, 0, ..])
+    })
 }
 
 /// A frame longer than a buffer lies in several, where neither cipher nor checksum can work on it: it is the host's if it
@@ -155,12 +203,12 @@ fn ipv4(packet: &mut Packet<'_>, tables: &Tables) -> Result<Next, Reason> {
     if let Some(next) = from_tunnel(packet, &outer, tables) {
         return Ok(next);
     }
-    let hop = tables.fib().lookup_v4(outer.dst).ok_or(Reason::NoRoute)?;
-    let way = tables.next_hop(hop).ok_or(Reason::NoRoute)?;
-    if way.to == To::Host {
+    let hop = tables.fib().lookup_v4(outer.dst).and_then(|hop| Some((hop, tables.next_hop(hop)?)));
+    if let Some((_, NextHop { to: To::Host, .. })) = hop {
         return local(packet, &outer, tables);
     }
     strip_ethernet(packet, outer.end);
+    let (hop, way) = hop.ok_or(Reason::NoRoute)?;
     forward::ipv4(packet, hop, way, tables)
 }
 
@@ -169,9 +217,8 @@ fn ipv6(packet: &mut Packet<'_>, tables: &Tables) -> Result<Next, Reason> {
     let bytes = packet.frame.bytes().get(ethernet::HEADER_LEN..).unwrap_or_default();
     let ip = Ipv6::parse(bytes).map_err(|_| Reason::IpMalformed)?;
     let end = ethernet::HEADER_LEN + crate::wire::ipv6::HEADER_LEN + usize::from(ip.payload_len());
-    let hop = tables.fib().lookup_v6(ip.dst()).ok_or(Reason::NoRoute)?;
-    let way = tables.next_hop(hop).ok_or(Reason::NoRoute)?;
-    if way.to == To::Host {
+    let hop = tables.fib().lookup_v6(ip.dst()).and_then(|hop| Some((hop, tables.next_hop(hop)?)));
+    if let Some((_, NextHop { to: To::Host, .. })) = hop {
         let upper = ip.upper().map_err(|_| Reason::IpMalformed)?;
         let outer = Outer {
             src: ip.src(),
@@ -189,6 +236,7 @@ fn ipv6(packet: &mut Packet<'_>, tables: &Tables) -> Result<Next, Reason> {
         };
     }
     strip_ethernet(packet, end);
+    let (hop, way) = hop.ok_or(Reason::NoRoute)?;
     forward::ipv6(packet, hop, way, tables)
 }
 
@@ -261,8 +309,18 @@ fn local<A: Address>(packet: &mut Packet<'_>, outer: &Outer<A>, tables: &Tables)
         protocol::ESP => esp(packet, outer, outer.payload_at, tables),
         protocol::GRE => Err(unknown_gre(packet, outer, tables)),
         protocol::UDP => encapsulated_in_udp(packet, outer, tables),
+        protocol::ICMP | protocol::ICMPV6 if is_error(packet, outer) => Ok(Next::Exception(Cause::IcmpError)),
         _ => Ok(Next::Host),
     }
+}
+
+/// Is this an ICMP error about a packet that did not arrive? (RFC 792; RFC 4443 section 2.1: types below 128.)
+fn is_error<A>(packet: &Packet<'_>, outer: &Outer<A>) -> bool {
+    let kind = packet.frame.bytes().get(outer.payload_at).copied();
+    kind.is_some_and(|kind| match outer.protocol {
+        protocol::ICMP => kind == icmpv4::UNREACHABLE,
+        _ => kind == icmpv6::UNREACHABLE || kind == icmpv6::PACKET_TOO_BIG,
+    })
 }
 
 /// What is wrong with a GRE packet that no tunnel takes.

@@ -4,32 +4,70 @@ use super::{Batch, Next, Packet};
 use crate::counters::WorkerCounters;
 use crate::drops::Reason;
 use crate::ring::{Refused, TxQueue};
-use crate::tables::{NextHop, PortEntry, Tables, To};
+use crate::tables::{NextHop, Stack, Tables, To};
+use crate::tag::{Cause, Exception, Origin};
+use crate::wire::ethernet::MacAddr;
 use crate::wire::{EthernetHeader, ethernet};
 
-/// Sends the packets, in order. `received_on` is the port they came from, `host` the number of the host's queue in `queues`.
+/// Where frames go that leave by no port: numbers of transmit queues.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Exits {
+    /// The host stack, for ports that have none of their own.
+    pub(crate) host: Option<usize>,
+    /// The tunnels' host interfaces.
+    pub(crate) interfaces: Option<usize>,
+    /// The exception thread.
+    pub(crate) exceptions: Option<usize>,
+}
+
+/// Sends the packets, in order. `received_by` is the address of the port that they came by, if they did.
 #[inline]
 pub(crate) fn transmit(
     packets: &mut Batch<'_>,
     queues: &mut [TxQueue],
-    received_on: &PortEntry,
-    host: Option<usize>,
+    exits: &Exits,
+    received_by: MacAddr,
     tables: &Tables,
     counters: &WorkerCounters,
 ) {
     for packet in packets.drain(..) {
-        if let Err(reason) = send(packet, queues, received_on, host, tables, counters) {
+        let sent = match packet.next {
+            Next::Drop(reason) => refuse(packet, reason, queues, exits),
+            _ => send(packet, queues, exits, received_by, tables, counters),
+        };
+        if let Err(reason) = sent {
             counters.count_drop(reason, 1);
         }
     }
+}
+
+/// A packet that cannot go on is the exception thread's where that can do something about it.
+#[inline]
+fn refuse(
+    mut packet: Packet<'_>,
+    reason: Reason,
+    queues: &mut [TxQueue],
+    exits: &Exits,
+) -> Result<(), Reason> {
+    let Some(cause) = Cause::of(reason) else { return Err(reason) };
+    let queue = exits.exceptions.and_then(|queue| queues.get_mut(queue)).ok_or(reason)?;
+    packet.frame.set_tag(packet.origin | exception(cause));
+    queue.ring.push(packet.frame).map_err(|_| reason)?;
+    if cause.is_loss() { Err(reason) } else { Ok(()) }
+}
+
+/// The tag of an exception, without its origin.
+#[inline]
+fn exception(cause: Cause) -> u32 {
+    Exception { cause, origin: Origin::Port(0) }.encode()
 }
 
 #[inline]
 fn send(
     mut packet: Packet<'_>,
     queues: &mut [TxQueue],
-    received_on: &PortEntry,
-    host: Option<usize>,
+    exits: &Exits,
+    received_by: MacAddr,
     tables: &Tables,
     counters: &WorkerCounters,
 ) -> Result<(), Reason> {
@@ -44,12 +82,25 @@ fn send(
             push_ethernet(&mut packet, EthernetHeader { dst: mac, src, ethertype: 0 })?;
             usize::from(port)
         }
-        Next::Host => host.ok_or(Reason::NoHost)?,
-        Next::HostInner => {
-            let header = EthernetHeader { dst: received_on.mac, src: packet.source, ethertype: 0 };
-            push_ethernet(&mut packet, header)?;
-            host.ok_or(Reason::NoHost)?
-        }
+        Next::Host => host(&mut packet, exits, tables)?,
+        Next::Exception(cause) => match exits.exceptions {
+            Some(queue) => {
+                packet.frame.set_tag(packet.origin | exception(cause));
+                queue
+            }
+            None => host(&mut packet, exits, tables)?,
+        },
+        Next::HostInner(tunnel) => match exits.interfaces {
+            Some(queue) => {
+                packet.frame.set_tag(tunnel);
+                queue
+            }
+            None => {
+                let header = EthernetHeader { dst: received_by, src: packet.source, ethertype: 0 };
+                push_ethernet(&mut packet, header)?;
+                exits.host.ok_or(Reason::NoHost)?
+            }
+        },
         Next::Drop(reason) => return Err(reason),
         // The stages before have dealt with these.
         Next::Open(_) => return Err(Reason::EspUnknownSpi),
@@ -65,6 +116,20 @@ fn send(
         counters.tx.add(1);
     }
     Ok(())
+}
+
+/// The queue that a frame for the host stack goes to, of the port that it came by.
+fn host(packet: &mut Packet<'_>, exits: &Exits, tables: &Tables) -> Result<usize, Reason> {
+    let stack = tables.ports.get(packet.origin as usize).map_or(Stack::Shared, |port| port.stack);
+    match stack {
+        Stack::Shared => exits.host.ok_or(Reason::NoHost),
+        Stack::Port(port) => Ok(port),
+        Stack::Kernel => Err(Reason::NoHost),
+        Stack::Own => {
+            packet.frame.set_tag(packet.origin | exception(Cause::Local));
+            exits.exceptions.ok_or(Reason::NoHost)
+        }
+    }
 }
 
 /// Puts a link header in front of an IP packet; its EtherType follows from the version.

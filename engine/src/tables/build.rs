@@ -9,7 +9,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
-use super::{Ends, Gateway, GreEntry, Inbound, NextHop, PortEntry, Tables, TablesSpec, To, TunnelSpec};
+use super::{
+    Ends, Gateway, GreEntry, Inbound, NextHop, PortEntry, PortKind, Stack, Tables, TablesSpec, To, TunnelSpec,
+};
 use crate::drops::Reason;
 use crate::esp::Spi;
 use crate::fib::{Fib, FibError, Prefix};
@@ -146,16 +148,18 @@ pub(super) fn build(mut spec: TablesSpec) -> Result<Tables, BuildError> {
             mac: port.mac,
             any_mac: port.any_mac,
             mtu: usize::from(port.mtu),
-            bridge: None,
+            kind: port.host_of.map_or(PortKind::Station, |port| PortKind::HostOf(port as u32)),
+            stack: port.stack,
         })
         .collect();
     let mut tunnels = Vec::with_capacity(spec.tunnels.len());
     for (index, tunnel) in (0..).zip(&spec.tunnels) {
         if let Some(port) = tunnel.bridge {
             let entry = ports.get_mut(port).ok_or(BuildError::Unknown { what: "port", index: port })?;
-            if entry.bridge.replace(index).is_some() {
+            if entry.kind != PortKind::Station {
                 return Err(BuildError::DuplicateBridge(port));
             }
+            entry.kind = PortKind::Bridged(index);
         }
         tunnels.push(lay_out(tunnel, lookup(&fib, &next_hops, tunnel.remote), &ports)?);
     }
@@ -203,6 +207,12 @@ fn validate(spec: &TablesSpec) -> Result<(), BuildError> {
     }
     for neighbour in &spec.neighbours {
         port(neighbour.port)?;
+    }
+    for entry in &spec.ports {
+        entry.host_of.map_or(Ok(()), port)?;
+        if let Stack::Port(index) = entry.stack {
+            port(index)?;
+        }
     }
     for route in &spec.routes {
         match route.gateway {
@@ -345,10 +355,19 @@ fn index_tunnels(tables: &mut Tables, spec: &TablesSpec) -> Result<(), BuildErro
             _ => {}
         }
     }
-    let pairs_v4: BTreeMap<_, ()> =
-        v4.iter().map(|((local, remote, _), _)| ((*local, *remote, None), ())).collect();
-    let pairs_v6: BTreeMap<_, ()> =
-        v6.iter().map(|((local, remote, _), _)| ((*local, *remote, None), ())).collect();
+    let (mut pairs_v4, mut pairs_v6) = (BTreeMap::new(), BTreeMap::new());
+    for tunnel in &spec.tunnels {
+        let protected = tunnel.protection.is_some();
+        match (tunnel.local, tunnel.remote) {
+            (IpAddr::V4(local), IpAddr::V4(remote)) => {
+                *pairs_v4.entry((local.to_bits(), remote.to_bits(), None)).or_default() |= protected;
+            }
+            (IpAddr::V6(local), IpAddr::V6(remote)) => {
+                *pairs_v6.entry((local.to_bits(), remote.to_bits(), None)).or_default() |= protected;
+            }
+            _ => {}
+        }
+    }
     let v4_twice = |local: u32, remote: u32| BuildError::DuplicateTunnel {
         local: Ipv4Addr::from_bits(local).into(),
         remote: Ipv4Addr::from_bits(remote).into(),

@@ -11,10 +11,9 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 
 pub use build::BuildError;
-pub use spec::{Gateway, NeighbourSpec, PortSpec, RouteSpec, TablesSpec, TunnelSpec};
+pub use spec::{Gateway, NeighbourSpec, PortSpec, RouteSpec, Stack, TablesSpec, TunnelSpec};
 
 use crate::counters::{TunnelCounterSet, TunnelCounters};
-use crate::drops::Reason;
 use crate::esp::{InboundSa, Spi};
 use crate::fib::Fib;
 use crate::hash::{FastHash, FlatMap};
@@ -62,8 +61,19 @@ pub(crate) struct PortEntry {
     pub(crate) mac: MacAddr,
     pub(crate) any_mac: bool,
     pub(crate) mtu: usize,
-    /// The Ethernet tunnel that takes every frame of this port.
-    pub(crate) bridge: Option<u32>,
+    pub(crate) kind: PortKind,
+    pub(crate) stack: Stack,
+}
+
+/// What frames a port receives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum PortKind {
+    /// Those of a link on which we are a station.
+    Station,
+    /// All that an Ethernet tunnel is to take.
+    Bridged(u32),
+    /// The host's, to be sent by another port.
+    HostOf(u32),
 }
 
 /// An inbound SA with what is asked of its packets: a cache line, so that the common packet needs nothing of its tunnel.
@@ -112,7 +122,8 @@ pub(crate) trait Address: Copy + Eq {
 
     fn key(local: Self, remote: Self, key: Option<u32>) -> Self::Key;
     fn tunnels(tables: &Tables) -> &FlatMap<Self::Key, GreEntry>;
-    fn pairs(tables: &Tables) -> &FlatMap<Self::Key, ()>;
+    /// Pairs of ends between which there are tunnels, and whether any of those is protected.
+    fn pairs(tables: &Tables) -> &FlatMap<Self::Key, bool>;
     fn between(ends: &Ends, src: Self, dst: Self) -> bool;
 }
 
@@ -130,7 +141,7 @@ impl Address for Ipv4Addr {
     }
 
     #[inline]
-    fn pairs(tables: &Tables) -> &FlatMap<Self::Key, ()> {
+    fn pairs(tables: &Tables) -> &FlatMap<Self::Key, bool> {
         &tables.pairs_v4
     }
 
@@ -154,7 +165,7 @@ impl Address for Ipv6Addr {
     }
 
     #[inline]
-    fn pairs(tables: &Tables) -> &FlatMap<Self::Key, ()> {
+    fn pairs(tables: &Tables) -> &FlatMap<Self::Key, bool> {
         &tables.pairs_v6
     }
 
@@ -176,8 +187,8 @@ pub struct Tables {
     inbound: Vec<Inbound>,
     gre_v4: FlatMap<(u32, u32, Option<u32>), GreEntry>,
     gre_v6: FlatMap<(u128, u128, Option<u32>), GreEntry>,
-    pairs_v4: FlatMap<(u32, u32, Option<u32>), ()>,
-    pairs_v6: FlatMap<(u128, u128, Option<u32>), ()>,
+    pairs_v4: FlatMap<(u32, u32, Option<u32>), bool>,
+    pairs_v6: FlatMap<(u128, u128, Option<u32>), bool>,
     udp_ports: Vec<u16>,
 }
 
@@ -271,16 +282,5 @@ impl Tables {
     #[inline]
     pub(crate) fn is_encap_port(&self, port: u16) -> bool {
         self.udp_ports.contains(&port)
-    }
-}
-
-impl To {
-    /// Why a packet cannot take this way, for ways that are none.
-    pub(crate) fn refused(self) -> Option<Reason> {
-        match self {
-            To::Unresolved { .. } => Some(Reason::NoNeighbour),
-            To::Nowhere => Some(Reason::NoRoute),
-            To::Host | To::Station { .. } | To::Tunnel(_) => None,
-        }
     }
 }

@@ -20,6 +20,24 @@ pub struct PortSpec {
     pub mtu: u16,
     /// Our addresses on it, each with the length of its subnet's prefix.
     pub addresses: Vec<(IpAddr, u8)>,
+    /// Where frames go that are not the engine's.
+    pub stack: Stack,
+    /// The port that this one is the host's side of: what the host sends on it leaves there.
+    pub host_of: Option<usize>,
+}
+
+/// The host stack behind a port.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Stack {
+    /// Whatever the worker has for all of them.
+    #[default]
+    Shared,
+    /// The port of that number, whose frames are copied as they are (netmap's host rings).
+    Port(usize),
+    /// The kernel takes what is its own before the port does (AF_XDP).
+    Kernel,
+    /// None: the exception thread answers for our addresses.
+    Own,
 }
 
 /// A tunnel.

@@ -17,7 +17,9 @@ use culvert_engine::esp::{InboundSa, IvRange, Key, Mode, OutboundSa, Router, Sui
 use culvert_engine::fib::Prefix;
 use culvert_engine::gre::{Options, Payload};
 use culvert_engine::ring::{self, Port, RINGS_PER_QUEUE, Region, RxQueue, SPARE_PER_QUEUE, TxQueue};
-use culvert_engine::tables::{Gateway, NeighbourSpec, PortSpec, RouteSpec, Tables, TablesSpec, TunnelSpec};
+use culvert_engine::tables::{
+    Gateway, NeighbourSpec, PortSpec, RouteSpec, Stack, Tables, TablesSpec, TunnelSpec,
+};
 use culvert_engine::tunnel::{Protection, UdpEncap};
 use culvert_engine::wire::ethernet::MacAddr;
 use culvert_engine::worker::Worker;
@@ -245,8 +247,22 @@ fn spec(plan: &Plan, number: u8, protection: Option<Protection>) -> TablesSpec {
     let ends = [(end(number, false), 24), (end(number, true), 64)];
     TablesSpec {
         ports: vec![
-            PortSpec { mac: mac(number, LAN), any_mac: false, mtu: MTU as u16, addresses: local.to_vec() },
-            PortSpec { mac: mac(number, WAN), any_mac: false, mtu: MTU as u16, addresses: ends.to_vec() },
+            PortSpec {
+                mac: mac(number, LAN),
+                any_mac: false,
+                mtu: MTU as u16,
+                addresses: local.to_vec(),
+                stack: Stack::Shared,
+                host_of: None,
+            },
+            PortSpec {
+                mac: mac(number, WAN),
+                any_mac: false,
+                mtu: MTU as u16,
+                addresses: ends.to_vec(),
+                stack: Stack::Shared,
+                host_of: None,
+            },
         ],
         tunnels: vec![TunnelSpec {
             local: end(number, plan.v6),

@@ -1,0 +1,81 @@
+//! Packets that no port received: the host's, from the tunnels' interfaces, and the exception thread's. Their rings' tags say
+//! what they are.
+
+use super::receive;
+use super::{Next, Packet, forward};
+use crate::drops::Reason;
+use crate::tables::{NextHop, Tables};
+use crate::tag::{Injected, Origin};
+use crate::wire::{Ipv4, Ipv6, ethernet};
+
+/// Runs the first stage for an IP packet that the host sent into a tunnel by its interface; the tag is the tunnel's number.
+pub(crate) fn from_host(packet: &mut Packet<'_>, tables: &Tables) {
+    let tunnel = packet.frame.tag();
+    packet.origin = Origin::Tunnel(tunnel).encode();
+    packet.next = into_tunnel(packet, tunnel, tables).unwrap_or_else(Next::Drop);
+}
+
+/// The host has lowered the TTL where it forwards; what it sends to the far end of a tunnel must not enter one.
+fn into_tunnel(packet: &mut Packet<'_>, tunnel: u32, tables: &Tables) -> Result<Next, Reason> {
+    if let Some((_, NextHop { underlay: true, .. })) = route(packet, tables)? {
+        return Err(Reason::Nested);
+    }
+    Ok(Next::Tunnel(tunnel))
+}
+
+/// Reads an IP packet for a tunnel or a link: what the later stages want to know of it, and its next hop.
+fn route<'t>(packet: &mut Packet<'_>, tables: &'t Tables) -> Result<Option<(u32, &'t NextHop)>, Reason> {
+    let bytes = packet.frame.bytes();
+    let (hop, len) = match bytes.first().ok_or(Reason::IpMalformed)? >> 4 {
+        4 => {
+            let ip = Ipv4::parse(bytes).map_err(|_| Reason::IpMalformed)?;
+            (packet.protocol, packet.tos) = (ethernet::IPV4, ip.tos());
+            (tables.fib().lookup_v4(ip.dst()), usize::from(ip.total_len()))
+        }
+        _ => {
+            let ip = Ipv6::parse(bytes).map_err(|_| Reason::IpMalformed)?;
+            (packet.protocol, packet.tos) = (ethernet::IPV6, ip.traffic_class());
+            let len = crate::wire::ipv6::HEADER_LEN + usize::from(ip.payload_len());
+            (tables.fib().lookup_v6(ip.dst()), len)
+        }
+    };
+    packet.frame.truncate(len);
+    Ok(hop.and_then(|hop| Some((hop, tables.next_hop(hop)?))))
+}
+
+/// Runs the first stage for a frame from the exception thread.
+pub(crate) fn injected(packet: &mut Packet<'_>, tables: &Tables) {
+    packet.next = match Injected::decode(packet.frame.tag()) {
+        Some(injected) => place(packet, injected, tables).unwrap_or_else(Next::Drop),
+        None => Next::Drop(Reason::SlotBroken),
+    };
+}
+
+fn place(packet: &mut Packet<'_>, injected: Injected, tables: &Tables) -> Result<Next, Reason> {
+    match injected {
+        Injected::Route => match route(packet, tables)? {
+            Some((hop, next)) => forward::ours(packet, hop, next, tables),
+            None => Err(Reason::NoRoute),
+        },
+        Injected::IntoTunnel(tunnel) => {
+            packet.origin = Origin::Tunnel(tunnel).encode();
+            route(packet, tables)?;
+            Ok(Next::Tunnel(tunnel))
+        }
+        Injected::FromTunnel(tunnel) => {
+            packet.origin = Origin::Tunnel(tunnel).encode();
+            Ok(Next::HostInner(tunnel))
+        }
+        Injected::Send(port) => Ok(Next::Send(port)),
+        Injected::Receive(port) => {
+            packet.origin = Origin::Port(port).encode();
+            let entry = tables.ports.get(port as usize).ok_or(Reason::NoRoute)?;
+            receive::receive(packet, entry, tables);
+            Ok(packet.next)
+        }
+        Injected::Host(port) => {
+            packet.origin = Origin::Port(port).encode();
+            Ok(Next::Host)
+        }
+    }
+}
