@@ -377,9 +377,9 @@ fn esp<A: Address>(
     let index = tables.inbound_by_spi(u32::from_be_bytes(*spi)).ok_or(Reason::EspUnknownSpi)?;
     let inbound = tables.inbound(index).ok_or(Reason::EspUnknownSpi)?;
     inbound.sa.prefetch();
-    match inbound.ends {
-        // The SA is for packets between two addresses, and these are others (RFC 4301 section 5.2, step 4).
-        Ends::V4(..) | Ends::V6(..) => Err(Reason::EspMalformed),
-        Ends::Any => Ok(Next::Open(index)),
+    // The SA may be for packets between two addresses alone (RFC 4301 section 5.2, step 4).
+    if inbound.ends != Ends::Any && !A::between(&inbound.ends, outer.src, outer.dst) {
+        return Err(Reason::EspMalformed);
     }
+    Ok(Next::Open(index))
 }
