@@ -28,11 +28,13 @@ mod rx;
 mod tests;
 mod tx;
 mod wipe;
+#[cfg(target_os = "linux")]
+pub mod xdp;
 
 pub use frame::{Frame, TEMPLATE_LEN};
 pub use memory::{RINGS_PER_QUEUE, SPARE_PER_QUEUE, wire};
 pub use pages::in_huge_pages;
-pub use port::{Port, RxQueue, TxQueue};
+pub use port::{Health, Port, RxQueue, TxQueue};
 pub use prefetch::{prefetch, prefetch_many};
 pub use region::{Region, RegionError};
 pub use rx::RxRing;

@@ -9,6 +9,19 @@ use super::memory::{WireRx, WireTx};
 use super::region::{Region, RegionError};
 use super::rx::RxRing;
 use super::tx::TxRing;
+#[cfg(target_os = "linux")]
+use super::xdp::{XdpRx, XdpTx};
+
+/// What is known of the device behind a queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Health {
+    /// It sends and receives.
+    Attached,
+    /// It is there, but has been set down; it resumes by itself.
+    Down,
+    /// It is gone for good: the port has to be opened again.
+    Departed,
+}
 
 /// A set of ring pairs, each to be given to one worker.
 pub struct Port {
@@ -33,11 +46,15 @@ impl Port {
 pub(super) enum Source {
     Wire(WireRx),
     Capture(Box<CaptureRx>),
+    #[cfg(target_os = "linux")]
+    Xdp(Box<XdpRx>),
 }
 
 pub(super) enum Sink {
     Wire(WireTx),
     Capture(Box<CaptureTx>),
+    #[cfg(target_os = "linux")]
+    Xdp(Box<XdpTx>),
 }
 
 /// A receive ring with its backend.
@@ -54,6 +71,8 @@ impl RxQueue {
         match &mut self.source {
             Source::Wire(wire) => wire.sync(&self.ring.raw),
             Source::Capture(capture) => capture.sync(&self.ring.raw),
+            #[cfg(target_os = "linux")]
+            Source::Xdp(xdp) => xdp.sync(&self.ring.raw),
         }
     }
 
@@ -61,7 +80,7 @@ impl RxQueue {
     pub fn capture_mut(&mut self) -> Option<&mut CaptureRx> {
         match &mut self.source {
             Source::Capture(capture) => Some(capture),
-            Source::Wire(_) => None,
+            _ => None,
         }
     }
 
@@ -69,6 +88,17 @@ impl RxQueue {
     pub fn wait_fd(&self) -> Option<BorrowedFd<'_>> {
         match &self.source {
             Source::Wire(_) | Source::Capture(_) => None,
+            #[cfg(target_os = "linux")]
+            Source::Xdp(xdp) => Some(xdp.wait_fd()),
+        }
+    }
+
+    /// Is the device behind this queue still there? May cost a system call.
+    pub fn health(&self) -> Health {
+        match &self.source {
+            Source::Wire(_) | Source::Capture(_) => Health::Attached,
+            #[cfg(target_os = "linux")]
+            Source::Xdp(xdp) => xdp.health(),
         }
     }
 
@@ -78,6 +108,8 @@ impl RxQueue {
             || match &self.source {
                 Source::Wire(wire) => wire.pending(),
                 Source::Capture(capture) => capture.peek().is_some(),
+                #[cfg(target_os = "linux")]
+                Source::Xdp(xdp) => xdp.pending(),
             }
     }
 }
@@ -97,15 +129,28 @@ impl TxQueue {
         match &mut self.sink {
             Sink::Wire(wire) => wire.sync(&self.ring.raw),
             Sink::Capture(capture) => capture.sync(&self.ring.raw),
+            #[cfg(target_os = "linux")]
+            Sink::Xdp(xdp) => xdp.sync(&self.ring.raw),
         }
         self.ring.refresh();
+    }
+
+    /// Is anything queued that the other side has not taken? It goes with a later [`TxQueue::sync`], so a thread that is about
+    /// to sleep should not for long.
+    pub fn pending(&self) -> bool {
+        let raw = &self.ring.raw;
+        match &self.sink {
+            Sink::Wire(_) | Sink::Capture(_) => raw.next(raw.tail()) != raw.head(),
+            #[cfg(target_os = "linux")]
+            Sink::Xdp(xdp) => xdp.pending(),
+        }
     }
 
     /// The capture file behind this queue, if that is what it is.
     pub fn capture_mut(&mut self) -> Option<&mut CaptureTx> {
         match &mut self.sink {
             Sink::Capture(capture) => Some(capture),
-            Sink::Wire(_) => None,
+            _ => None,
         }
     }
 }

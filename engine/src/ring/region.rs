@@ -15,6 +15,8 @@ use super::{HEADROOM, OFFSET_MASK};
 
 /// Rings start at multiples of this many bytes (netmap's `NM_CACHE_ALIGN`).
 const RING_ALIGN: usize = 128;
+/// Buffers start at a multiple of the largest page size in use, since AF_XDP takes whole pages.
+const PAGE_ALIGN: usize = 65536;
 /// Indices below this one are never in a slot (netmap reserves 0 and 1).
 const FIRST_BUFFER: u32 = 2;
 
@@ -100,7 +102,7 @@ impl Region {
             .ok()
             .and_then(|n| n.checked_add(FIRST_BUFFER))
             .ok_or_else(shape)?;
-        let buffers_at = (rings * ring_stride).next_multiple_of(4096);
+        let buffers_at = (rings * ring_stride).next_multiple_of(PAGE_ALIGN);
         let bytes = buffers_at + buffers as usize * buffer_size as usize;
 
         let base = map(bytes).map_err(|source| RegionError::Memory { bytes, source })?;
@@ -124,9 +126,21 @@ impl Region {
         self.buffer_size
     }
 
+    /// Slots in each ring.
+    pub fn slots(&self) -> u32 {
+        self.slots
+    }
+
     /// Buffers in the region, the two reserved ones included; every index in a slot is below this.
     pub fn buffers(&self) -> u32 {
         self.buffers
+    }
+
+    /// Where buffer 0 starts, and the bytes of all buffers, for kernels that are told of the memory itself.
+    #[cfg(target_os = "linux")]
+    pub(super) fn buffer_memory(&self) -> (NonNull<u8>, usize) {
+        // SAFETY: the buffers lie inside the mapping.
+        (unsafe { self.base.add(self.buffers_at) }, self.bytes - self.buffers_at)
     }
 
     /// The time stamp of buffer `index`, nanoseconds since 1970: that of the frame it holds, set by whoever received it.
