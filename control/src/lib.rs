@@ -14,6 +14,7 @@ pub mod lab;
 pub mod nesting;
 pub mod plan;
 pub mod replay;
+pub mod routes;
 pub mod table;
 
 use std::ffi::OsString;

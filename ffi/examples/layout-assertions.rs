@@ -6,7 +6,7 @@
 use std::fmt::Display;
 
 use netmap_sys::NETMAP_DEVICE_NAME;
-use netmap_sys::layout::{CONSTANTS, IOCTLS, STRUCTS, Struct};
+use netmap_sys::layout::{CONSTANTS, FREEBSD_CONSTANTS, FREEBSD_STRUCTS, IOCTLS, STRUCTS, Struct};
 
 const OPENING: &str = "\
 #include <stddef.h>
@@ -18,6 +18,13 @@ const OPENING: &str = "\
 #include <net/if.h>
 #include <net/netmap.h>
 #include <net/netmap_user.h>
+#ifdef __FreeBSD__
+#include <net/if_dl.h>
+#include <net/if_types.h>
+#include <net/route.h>
+#include <netinet/in.h>
+#include <sys/sysctl.h>
+#endif
 
 #ifndef SKEW
 #define SKEW 0
@@ -41,6 +48,12 @@ fn main() {
         let expected = format_args!("FREEBSD_OR_LINUX({:#x}UL, {:#x}UL)", ioctl.freebsd, ioctl.linux);
         expect(ioctl.name, ioctl.name, expected);
     }
+    println!("#ifdef __FreeBSD__");
+    FREEBSD_STRUCTS.iter().for_each(print_struct);
+    for constant in FREEBSD_CONSTANTS.iter().copied().flatten() {
+        expect(constant.name, constant.name, constant.value);
+    }
+    println!("#endif");
 }
 
 fn print_struct(layout: &Struct) {

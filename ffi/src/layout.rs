@@ -4,7 +4,7 @@
 
 use core::mem::offset_of;
 
-use crate::{ioctl, option, request, ring};
+use crate::{ioctl, option, request, ring, route};
 
 /// A structure as C lays it out.
 #[derive(Clone, Copy, Debug)]
@@ -53,17 +53,20 @@ pub struct Ioctl {
 /// Every constant, by the module that defines it.
 pub const CONSTANTS: &[&[Constant]] = &[ring::CONSTANTS, request::CONSTANTS, option::CONSTANTS];
 
+/// Every constant that FreeBSD alone has.
+pub const FREEBSD_CONSTANTS: &[&[Constant]] = &[route::CONSTANTS];
+
 /// Every ioctl number.
 pub const IOCTLS: &[Ioctl] = ioctl::IOCTLS;
 
-/// `struct NAME: SIZE, align ALIGN { FIELD: START..END, .. }`, then `padding { .. }` for fields that C does not name. Asserts the
+/// First the name of the list. Then `struct NAME: SIZE, align ALIGN { FIELD: START..END, .. }`, then `padding { .. }` for fields that C does not name. Asserts the
 /// numbers, and that no field is missing from the list.
 macro_rules! structs {
-    ($(struct $name:ident: $size:literal, align $align:literal {
+    ($(#[$attribute:meta])* $list:ident: $(struct $name:ident: $size:literal, align $align:literal {
         $($field:ident: $start:literal..$end:literal),+ $(,)?
     } $(padding { $($pad:ident: $pad_start:literal..$pad_end:literal),+ $(,)? })?)+) => {
-        /// Every structure.
-        pub const STRUCTS: &[Struct] = &[$(Struct {
+        $(#[$attribute])*
+        pub const $list: &[Struct] = &[$(Struct {
             name: stringify!($name),
             size: $size,
             align: $align,
@@ -90,6 +93,8 @@ const fn size_of_field<S, F>(_accessor: fn(&S) -> &F) -> usize {
 }
 
 structs! {
+    /// Every structure that both systems have.
+    STRUCTS:
     struct netmap_slot: 16, align 8 {
         buf_idx: 0..4,
         len: 4..6,
@@ -199,5 +204,118 @@ structs! {
         nro_opt: 0..24,
         nro_usrptr: 24..32,
         nro_info: 32..96,
+    }
+}
+
+structs! {
+    /// Every structure that FreeBSD alone has, or lays out in its own way.
+    FREEBSD_STRUCTS:
+    struct rt_metrics: 112, align 8 {
+        rmx_locks: 0..8,
+        rmx_mtu: 8..16,
+        rmx_hopcount: 16..24,
+        rmx_expire: 24..32,
+        rmx_recvpipe: 32..40,
+        rmx_sendpipe: 40..48,
+        rmx_ssthresh: 48..56,
+        rmx_rtt: 56..64,
+        rmx_rttvar: 64..72,
+        rmx_pksent: 72..80,
+        rmx_weight: 80..88,
+        rmx_nhidx: 88..96,
+        rmx_filler: 96..112,
+    }
+    struct rt_msghdr: 152, align 8 {
+        rtm_msglen: 0..2,
+        rtm_version: 2..3,
+        rtm_type: 3..4,
+        rtm_index: 4..6,
+        _rtm_spare1: 6..8,
+        rtm_flags: 8..12,
+        rtm_addrs: 12..16,
+        rtm_pid: 16..20,
+        rtm_seq: 20..24,
+        rtm_errno: 24..28,
+        rtm_fmask: 28..32,
+        rtm_inits: 32..40,
+        rtm_rmx: 40..152,
+    }
+    struct if_data: 152, align 8 {
+        ifi_type: 0..1,
+        ifi_physical: 1..2,
+        ifi_addrlen: 2..3,
+        ifi_hdrlen: 3..4,
+        ifi_link_state: 4..5,
+        ifi_vhid: 5..6,
+        ifi_datalen: 6..8,
+        ifi_mtu: 8..12,
+        ifi_metric: 12..16,
+        ifi_baudrate: 16..24,
+        ifi_ipackets: 24..32,
+        ifi_ierrors: 32..40,
+        ifi_opackets: 40..48,
+        ifi_oerrors: 48..56,
+        ifi_collisions: 56..64,
+        ifi_ibytes: 64..72,
+        ifi_obytes: 72..80,
+        ifi_imcasts: 80..88,
+        ifi_omcasts: 88..96,
+        ifi_iqdrops: 96..104,
+        ifi_oqdrops: 104..112,
+        ifi_noproto: 112..120,
+        ifi_hwassist: 120..128,
+        __ifi_epoch: 128..136,
+        __ifi_lastchange: 136..152,
+    }
+    struct if_msghdrl: 176, align 8 {
+        ifm_msglen: 0..2,
+        ifm_version: 2..3,
+        ifm_type: 3..4,
+        ifm_addrs: 4..8,
+        ifm_flags: 8..12,
+        ifm_index: 12..14,
+        _ifm_spare1: 14..16,
+        ifm_len: 16..18,
+        ifm_data_off: 18..20,
+        _ifm_spare2: 20..24,
+        ifm_data: 24..176,
+    }
+    struct ifa_msghdrl: 176, align 8 {
+        ifam_msglen: 0..2,
+        ifam_version: 2..3,
+        ifam_type: 3..4,
+        ifam_addrs: 4..8,
+        ifam_flags: 8..12,
+        ifam_index: 12..14,
+        _ifam_spare1: 14..16,
+        ifam_len: 16..18,
+        ifam_data_off: 18..20,
+        ifam_metric: 20..24,
+        ifam_data: 24..176,
+    }
+    struct sockaddr_in: 16, align 4 {
+        sin_len: 0..1,
+        sin_family: 1..2,
+        sin_port: 2..4,
+        sin_addr: 4..8,
+        sin_zero: 8..16,
+    }
+    struct sockaddr_in6: 28, align 4 {
+        sin6_len: 0..1,
+        sin6_family: 1..2,
+        sin6_port: 2..4,
+        sin6_flowinfo: 4..8,
+        sin6_addr: 8..24,
+        sin6_scope_id: 24..28,
+    }
+    struct sockaddr_dl: 54, align 2 {
+        sdl_len: 0..1,
+        sdl_family: 1..2,
+        sdl_index: 2..4,
+        sdl_type: 4..5,
+        sdl_nlen: 5..6,
+        sdl_alen: 6..7,
+        sdl_slen: 7..8,
+        sdl_data: 8..54,
     }
 }

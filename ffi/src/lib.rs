@@ -2,6 +2,9 @@
 //! the pointer arithmetic that finds rings, slots and buffers in the shared memory. Names are those of
 //! `<net/netmap.h>` and `<net/netmap_user.h>`; nothing here allocates, decides or keeps state.
 //!
+//! Beside it, the messages of FreeBSD's routing sockets and of the sysctls of the same kind (route(4)), by the names
+//! of `<net/route.h>`, `<net/if.h>` and `<net/if_dl.h>`.
+//!
 //! How a port is opened with it:
 //! 1. open [`NETMAP_DEVICE_NAME`];
 //! 2. fill an [`nmreq_register`], point an [`nmreq_header`]'s `nr_body` at it and its `nr_options` at a chain of
@@ -37,9 +40,15 @@ mod option;
 mod pointer;
 mod request;
 mod ring;
+mod route;
+#[cfg(target_os = "freebsd")]
+mod route_socket;
 
 pub use ioctl::*;
 pub use option::*;
 pub use pointer::*;
 pub use request::*;
 pub use ring::*;
+pub use route::*;
+#[cfg(target_os = "freebsd")]
+pub use route_socket::{open_route_socket, read_sysctl};

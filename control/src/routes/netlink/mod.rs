@@ -1,0 +1,251 @@
+//! Linux: links, addresses, routes of the main table, next hop objects and neighbours, over rtnetlink (RFC 3549). Two
+//! sockets: one that events come from, one for requests and their answers.
+//!
+//! [`NetlinkSource::changes`]:
+//! 1. take in the events that have come;
+//! 2. where the kernel had no room for all of them (`ENOBUFS`), or one could not be read, read all tables again; where
+//!    they leave routes open, read the routes again;
+//! 3. report what is otherwise.
+//!
+//! Events are subscribed to before the first table is read, so nothing falls in between; one that a table already
+//! contains is entered twice, which changes nothing.
+
+mod follow;
+mod message;
+#[cfg(test)]
+mod tests;
+
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Instant;
+
+use netlink_sys::protocols::NETLINK_ROUTE;
+use netlink_sys::{Socket, SocketAddr};
+
+use self::follow::{Follower, Tables};
+use self::message::Damaged;
+use super::state::{HostState, LinkIndex};
+use super::{Changes, HostSource, ResolveError, SourceError};
+
+/// Groups of events (linux/rtnetlink.h, `RTNLGRP_*`): links, neighbours, addresses and routes of both families, next
+/// hop objects.
+const GROUPS: [u32; 7] = [1, 3, 5, 7, 9, 11, GROUP_NEXTHOP];
+/// Kernels before 5.3 have no next hop objects, and no such group.
+const GROUP_NEXTHOP: u32 = 32;
+/// Bytes asked for as room for events; the kernel may give less (`net.core.rmem_max`).
+const RECEIVE_BUFFER: usize = 8 << 20;
+/// Room for a datagram. The kernel fills up to 32 KiB of a dump; what is longer is noticed, and the room grows.
+const DATAGRAM: usize = 64 << 10;
+/// A table that changes while it is read is read again, this often in a row.
+const ATTEMPTS: usize = 5;
+/// Datagrams taken in before a report, so that a host that never stops talking is reported on nevertheless.
+const BATCH: usize = 4096;
+
+/// The network of the namespace that the source was opened in.
+#[derive(Debug)]
+pub struct NetlinkSource {
+    events: Socket,
+    requests: Socket,
+    sequence: u32,
+    datagram: Vec<u8>,
+    follower: Follower,
+}
+
+impl NetlinkSource {
+    /// Opens the sockets and subscribes.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn open() -> Result<NetlinkSource, SourceError> {
+        NetlinkSource::with_receive_buffer(RECEIVE_BUFFER).map_err(SourceError::Open)
+    }
+
+    fn with_receive_buffer(bytes: usize) -> io::Result<NetlinkSource> {
+        let mut events = Socket::new(NETLINK_ROUTE)?;
+        events.set_rx_buf_sz(i32::try_from(bytes).unwrap_or(i32::MAX))?;
+        events.bind_auto()?;
+        for group in GROUPS {
+            match events.add_membership(group) {
+                Err(error) if group != GROUP_NEXTHOP => return Err(error),
+                _ => {}
+            }
+        }
+        let mut requests = Socket::new(NETLINK_ROUTE)?;
+        requests.bind_auto()?;
+        requests.connect(&SocketAddr::new(0, 0))?;
+        Ok(NetlinkSource {
+            events,
+            requests,
+            sequence: 0,
+            datagram: Vec::with_capacity(DATAGRAM),
+            follower: Follower::new(message::RT_TABLE_MAIN),
+        })
+    }
+
+    /// Step 1. What the kernel had no room for, and what this side had none for, is lost.
+    fn take_events(&mut self) -> Result<(), SourceError> {
+        for _ in 0..BATCH {
+            match receive(&self.events, &mut self.datagram) {
+                Ok(true) => self.follower.take(&self.datagram, Instant::now()),
+                Ok(false) => self.follower.stale.everything = true,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
+                    self.follower.stale.everything = true;
+                }
+                Err(error) => return Err(SourceError::Read(error)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Step 2. On failure everything stays as it was, and as stale as it was.
+    fn read_again(&mut self, everything: bool) -> Result<(), SourceError> {
+        match self.read_tables(everything) {
+            Ok(tables) => {
+                self.follower.replace(tables, everything);
+                Ok(())
+            }
+            Err(error) => {
+                self.follower.stale.failed(Instant::now());
+                Err(error)
+            }
+        }
+    }
+
+    fn read_tables(&mut self, everything: bool) -> Result<Tables, SourceError> {
+        let all = [
+            ("links", message::RTM_GETLINK),
+            ("addresses", message::RTM_GETADDR),
+            ("neighbours", message::RTM_GETNEIGH),
+        ];
+        let routes = [("next hops", message::RTM_GETNEXTHOP), ("routes", message::RTM_GETROUTE)];
+        let mut tables = Tables::default();
+        for &(table, kind) in all.iter().filter(|_| everything).chain(&routes) {
+            match self.dump(kind, &mut tables) {
+                // A kernel without next hop objects: no route names one.
+                Err(error)
+                    if kind == message::RTM_GETNEXTHOP && error.raw_os_error() == Some(libc::EOPNOTSUPP) => {}
+                Err(error) => return Err(SourceError::Table { table, error }),
+                Ok(()) => {}
+            }
+        }
+        Ok(tables)
+    }
+
+    /// Reads one table. One that changed meanwhile may lack what was there all the time, and is read again.
+    fn dump(&mut self, kind: u16, tables: &mut Tables) -> io::Result<()> {
+        for _ in 0..ATTEMPTS {
+            let mut attempt = Tables::default();
+            self.sequence = self.sequence.wrapping_add(1);
+            self.requests.send(&message::dump_request(kind, self.sequence), 0)?;
+            if self.take_dump(&mut attempt)? {
+                tables.extend(attempt);
+                return Ok(());
+            }
+        }
+        Err(io::Error::other("it changes faster than it can be read"))
+    }
+
+    /// Takes in a table up to its end; false: it changed meanwhile, or more came than there was room for.
+    fn take_dump(&mut self, tables: &mut Tables) -> io::Result<bool> {
+        let mut whole = true;
+        loop {
+            whole &= receive(&self.requests, &mut self.datagram).map_err(unanswered)?;
+            for message in message::messages(&self.datagram) {
+                let message = message.map_err(damaged)?;
+                // What is left of a table that was given up.
+                if message.sequence != self.sequence {
+                    continue;
+                }
+                whole &= message.flags & message::NLM_F_DUMP_INTR == 0;
+                match message.kind {
+                    message::NLMSG_DONE => return Ok(whole),
+                    message::NLMSG_ERROR => return acknowledged(message.payload).map(|()| whole),
+                    _ => tables.take(message).map_err(damaged)?,
+                }
+            }
+        }
+    }
+
+    /// Waits for the answer to a request that is not for a table; the kernel has it ready when the request has been sent.
+    fn answer(&mut self) -> io::Result<()> {
+        loop {
+            receive(&self.requests, &mut self.datagram).map_err(unanswered)?;
+            for message in message::messages(&self.datagram) {
+                let message = message.map_err(damaged)?;
+                if message.sequence == self.sequence && message.kind == message::NLMSG_ERROR {
+                    return acknowledged(message.payload);
+                }
+            }
+        }
+    }
+}
+
+impl HostSource for NetlinkSource {
+    fn snapshot(&mut self) -> Result<HostState, SourceError> {
+        self.read_again(true)?;
+        Ok(self.follower.ledger.snapshot())
+    }
+
+    fn changes(&mut self) -> Result<Changes, SourceError> {
+        self.take_events()?;
+        let stale = &mut self.follower.stale;
+        stale.tick(Instant::now());
+        let everything = stale.everything;
+        if everything || stale.routes {
+            self.read_again(everything)?;
+        }
+        Ok(Changes { list: self.follower.ledger.report(), resynchronised: everything })
+    }
+
+    fn wait_fd(&self) -> BorrowedFd<'_> {
+        self.events.as_fd()
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        self.follower.stale.deadline()
+    }
+
+    /// The kernel takes it as a packet to that station: it asks for the address if it does not know it, and checks one
+    /// that is stale.
+    fn resolve(&mut self, link: LinkIndex, address: IpAddr) -> Result<(), ResolveError> {
+        self.sequence = self.sequence.wrapping_add(1);
+        let request = message::use_request(link, address, self.sequence);
+        let answer = self.requests.send(&request, 0).and_then(|_| self.answer());
+        answer.map_err(|error| ResolveError::Refused { link, address, error })
+    }
+}
+
+/// Receives a datagram if one is there. False: it was longer than the room for it, which is larger now.
+fn receive(socket: &Socket, datagram: &mut Vec<u8>) -> io::Result<bool> {
+    datagram.clear();
+    let room = datagram.capacity();
+    let length = socket.recv(datagram, libc::MSG_DONTWAIT | libc::MSG_TRUNC)?;
+    if length > room {
+        datagram.clear();
+        datagram.reserve(length);
+        return Ok(false);
+    }
+    Ok(true)
+}
+
+/// The kernel answers while it takes the request, or the last part of the answer.
+fn unanswered(error: io::Error) -> io::Error {
+    match error.kind() {
+        io::ErrorKind::WouldBlock => io::Error::new(io::ErrorKind::TimedOut, "the kernel does not answer"),
+        _ => error,
+    }
+}
+
+fn damaged(_: Damaged) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, "the answer is damaged")
+}
+
+fn acknowledged(payload: &[u8]) -> io::Result<()> {
+    match message::error_code(payload).map_err(damaged)? {
+        0 => Ok(()),
+        code => Err(io::Error::from_raw_os_error(code)),
+    }
+}

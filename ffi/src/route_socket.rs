@@ -1,0 +1,58 @@
+//! The three system calls with which FreeBSD's routing tables are read and followed: a routing socket is opened, its
+//! receive buffer and error reports are set, and a sysctl is read. What the bytes mean is [`crate::route`]'s.
+
+extern crate std;
+
+use core::ffi::{c_int, c_uint, c_void};
+use core::ptr;
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+
+use crate::route::PF_ROUTE;
+
+/// A routing socket that never blocks, is closed in programs that this one starts, and reports an overrun of its receive
+/// buffer of `receive_buffer` bytes as `ENOBUFS` (`SO_RERROR`; without it, FreeBSD drops messages in silence).
+///
+/// # Errors
+/// What the kernel says.
+pub fn open_route_socket(receive_buffer: c_int) -> io::Result<OwnedFd> {
+    let flags = libc::SOCK_RAW | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+    // SAFETY: no pointers are handed over.
+    let descriptor = unsafe { libc::socket(PF_ROUTE, flags, libc::AF_UNSPEC) };
+    if descriptor < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just given us this descriptor, and nobody else has it.
+    let socket = unsafe { OwnedFd::from_raw_fd(descriptor) };
+    set_option(&socket, libc::SO_RCVBUF, receive_buffer)?;
+    set_option(&socket, SO_RERROR, 1)?;
+    Ok(socket)
+}
+
+/// `<sys/socket.h>`: the socket reports receive errors.
+const SO_RERROR: c_int = 0x0002_0000;
+
+fn set_option(socket: &OwnedFd, option: c_int, value: c_int) -> io::Result<()> {
+    let size = size_of::<c_int>() as libc::socklen_t;
+    let value = ptr::from_ref(&value).cast::<c_void>();
+    // SAFETY: `value` points to `size` bytes that live until the call is over.
+    match unsafe { libc::setsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, option, value, size) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Reads the sysctl `name` into `buffer`, and says how many bytes there are of it. With an empty buffer nothing is
+/// copied, and the answer is an estimate of the bytes needed.
+///
+/// # Errors
+/// `ENOMEM` where the buffer is too small; what else the kernel says.
+pub fn read_sysctl(name: &[c_int], buffer: &mut [u8]) -> io::Result<usize> {
+    let mut length = buffer.len();
+    let target = if buffer.is_empty() { ptr::null_mut() } else { buffer.as_mut_ptr().cast::<c_void>() };
+    // SAFETY: `name` and `target` point to as many elements as is said with each; the kernel writes at most `length`
+    // bytes to `target` (none where it is null), and there is no new value.
+    let result =
+        unsafe { libc::sysctl(name.as_ptr(), name.len() as c_uint, target, &raw mut length, ptr::null(), 0) };
+    if result == 0 { Ok(length) } else { Err(io::Error::last_os_error()) }
+}
