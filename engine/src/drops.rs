@@ -33,6 +33,12 @@ reasons! {
     IpMalformed = "ip-malformed",
     /// An IP fragment of a tunnel packet.
     Fragment = "fragment",
+    /// A fragment for which reassembly had no room, or whose packet was not complete in time.
+    FragmentLimit = "fragment-limit",
+    /// A fragment of a packet whose fragments overlap (RFC 5722 section 4).
+    FragmentOverlap = "fragment-overlap",
+    /// A fragment that was there already.
+    FragmentDuplicate = "fragment-duplicate",
     /// TTL or hop limit used up (RFC 1812 section 5.3.1, RFC 8200 section 3).
     TtlExceeded = "ttl-exceeded",
     /// From a link-local address, which is never forwarded (RFC 4291 section 2.5.6, RFC 3927 section 2.7).

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use crate::drops::Reason;
 use crate::esp::{self, InboundSa, Mode, OutboundSa, Spi};
+use crate::exception::pmtu::{Inside, Ports, Sends};
 use crate::gre::{Options, Sequences};
 use crate::wire::ethernet::{self, EthernetHeader, MacAddr};
 use crate::wire::{EspHeader, GreHeader, Ipv4Header, Ipv6Header, UdpHeader, protocol};
@@ -211,6 +212,22 @@ impl Tunnel {
     /// The SA that sends, if there is one.
     pub fn outbound(&self) -> Option<&OutboundSa> {
         self.outbound.as_deref()
+    }
+
+    /// What its packets look like on the way, as an ICMP error about one would quote it. `None` while it has no SA to send
+    /// with.
+    pub fn sends(&self) -> Option<Sends> {
+        let inside = match (self.mode, self.outbound()) {
+            (None, _) => Inside::Gre(self.gre),
+            (Some(_), Some(sa)) => Inside::Esp { spi: sa.spi(), numbers: sa.numbers() },
+            (Some(_), None) => return None,
+        };
+        let udp_at = TEMPLATE_MAX.checked_sub(self.template_len)? + ethernet::HEADER_LEN + self.layout.ip;
+        let udp = self.template.get(udp_at..udp_at + self.layout.udp)?.first_chunk::<4>().map(|ports| {
+            let [a, b, c, d] = *ports;
+            Ports { source: Some(u16::from_be_bytes([a, b])), destination: u16::from_be_bytes([c, d]) }
+        });
+        Some(Sends { local: self.local, remote: self.remote, udp, inside })
     }
 
     /// Asks the processor for what sending a packet will read.

@@ -12,7 +12,7 @@ use std::cell::Cell;
 use culvert_engine::drops::Reason;
 use culvert_engine::esp::Suite;
 use culvert_engine::gre::{Options, Payload};
-use lab::{LAN, PLAIN, Plan, Side, WAN, end, frame, inner, ip};
+use lab::{LAN, PLAIN, Plan, Side, WAN, end, fix_checksum, frame, inner, ip};
 
 thread_local! {
     static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
@@ -157,4 +157,28 @@ fn esp_in_udp_without_offsets_does_not_allocate() {
     for v6 in [false, true] {
         traffic(&Plan { udp: true, v6, offsets: (false, false), ..Plan::new(Some(Suite::Aes128Gcm16)) });
     }
+}
+
+/// The segment size of a SYN is lowered on the path, so this must not allocate either, whatever the bytes are.
+#[test]
+fn clamping_does_not_allocate() {
+    let (src, dst) = (end(1, false), end(2, false));
+    let segment =
+        [&[4, 0, 0, 80, 0, 0, 0, 1, 0, 0, 0, 0, 0x60, 2][..], &[0; 6], &[2, 4, 0x05, 0xb4]].concat();
+    let syn = ip(src, dst, 6, 0, 64, &segment);
+    let mut noise = Noise(0x9e37_79b9_7f4a_7c15);
+    let (mut clamped, mut counted) = (0, 0);
+    for round in 0..10_000 {
+        let mut packet = syn.clone();
+        if round % 2 == 1 {
+            let at = noise.next() % packet.len();
+            packet[at] ^= 1 << (noise.next() % 8);
+            fix_checksum(&mut packet);
+        }
+        let before = allocations();
+        clamped += u32::from(culvert_engine::mss::clamp(&mut packet, 1400));
+        counted += allocations() - before;
+    }
+    assert_eq!(counted, 0);
+    assert!((5000..10_000).contains(&clamped), "{clamped} clamped");
 }

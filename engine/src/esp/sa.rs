@@ -1,5 +1,6 @@
 //! Security associations: the one that sends, and those that receive.
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::cipher::{Aad, Key};
@@ -86,6 +87,11 @@ impl OutboundSa {
     /// Packets sent, or at least numbered.
     pub fn used(&self) -> u64 {
         self.next.load(Ordering::Relaxed).min(self.last + 1) - self.first.min(self.last + 1)
+    }
+
+    /// The sequence numbers given out so far.
+    pub fn numbers(&self) -> Range<u64> {
+        self.first..self.next.load(Ordering::Relaxed).min(self.last + 1)
     }
 
     /// Takes up to `count` sequence numbers, fewer at the end of the SA's life. Workers that share the SA take disjoint ones.

@@ -16,6 +16,9 @@ pub const ECHO_REPLY: u8 = 0;
 pub const UNREACHABLE: u8 = 3;
 /// Type: echo request.
 pub const ECHO_REQUEST: u8 = 8;
+/// Types that ask or tell, and complain about no packet: echo and its reply, router advertisement and
+/// solicitation (RFC 1256), timestamp, information, address mask (RFC 950) and their replies.
+const INFORMATIONAL: [u8; 10] = [ECHO_REPLY, ECHO_REQUEST, 9, 10, 13, 14, 15, 16, 17, 18];
 /// Type: time exceeded; code 0 is that of the TTL.
 pub const TIME_EXCEEDED: u8 = 11;
 
@@ -25,6 +28,16 @@ pub const NETWORK_UNREACHABLE: u8 = 0;
 pub const HOST_UNREACHABLE: u8 = 1;
 /// Code of [`UNREACHABLE`]: too big for the next hop, and must not be fragmented (RFC 1191 §4).
 pub const FRAGMENTATION_NEEDED: u8 = 4;
+
+/// Code of [`UNREACHABLE`]: forbidden by the administrator (RFC 1812 §5.2.7.1).
+pub const PROHIBITED: u8 = 13;
+
+/// Whether messages of that type are, or may be, errors; about these no error is sent. So are types that are
+/// not known here.
+#[must_use]
+pub fn is_error(kind: u8) -> bool {
+    !INFORMATIONAL.contains(&kind)
+}
 
 /// A message, not yet verified by its checksum.
 #[derive(Clone, Copy, Debug)]

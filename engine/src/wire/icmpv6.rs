@@ -22,6 +22,19 @@ pub const ECHO_REQUEST: u8 = 128;
 /// Type: echo reply.
 pub const ECHO_REPLY: u8 = 129;
 
+/// Type: redirect (RFC 4861 §4.5), about which no error is sent, though its number is not an error's.
+const REDIRECT: u8 = 137;
+/// The lowest type of a message that is not an error (RFC 4443 §2.1).
+const INFORMATIONAL: u8 = 128;
+
+/// Whether no error is sent about messages of that type (RFC 4443 §2.4 e).
+#[must_use]
+pub const fn is_error(kind: u8) -> bool {
+    kind < INFORMATIONAL || kind == REDIRECT
+}
+
+/// Code of [`UNREACHABLE`]: forbidden by the administrator.
+pub const PROHIBITED: u8 = 1;
 /// Code of [`UNREACHABLE`]: no route.
 pub const NO_ROUTE: u8 = 0;
 /// Code of [`UNREACHABLE`]: no way to the address.

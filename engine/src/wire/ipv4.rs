@@ -46,6 +46,22 @@ impl<'a> Ipv4<'a> {
         if sum.is_valid() { Ok(Self { header, options, payload }) } else { Err(Malformed::Checksum) }
     }
 
+    /// Reads the front of a packet as an ICMP error quotes it (RFC 792): cut off anywhere behind the header,
+    /// whose checksum is not looked at, since the TTL was lowered on the way. The payload is what there is of
+    /// it.
+    ///
+    /// # Errors
+    /// [`Malformed::Truncated`] when shorter than its header with options, [`Malformed::Version`] when not 4,
+    /// [`Malformed::Length`] when the total length is less than the header's, or that is under 20.
+    pub fn quoted(bytes: &'a [u8]) -> Result<Self, Malformed> {
+        let (header, rest) = bytes.split_first_chunk::<HEADER_LEN>().ok_or(Malformed::Truncated)?;
+        let options_len = options_len(header[0])?;
+        let (options, rest) = rest.split_at_checked(options_len).ok_or(Malformed::Truncated)?;
+        let total_len = usize::from(u16::from_be_bytes([header[2], header[3]]));
+        let payload_len = total_len.checked_sub(HEADER_LEN + options_len).ok_or(Malformed::Length)?;
+        Ok(Self { header, options, payload: rest.get(..payload_len).unwrap_or(rest) })
+    }
+
     /// Length of the header with its options, in bytes: 20 to 60.
     #[inline]
     #[must_use]
@@ -245,6 +261,47 @@ pub fn set_ecn(packet: &mut [u8], ecn: Ecn) -> Result<(), Malformed> {
     Ok(())
 }
 
+/// Which part of a packet a fragment is (RFC 791 §3.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Piece {
+    /// Identification, which the fragments of one packet share.
+    pub id: u16,
+    /// Where its payload stands in that of the whole packet, in bytes: a multiple of eight.
+    pub offset: u16,
+    /// Whether fragments with higher offsets follow.
+    pub more: bool,
+}
+
+impl Piece {
+    /// A whole packet with that identification.
+    #[must_use]
+    pub const fn whole(id: u16) -> Self {
+        Self { id, offset: 0, more: false }
+    }
+}
+
+/// Makes `packet`, a header with its payload, the given piece of a packet: writes identification, flags
+/// (routers may fragment it) and offset, the total length as it is now, and the checksum.
+///
+/// # Errors
+/// With nothing written: [`Malformed::Truncated`] when shorter than its header, [`Malformed::Length`] when the
+/// header length is under 20, or the packet longer than 65,535 bytes; [`Malformed::Version`] when not 4.
+pub fn set_piece(packet: &mut [u8], piece: Piece) -> Result<(), Malformed> {
+    let total_len = u16::try_from(packet.len()).map_err(|_| Malformed::Length)?;
+    let header_len = HEADER_LEN + options_len(*packet.first().ok_or(Malformed::Truncated)?)?;
+    let header = packet.get_mut(..header_len).ok_or(Malformed::Truncated)?;
+    let fields = header.first_chunk_mut::<HEADER_LEN>().ok_or(Malformed::Truncated)?;
+    let flags = if piece.more { MORE_FRAGMENTS } else { 0 };
+    [fields[2], fields[3]] = total_len.to_be_bytes();
+    [fields[4], fields[5]] = piece.id.to_be_bytes();
+    [fields[6], fields[7]] = (flags | piece.offset >> 3).to_be_bytes();
+    [fields[10], fields[11]] = [0, 0];
+    let check = checksum::checksum(header);
+    let fields = header.first_chunk_mut::<HEADER_LEN>().ok_or(Malformed::Truncated)?;
+    [fields[10], fields[11]] = check.to_be_bytes();
+    Ok(())
+}
+
 #[inline]
 fn replace_tos(header: &mut [u8; HEADER_LEN], tos: u8) {
     let old = u16::from_be_bytes([header[0], header[1]]);
@@ -331,6 +388,51 @@ mod tests {
         }
         .emit(&mut out);
         assert_eq!(out, HEADER);
+    }
+
+    #[test]
+    fn a_quote_may_end_behind_the_header() {
+        let mut packet = packet();
+        packet[8] = 1; // lowered on the way, without a thought for the checksum
+        for len in 0..packet.len() + 10 {
+            let quote = packet.get(..len).unwrap_or(&packet);
+            let parsed = Ipv4::quoted(quote).map(|ip| ip.payload().len());
+            let expected = if len < 20 { Err(Malformed::Truncated) } else { Ok(quote.len() - 20) };
+            assert_eq!(parsed, expected, "{len} bytes");
+        }
+        let mut options = packet.clone();
+        options[0] = 0x46;
+        assert_eq!(Ipv4::quoted(&options).unwrap().options(), &[0xab; 4]);
+        assert_eq!(Ipv4::quoted(&options[..23]).err(), Some(Malformed::Truncated));
+        options[3] = 23;
+        assert_eq!(Ipv4::quoted(&options).err(), Some(Malformed::Length));
+        options[0] = 0x65;
+        assert_eq!(Ipv4::quoted(&options).err(), Some(Malformed::Version));
+    }
+
+    #[test]
+    fn pieces() {
+        let mut piece = packet();
+        piece.truncate(100);
+        set_piece(&mut piece, Piece { id: 0x1234, offset: 0xfff8, more: true }).unwrap();
+        let ip = Ipv4::parse(&piece).unwrap();
+        assert_eq!((ip.id(), ip.fragment_offset(), ip.more_fragments()), (0x1234, 0xfff8, true));
+        assert_eq!((ip.total_len(), ip.dont_fragment(), ip.ttl()), (100, false, 64));
+        set_piece(&mut piece, Piece::whole(7)).unwrap();
+        let ip = Ipv4::parse(&piece).unwrap();
+        assert_eq!((ip.id(), ip.is_fragment(), ip.payload()), (7, false, &packet()[20..100]));
+        for (bytes, reason) in [
+            (vec![], Malformed::Truncated),
+            (vec![0x45; 19], Malformed::Truncated),
+            (vec![0x46; 23], Malformed::Truncated),
+            (vec![0x44; 40], Malformed::Length),
+            (vec![0x65; 40], Malformed::Version),
+            (vec![0x45; 65_536], Malformed::Length),
+        ] {
+            let mut changed = bytes.clone();
+            assert_eq!(set_piece(&mut changed, Piece::whole(0)), Err(reason));
+            assert!(changed == bytes, "nothing is written");
+        }
     }
 
     #[test]

@@ -11,6 +11,8 @@ use std::net::Ipv6Addr;
 
 /// Length of the fixed header in bytes.
 pub const HEADER_LEN: usize = 40;
+/// Where the fixed header says what follows it, in bytes (RFC 8200 §3).
+const NEXT_HEADER_AT: usize = 6;
 /// Length of a fragment header in bytes, and the unit in which the others are measured (RFC 8200 §4.5, §4.2).
 const UNIT: usize = 8;
 /// Extension headers walked before a packet is refused; the limit that RFC 8504 §5.3 suggests to hosts.
@@ -44,6 +46,36 @@ pub struct Upper<'a> {
     pub first: bool,
 }
 
+/// A fragment header (RFC 8200 §4.5), and where it stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FragmentHeader<'a> {
+    /// Where it starts, in bytes from the start of the IPv6 header: what is before is in every fragment.
+    pub at: usize,
+    /// Where the next header field that announces it stands, in bytes from the start of the IPv6 header.
+    pub named_at: usize,
+    /// What the fragmented part starts with: see [`protocol`].
+    pub next_header: u8,
+    /// Where `payload` stands in the fragmented part, in bytes: a multiple of eight.
+    pub offset: u16,
+    /// Whether fragments with higher offsets follow.
+    pub more: bool,
+    /// Identification, which the fragments of one packet share.
+    pub id: u32,
+    /// What follows the header.
+    pub payload: &'a [u8],
+}
+
+impl FragmentHeader<'_> {
+    /// Length of the header in bytes.
+    pub const LEN: usize = UNIT;
+
+    /// Whether it is on a whole packet (RFC 6946).
+    #[must_use]
+    pub const fn is_atomic(&self) -> bool {
+        self.offset == 0 && !self.more
+    }
+}
+
 impl<'a> Ipv6<'a> {
     /// Reads a packet; bytes behind its payload length are padding and cut off.
     ///
@@ -59,6 +91,20 @@ impl<'a> Ipv6<'a> {
         let payload_len = u16::from_be_bytes([header[4], header[5]]);
         let payload = rest.get(..usize::from(payload_len)).ok_or(Malformed::Length)?;
         Ok(Self { header, payload })
+    }
+
+    /// Reads the front of a packet as an ICMPv6 error quotes it (RFC 4443 §3): cut off anywhere behind the
+    /// fixed header. The payload is what there is of it.
+    ///
+    /// # Errors
+    /// [`Malformed::Truncated`] under 40 bytes, [`Malformed::Version`] when not 6.
+    pub fn quoted(bytes: &'a [u8]) -> Result<Self, Malformed> {
+        let (header, rest) = bytes.split_first_chunk::<HEADER_LEN>().ok_or(Malformed::Truncated)?;
+        if header[0] >> 4 != 6 {
+            return Err(Malformed::Version);
+        }
+        let payload_len = u16::from_be_bytes([header[4], header[5]]);
+        Ok(Self { header, payload: rest.get(..usize::from(payload_len)).unwrap_or(rest) })
     }
 
     /// Traffic class: DSCP (RFC 2474) in the upper six bits, ECN (RFC 3168) in the lower two.
@@ -134,6 +180,46 @@ impl<'a> Ipv6<'a> {
             first: true,
         };
         if is_extension(upper.protocol) { upper.walk() } else { Ok(upper) }
+    }
+}
+
+impl<'a> Ipv6<'a> {
+    /// Finds the fragment header, which stands behind hop-by-hop options, routing header and the destination
+    /// options for its nodes (RFC 8200 §4.5). `None` where there is none before the upper layer.
+    ///
+    /// # Errors
+    /// As [`Self::upper`].
+    pub fn fragment_header(&self) -> Result<Option<FragmentHeader<'a>>, Malformed> {
+        let (mut named_at, mut at) = (NEXT_HEADER_AT, HEADER_LEN);
+        let (mut next_header, mut rest) = (self.next_header(), self.payload);
+        // As many as `upper` takes, the hop-by-hop options beside them, and one look at what follows.
+        for walked in 0..=MAX_EXTENSIONS + 1 {
+            if !is_extension(next_header) {
+                return Ok(None);
+            }
+            if next_header == protocol::HOP_BY_HOP && walked > 0 {
+                return Err(Malformed::Extensions);
+            }
+            let (header, behind) = rest.split_first_chunk::<UNIT>().ok_or(Malformed::Truncated)?;
+            let [following, units, high, low, a, b, c, d] = *header;
+            if next_header == protocol::FRAGMENT {
+                let word = u16::from_be_bytes([high, low]);
+                return Ok(Some(FragmentHeader {
+                    at,
+                    named_at,
+                    next_header: following,
+                    offset: word & OFFSET,
+                    more: word & MORE_FRAGMENTS != 0,
+                    id: u32::from_be_bytes([a, b, c, d]),
+                    payload: behind,
+                }));
+            }
+            let more = usize::from(units) * UNIT;
+            rest = behind.get(more..).ok_or(Malformed::Truncated)?;
+            (named_at, next_header) = (at, following);
+            at += UNIT + more;
+        }
+        Err(Malformed::Extensions)
     }
 }
 
@@ -402,6 +488,43 @@ mod tests {
                 (expected.0, expected.1, fragment, first)
             );
         }
+    }
+
+    #[test]
+    fn the_fragment_header_is_found() {
+        let mut payload = vec![43, 0, 1, 4, 0, 0, 0, 0];
+        payload.extend([44, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+        payload.extend([47, 0, 0x12, 0x39, 1, 2, 3, 4, 0xaa, 0xbb]);
+        let whole = packet(0, &payload);
+        let found = Ipv6::parse(&whole).unwrap().fragment_header().unwrap().unwrap();
+        assert_eq!((found.at, found.named_at, found.next_header), (64, 48, 47));
+        assert_eq!((found.offset, found.more, found.id), (0x1238, true, 0x0102_0304));
+        assert_eq!((found.payload, found.is_atomic()), (&[0xaa, 0xbb][..], false));
+        for len in 40..72 {
+            let cut = packet(0, &whole[40..len]);
+            let found = Ipv6::parse(&cut).unwrap().fragment_header();
+            assert_eq!(found, Err(Malformed::Truncated), "{len} bytes");
+        }
+        let atomic = packet(44, &[17, 0, 0, 6, 0, 0, 0, 1]);
+        let found = Ipv6::parse(&atomic).unwrap().fragment_header().unwrap().unwrap();
+        assert_eq!((found.at, found.named_at, found.is_atomic()), (40, 6, true));
+        let none = packet(43, &[17, 0, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(Ipv6::parse(&none).unwrap().fragment_header(), Ok(None));
+        let misplaced = packet(60, &[0, 0, 1, 4, 0, 0, 0, 0, 44, 0, 1, 4, 0, 0, 0, 0]);
+        assert_eq!(Ipv6::parse(&misplaced).unwrap().fragment_header(), Err(Malformed::Extensions));
+        let endless = packet(60, &[60, 0, 1, 4, 0, 0, 0, 0].repeat(20));
+        assert_eq!(Ipv6::parse(&endless).unwrap().fragment_header(), Err(Malformed::Extensions));
+    }
+
+    #[test]
+    fn a_quote_may_end_behind_the_fixed_header() {
+        let packet = packet(protocol::ESP, &[1; 60]);
+        for len in 0..packet.len() + 10 {
+            let quote = packet.get(..len).unwrap_or(&packet);
+            let parsed = Ipv6::quoted(quote).map(|ip| ip.payload().len());
+            assert_eq!(parsed, quote.len().checked_sub(40).ok_or(Malformed::Truncated), "{len} bytes");
+        }
+        assert_eq!(Ipv6::quoted(&[0x45; 40]).err(), Some(Malformed::Version));
     }
 
     #[test]

@@ -20,6 +20,7 @@ pub mod icmpv6;
 pub mod ipv4;
 pub mod ipv6;
 pub mod protocol;
+pub mod tcp;
 pub mod udp;
 
 pub use arp::{Arp, ArpMessage};
@@ -32,6 +33,7 @@ pub use icmpv4::{Icmpv4, Icmpv4Message};
 pub use icmpv6::{Icmpv6, Icmpv6Message};
 pub use ipv4::{Ipv4, Ipv4Header};
 pub use ipv6::{Ipv6, Ipv6Header, Upper};
+pub use tcp::Tcp;
 pub use udp::{Udp, UdpHeader};
 
 /// What is wrong with bytes that do not hold what they were taken for, or with room too small for what is

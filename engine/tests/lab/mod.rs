@@ -18,7 +18,7 @@ use culvert_engine::fib::Prefix;
 use culvert_engine::gre::{Options, Payload};
 use culvert_engine::ring::{self, Port, RINGS_PER_QUEUE, Region, RxQueue, SPARE_PER_QUEUE, TxQueue};
 use culvert_engine::tables::{
-    Gateway, NeighbourSpec, PortSpec, RouteSpec, Stack, Tables, TablesSpec, TunnelSpec,
+    Gateway, NeighbourSpec, PortSpec, Published, RouteSpec, Stack, Tables, TablesSpec, TunnelSpec,
 };
 use culvert_engine::tunnel::{Protection, UdpEncap};
 use culvert_engine::wire::ethernet::MacAddr;
@@ -135,6 +135,7 @@ pub(crate) struct Side {
     pub(crate) inbound: Option<Arc<InboundSa>>,
     /// The longest packet that the tunnel takes.
     pub(crate) tunnel_mtu: usize,
+    pub(crate) tables: Published,
 }
 
 pub(crate) fn mac(number: u8, port: usize) -> MacAddr {
@@ -206,6 +207,7 @@ impl Side {
             outbound,
             inbound,
             tunnel_mtu,
+            tables,
         }
     }
 

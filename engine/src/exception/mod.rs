@@ -1,0 +1,17 @@
+//! What the fast path cannot or must not do, as pure protocols: bytes, state and the time in, bytes and a verdict out.
+//! Times are those since any fixed moment, the same for all calls, and never run backwards.
+//!
+//! [`icmp`] tells senders what became of their packets, as often as [`limit`] allows; [`echo`] answers those who ask
+//! whether we are there, [`pmtu`] learns from what others tell us, [`fragment`] cuts packets that do not fit, and
+//! [`reassembly`] puts those together that others have cut. Memory is allocated here, within bounds that are said in each
+//! place.
+#![deny(clippy::indexing_slicing, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+pub mod echo;
+pub mod fragment;
+pub mod icmp;
+pub mod limit;
+pub mod pmtu;
+pub mod reassembly;
+#[cfg(test)]
+mod samples;
