@@ -10,6 +10,7 @@ pub mod cli;
 pub mod config;
 pub mod demo;
 mod failure;
+pub mod interface;
 pub mod lab;
 pub mod nesting;
 pub mod plan;

@@ -16,7 +16,10 @@
 #![allow(unsafe_code)]
 
 pub mod capture;
+mod descriptor;
+mod device;
 mod frame;
+mod interface;
 mod memory;
 mod pages;
 mod port;
@@ -24,20 +27,26 @@ mod prefetch;
 mod raw;
 mod region;
 mod rx;
+mod tap;
 #[cfg(test)]
 mod tests;
+mod tun;
 mod tx;
 mod wipe;
 #[cfg(target_os = "linux")]
 pub mod xdp;
 
+pub use device::Device;
 pub use frame::{Frame, TEMPLATE_LEN};
+pub use interface::InterfaceError;
 pub use memory::{RINGS_PER_QUEUE, SPARE_PER_QUEUE, wire};
 pub use pages::in_huge_pages;
 pub use port::{Health, Port, RxQueue, TxQueue};
 pub use prefetch::{prefetch, prefetch_many};
 pub use region::{Region, RegionError};
 pub use rx::RxRing;
+pub use tap::{TapError, TapOptions};
+pub use tun::{TunError, TunSet};
 pub use tx::{Refused, TxRing};
 pub use wipe::Wiped;
 

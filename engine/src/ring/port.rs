@@ -5,9 +5,12 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use super::capture::{CaptureRx, CaptureTx};
+use super::device::Device;
 use super::memory::{WireRx, WireTx};
 use super::region::{Region, RegionError};
 use super::rx::RxRing;
+use super::tap::{TapRx, TapTx};
+use super::tun::{TunRx, TunTx};
 use super::tx::TxRing;
 #[cfg(target_os = "linux")]
 use super::xdp::{XdpRx, XdpTx};
@@ -48,6 +51,8 @@ pub(super) enum Source {
     Capture(Box<CaptureRx>),
     #[cfg(target_os = "linux")]
     Xdp(Box<XdpRx>),
+    Tap(TapRx),
+    Tun(Box<TunRx>),
 }
 
 pub(super) enum Sink {
@@ -55,6 +60,8 @@ pub(super) enum Sink {
     Capture(Box<CaptureTx>),
     #[cfg(target_os = "linux")]
     Xdp(Box<XdpTx>),
+    Tap(TapTx),
+    Tun(Box<TunTx>),
 }
 
 /// A receive ring with its backend.
@@ -73,6 +80,8 @@ impl RxQueue {
             Source::Capture(capture) => capture.sync(&self.ring.raw),
             #[cfg(target_os = "linux")]
             Source::Xdp(xdp) => xdp.sync(&self.ring.raw),
+            Source::Tap(tap) => tap.sync(&self.ring.raw),
+            Source::Tun(tun) => tun.sync(&self.ring.raw),
         }
     }
 
@@ -88,6 +97,8 @@ impl RxQueue {
     pub fn wait_fd(&self) -> Option<BorrowedFd<'_>> {
         match &self.source {
             Source::Wire(_) | Source::Capture(_) => None,
+            Source::Tap(tap) => tap.wait_fd(),
+            Source::Tun(tun) => tun.wait_fd(),
             #[cfg(target_os = "linux")]
             Source::Xdp(xdp) => Some(xdp.wait_fd()),
         }
@@ -97,8 +108,19 @@ impl RxQueue {
     pub fn health(&self) -> Health {
         match &self.source {
             Source::Wire(_) | Source::Capture(_) => Health::Attached,
+            Source::Tap(tap) => tap.device().state(),
+            Source::Tun(tun) => tun.device().state(),
             #[cfg(target_os = "linux")]
             Source::Xdp(xdp) => xdp.health(),
+        }
+    }
+
+    /// What the interfaces behind this queue and its transmit queue could not take or give; for TAP and TUN.
+    pub fn device(&self) -> Option<&Arc<Device>> {
+        match &self.source {
+            Source::Tap(tap) => Some(tap.device()),
+            Source::Tun(tun) => Some(tun.device()),
+            _ => None,
         }
     }
 
@@ -110,6 +132,8 @@ impl RxQueue {
                 Source::Capture(capture) => capture.peek().is_some(),
                 #[cfg(target_os = "linux")]
                 Source::Xdp(xdp) => xdp.pending(),
+                // What the system still holds shows by `wait_fd`.
+                Source::Tap(_) | Source::Tun(_) => false,
             }
     }
 }
@@ -131,6 +155,8 @@ impl TxQueue {
             Sink::Capture(capture) => capture.sync(&self.ring.raw),
             #[cfg(target_os = "linux")]
             Sink::Xdp(xdp) => xdp.sync(&self.ring.raw),
+            Sink::Tap(tap) => tap.sync(&self.ring.raw),
+            Sink::Tun(tun) => tun.sync(&self.ring.raw),
         }
         self.ring.refresh();
     }
@@ -140,7 +166,9 @@ impl TxQueue {
     pub fn pending(&self) -> bool {
         let raw = &self.ring.raw;
         match &self.sink {
-            Sink::Wire(_) | Sink::Capture(_) => raw.next(raw.tail()) != raw.head(),
+            Sink::Wire(_) | Sink::Capture(_) | Sink::Tap(_) | Sink::Tun(_) => {
+                raw.next(raw.tail()) != raw.head()
+            }
             #[cfg(target_os = "linux")]
             Sink::Xdp(xdp) => xdp.pending(),
         }

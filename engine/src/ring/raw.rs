@@ -57,6 +57,12 @@ impl RawRing {
         self.offset_mask
     }
 
+    /// The most slots that one side may have: one stays open, so that a full ring differs from an empty one.
+    #[inline]
+    pub(super) fn most_free(&self) -> u32 {
+        self.count - 1
+    }
+
     /// The slot after `index`, around the end.
     #[inline]
     pub(super) fn next(&self, index: u32) -> u32 {

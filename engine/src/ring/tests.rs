@@ -3,6 +3,14 @@
 //! 2. random steps are taken: send, forward with changes, receive, sync, in any order and with any ring full;
 //! 3. after each step every buffer is in exactly one slot, and what arrived is what the model says, in its order.
 
+#[cfg(target_os = "linux")]
+mod netns;
+mod ports;
+#[cfg(target_os = "linux")]
+mod tap;
+#[cfg(target_os = "linux")]
+mod tun;
+
 use std::collections::VecDeque;
 use std::io::{Cursor, Read, Write};
 use std::sync::{Arc, Mutex};
@@ -74,8 +82,8 @@ struct Shape {
 }
 
 type Pair = (RxQueue, TxQueue);
-/// A frame's tag and bytes.
-type Tagged = (u32, Vec<u8>);
+/// Frames with their tags.
+type Queue = VecDeque<(u32, Vec<u8>)>;
 
 /// `ends[0] ── middle[0] · middle[1] ── ends[1]`; way 0 goes to the right.
 struct Chain {
@@ -83,8 +91,8 @@ struct Chain {
     regions: Vec<Arc<Region>>,
     ends: [Pair; 2],
     middle: [Pair; 2],
-    /// For each way: frames with their tags, sent and not forwarded, forwarded and not received.
-    model: [[VecDeque<Tagged>; 2]; 2],
+    /// For each way: frames sent and not forwarded, forwarded and not received.
+    model: [[Queue; 2]; 2],
     /// For each way, bytes that forwarding had to copy.
     copied: [u64; 2],
     sent: u32,
