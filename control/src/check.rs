@@ -8,7 +8,8 @@
 //!
 //! The JSON object: `errors` and `warnings` are lists of objects with `what`, `why`, `file`, `line` and `remedy` (`file` and
 //! `line` null where there is none). `tunnels` has an object for each tunnel, in the configuration's order, and none where
-//! the configuration could not be read: `local`, `remote`, `payload` (`ip`, `ethernet`); `path` with `port`, `next_hop`
+//! the configuration could not be read: `local`, `remote`, `payload` (`ip`, `ethernet`), `encapsulation` (`gre`, or
+//! `udp` for GRE in UDP); `path` with `port`, `next_hop`
 //! (an address) and `mac`, each null where it is not known, and `problem`, null or why packets cannot leave; `protection`,
 //! null or `mode`, `suites`, `keys` (`manual`, `ike`), `esn` and `replay_window` (of manual SAs, if all agree; else null);
 //! `mtu`, the longest inner IP packet in bytes, and `largest_mtu`, what fits the path; `overhead`, the bytes put around
@@ -71,6 +72,7 @@ pub struct TunnelReport {
     pub local: String,
     pub remote: IpAddr,
     pub payload: &'static str,
+    pub encapsulation: &'static str,
     pub path: PathReport,
     pub protection: Option<ProtectionReport>,
     pub mtu: usize,
@@ -122,6 +124,7 @@ pub fn examine(config: &Config, warnings: Vec<Warning>) -> Findings {
                 Payload::Ip => "ip",
                 Payload::Ethernet => "ethernet",
             },
+            encapsulation: tunnel.encapsulation.name(),
             protection: protection(&tunnel.protect),
             mtu: replay::inner_mtu(tunnel, engine),
             largest_mtu: largest_mtu(config, tunnel, engine, path.port.as_deref()),
@@ -487,6 +490,11 @@ fn describe(findings: &Findings) -> String {
 }
 
 impl TunnelReport {
+    fn unprotected(&self) -> String {
+        let encapsulation = if self.encapsulation == "udp" { ", GRE in UDP" } else { "" };
+        format!("none{encapsulation}")
+    }
+
     fn facts(&self) -> Vec<(&'static str, String)> {
         let depth = self.depth.map_or("endless".to_owned(), |depth| depth.to_string());
         let way_out = self.path.port.as_ref().map(|port| format!("port {port}"));
@@ -498,7 +506,10 @@ impl TunnelReport {
         vec![
             ("outer", format!("{} -> {}", self.local, self.remote)),
             ("path", self.path.describe()),
-            ("protection", self.protection.as_ref().map_or("none".to_owned(), ProtectionReport::describe)),
+            (
+                "protection",
+                self.protection.as_ref().map_or_else(|| self.unprotected(), ProtectionReport::describe),
+            ),
             ("mtu", format!("{} bytes ({} fit the path)", self.mtu, self.largest_mtu)),
             ("overhead", format!("{} bytes{padding}", self.overhead)),
             ("nesting", format!("depth {depth}: {through}")),

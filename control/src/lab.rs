@@ -236,6 +236,7 @@ fn router(
                     (Some(suite), Some((send, receive))) => Some(protection(n, hub, suite, send, receive)?),
                     _ => None,
                 },
+                gre_in_udp: false,
                 bridge: None,
                 counters: bank.take(),
                 sequences: Arc::default(),

@@ -24,8 +24,8 @@ use ring::rand::{SecureRandom, SystemRandom};
 
 use crate::Failure;
 use crate::config::{
-    Config, Direction, Local, Mac, Manual, ManualSa, Mode, Mtu, Payload, Port, Position, Prefix, Problem,
-    Protect, RouteTarget, Suite, Tunnel,
+    Config, Direction, Encapsulation, Local, Mac, Manual, ManualSa, Mode, Mtu, Payload, Port, Position,
+    Prefix, Problem, Protect, RouteTarget, Suite, Tunnel,
 };
 use crate::nesting::Nesting;
 
@@ -292,6 +292,7 @@ fn tunnel_spec(
             Mtu::Bytes(bytes) => Some(bytes),
         },
         protection: protection(tunnel),
+        gre_in_udp: tunnel.encapsulation == Encapsulation::Udp,
         bridge,
         counters: bank.take(),
         sequences: Arc::default(),

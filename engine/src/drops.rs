@@ -75,6 +75,8 @@ reasons! {
     GreKey = "gre-key",
     /// The checksum is missing or wrong (RFC 2784 section 2.2).
     GreChecksum = "gre-checksum",
+    /// The checksum of GRE in UDP is wrong, or missing over IPv6 (RFC 8086 section 6.2).
+    UdpChecksum = "udp-checksum",
     /// The sequence number is missing or not new (RFC 2890 section 2.2).
     GreSequence = "gre-sequence",
     /// A protected tunnel's packet that came unprotected.
@@ -83,6 +85,10 @@ reasons! {
     EspFromHost = "esp-from-host",
     /// Congestion was marked on the outer header of a packet that cannot carry the mark (RFC 6040 section 4.2).
     Ecn = "ecn",
+    /// An ARP message that RFC 826 or RFC 5227 does not know.
+    ArpMalformed = "arp-malformed",
+    /// A neighbour solicitation or advertisement that RFC 4861 section 7.1 says to discard.
+    NdMalformed = "nd-malformed",
     /// The transmit ring is full.
     TxFull = "tx-full",
     /// Not for us to forward, and there is no host to give it to.

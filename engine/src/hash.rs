@@ -46,7 +46,7 @@ const PI: u64 = 0x243f_6a88_85a3_08d3;
 /// Both words mixed: the 128-bit product, folded. The constants keep the product from vanishing where a word
 /// is 0.
 #[inline]
-fn fold(a: u64, b: u64) -> u64 {
+pub(crate) fn fold(a: u64, b: u64) -> u64 {
     let product = u128::from(a ^ GOLDEN) * u128::from(b ^ PI);
     (product as u64) ^ ((product >> 64) as u64)
 }

@@ -13,6 +13,7 @@ pub mod drops;
 pub mod esp;
 pub mod exception;
 pub mod fib;
+pub mod flow;
 pub mod gre;
 pub mod hash;
 pub mod mss;

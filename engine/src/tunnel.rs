@@ -12,12 +12,12 @@ use crate::esp::{self, InboundSa, Mode, OutboundSa, Spi};
 use crate::exception::pmtu::{Inside, Ports, Sends};
 use crate::gre::{Options, Sequences};
 use crate::wire::ethernet::{self, EthernetHeader, MacAddr};
-use crate::wire::{EspHeader, GreHeader, Ipv4Header, Ipv6Header, UdpHeader, protocol};
+use crate::wire::{EspHeader, GreHeader, Ipv4Header, Ipv6Header, UdpHeader, protocol, udp};
 
 /// Room for the longest template, 14 + 40 + 8 + 16 + 40 + 16 = 134 bytes, in whole cache lines.
 pub const TEMPLATE_MAX: usize = crate::ring::TEMPLATE_LEN;
 
-/// UDP ports of ESP in UDP (RFC 3948).
+/// UDP ports of ESP in UDP (RFC 3948), or of GRE in UDP (RFC 8086).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct UdpEncap {
     /// Source port.
@@ -58,13 +58,9 @@ pub struct Layout {
 }
 
 impl Layout {
-    /// The sizes for a tunnel between addresses of one family (`v6`), with ESP of that mode, in UDP or not.
-    pub fn new(v6: bool, gre: &Options, protection: Option<(Mode, bool)>) -> Layout {
+    /// The sizes for a tunnel between addresses of one family (`v6`), with ESP of that mode; `udp`: in UDP.
+    pub fn new(v6: bool, gre: &Options, mode: Option<Mode>, udp: bool) -> Layout {
         let ip = if v6 { 40 } else { 20 };
-        let (mode, udp) = match protection {
-            Some((mode, udp)) => (Some(mode), udp),
-            None => (None, false),
-        };
         Layout {
             v6,
             ip,
@@ -144,18 +140,22 @@ pub(crate) struct Settings<'a> {
     pub(crate) ttl: u8,
     pub(crate) mtu: Option<usize>,
     pub(crate) protection: Option<&'a Protection>,
+    /// GRE in UDP (RFC 8086), where nothing protects it.
+    pub(crate) gre_in_udp: bool,
     pub(crate) bridge: Option<u16>,
     pub(crate) sequences: Arc<Sequences>,
 }
 
 impl Tunnel {
     pub(crate) fn new(settings: Settings<'_>, underlay: Underlay) -> Option<Tunnel> {
-        let Settings { local, remote, gre, ttl, mtu, protection, bridge, sequences } = settings;
-        let layout = Layout::new(
-            local.is_ipv6(),
-            &gre,
-            protection.map(|protection| (protection.mode, protection.udp.is_some())),
-        );
+        let Settings { local, remote, gre, ttl, mtu, protection, gre_in_udp, bridge, sequences } = settings;
+        let udp = match protection {
+            Some(protection) => protection.udp,
+            // The source port is each flow's own.
+            None => gre_in_udp.then_some(UdpEncap { source: 0, destination: udp::GRE_PORT }),
+        };
+        let mode = protection.map(|protection| protection.mode);
+        let layout = Layout::new(local.is_ipv6(), &gre, mode, udp.is_some());
         let outbound = protection.and_then(|protection| protection.outbound.clone());
         let headers = headers(
             &layout,
@@ -163,7 +163,8 @@ impl Tunnel {
             remote,
             ttl,
             &gre,
-            protection,
+            mode,
+            udp,
             outbound.as_deref().map(OutboundSa::spi),
             underlay,
         )?;
@@ -181,7 +182,7 @@ impl Tunnel {
             template_len,
             layout,
             gre,
-            mode: protection.map(|protection| protection.mode),
+            mode,
             pad: protection.map_or(esp::ALIGNMENT, |protection| usize::from(protection.pad)),
             mtu: mtu.map_or(fitting, |mtu| mtu + frame),
             path_mtu: underlay.path_mtu,
@@ -249,7 +250,8 @@ fn headers(
     remote: IpAddr,
     ttl: u8,
     gre: &Options,
-    protection: Option<&Protection>,
+    mode: Option<Mode>,
+    udp: Option<UdpEncap>,
     spi: Option<Spi>,
     underlay: Underlay,
 ) -> Option<[u8; TEMPLATE_MAX]> {
@@ -258,8 +260,7 @@ fn headers(
     let ethertype = if layout.v6 { ethernet::IPV6 } else { ethernet::IPV4 };
     EthernetHeader { dst: underlay.destination, src: underlay.source, ethertype }.emit(ethernet);
 
-    let udp = protection.and_then(|protection| protection.udp);
-    let outer_protocol = match (protection, udp) {
+    let outer_protocol = match (mode, udp) {
         (_, Some(_)) => protocol::UDP,
         (Some(_), None) => protocol::ESP,
         (None, None) => protocol::GRE,
@@ -268,7 +269,7 @@ fn headers(
     emit_ip(outer, local, remote, ttl, outer_protocol)?;
     let (udp_bytes, rest) = rest.split_at_mut_checked(layout.udp)?;
     if let Some(udp) = udp {
-        // RFC 3948 section 2.1: no checksum.
+        // RFC 3948 section 2.1: no checksum. RFC 8086 section 6.1 allows that over IPv4.
         UdpHeader { source: udp.source, destination: udp.destination, length: 0, checksum: 0 }
             .emit(udp_bytes.first_chunk_mut()?);
     }

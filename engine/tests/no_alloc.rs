@@ -129,6 +129,7 @@ fn traffic(plan: &Plan) {
     assert!(host >= ROUNDS as u64, "{host} to the host");
     let wanted: &[Reason] = match plan.suite {
         Some(_) => &[Reason::EspAuth, Reason::EspReplay, Reason::IpMalformed],
+        None if plan.udp && plan.v6 => &[Reason::GreSequence, Reason::UdpChecksum, Reason::IpMalformed],
         None => &[Reason::GreSequence, Reason::GreChecksum, Reason::IpMalformed],
     };
     for reason in wanted {
@@ -149,6 +150,13 @@ fn plain_gre_does_not_allocate() {
 fn esp_does_not_allocate() {
     for suite in Suite::ALL {
         traffic(&Plan { gre: PLAIN, ..Plan::new(Some(suite)) });
+    }
+}
+
+#[test]
+fn gre_in_udp_does_not_allocate() {
+    for v6 in [false, true] {
+        traffic(&Plan { udp: true, v6, gre: CHECKED, ..Plan::new(None) });
     }
 }
 

@@ -429,3 +429,41 @@ fn nothing_passes_in_clear_where_it_should_be_protected() {
     open.run();
     assert_eq!((open.drops(), open.lan.frames().len()), (vec![], 1), "the same packet, tunnel not protected");
 }
+
+/// A bridged tunnel is a wire: broadcast, multicast, tagged and stretched-out frames pass it both ways as they are.
+#[test]
+fn a_bridged_tunnel_passes_every_frame_both_ways() {
+    let gre = Options { key: Some(7), payload: Payload::Ethernet, ..PLAIN };
+    let aes = Some(Suite::Aes128Gcm16);
+    for (suite, udp, v6) in [(None, false, false), (None, true, true), (aes, false, true), (aes, true, false)]
+    {
+        for offsets in [(true, true), (false, false)] {
+            let plan = Plan { gre, udp, v6, offsets, ..Plan::new(suite) };
+            let mut sides = [Side::new(&plan, 1), Side::new(&plan, 2)];
+            for (from, to) in [(0, 1), (1, 0)] {
+                let number = from as u8 + 1;
+                let whole = frame(number, LAN, &inner(false, 100, 0, 1));
+                let with =
+                    |destination: [u8; 6], rest: &[u8]| [&destination[..], &whole[6..12], rest].concat();
+                let frames = [
+                    with([0xff; 6], &[&[8, 6][..], &[5; 46]].concat()),
+                    with([0xff; 6], &[&[0x81, 0, 0, 7, 8, 6][..], &[6; 46]].concat()),
+                    with([1, 0, 0x5e, 0, 0, 5], &whole[12..]),
+                    with([1, 0x80, 0xc2, 0, 0, 0], &[0, 38, 0x42, 0x42, 3]),
+                    with(
+                        [2, 0, 0, 0, 0, 0x99],
+                        &[&[0x88, 0xa8, 0, 1, 0x81, 0, 0, 2][..], &whole[12..]].concat(),
+                    ),
+                    whole.clone(),
+                ];
+                frames.iter().for_each(|frame| sides[from].lan.send(frame));
+                sides[from].run();
+                sides[from].wan.frames().iter().for_each(|outer| sides[to].wan.send(outer));
+                sides[to].run();
+                assert_eq!(sides[to].lan.frames(), frames, "{plan:?}");
+                assert_eq!((sides[from].host.frames().len(), sides[to].host.frames().len()), (0, 0));
+            }
+            assert!(sides.iter().all(|side| side.drops().is_empty()));
+        }
+    }
+}

@@ -106,7 +106,7 @@ fn the_json_object_of_every_kind_of_tunnel() {
     assert_eq!(report["errors"], serde_json::json!([]));
     // 20 outer IPv4 + 16 ESP and IV + 8 GRE with key + 2 trailer + 16 ICV; (1500 - 20 - 16 - 16) / 4 * 4 - 2 - 8.
     let oslo = serde_json::json!({
-        "local": "192.0.2.1", "remote": "192.0.2.2", "payload": "ip",
+        "local": "192.0.2.1", "remote": "192.0.2.2", "payload": "ip", "encapsulation": "gre",
         "path": {"port": "wan", "next_hop": "192.0.2.2", "mac": null,
                  "problem": "no [[neighbour]] gives the next hop's MAC (no-neighbour)"},
         "protection": {"mode": "transport", "suites": ["aes128gcm16", "chacha20poly1305"], "keys": "manual",

@@ -155,10 +155,13 @@ pub struct Tunnel {
     pub mtu: Mtu,
     /// What the tunnel carries.
     pub payload: Payload,
+    /// What the GRE packets go in. [`Encapsulation::Udp`] only where `protect` is [`Protect::None`] and there is no
+    /// `keepalive`.
+    pub encapsulation: Encapsulation,
     /// The port whose Ethernet frames it carries, of which no other tunnel carries any; it exists. `Some` only where
     /// `payload` is [`Payload::Ethernet`]; such a tunnel without a port carries nothing.
     pub bridge: Option<String>,
-    /// GRE keepalives; `None`: none are sent.
+    /// GRE keepalives; `None`: none are sent. `Some` only where `payload` is [`Payload::Ip`].
     pub keepalive: Option<Keepalive>,
     /// How the GRE packets are protected.
     pub protect: Protect,
@@ -205,6 +208,26 @@ pub enum Payload {
     Ip,
     /// Ethernet frames (transparent Ethernet bridging).
     Ethernet,
+}
+
+/// What the GRE packets of an unprotected tunnel go in.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Encapsulation {
+    /// IP, as protocol 47.
+    Gre,
+    /// UDP (RFC 8086), with a source port for each flow.
+    Udp,
+}
+
+impl Encapsulation {
+    /// The name that configuration and reports use.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Encapsulation::Gre => "gre",
+            Encapsulation::Udp => "udp",
+        }
+    }
 }
 
 /// GRE keepalives of a tunnel.

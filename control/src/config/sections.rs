@@ -10,8 +10,8 @@ use toml::de::DeValue;
 use zeroize::Zeroizing;
 
 use super::model::{
-    Auth, Config, Direction, Engine, Ike, Keepalive, Local, Manual, ManualSa, Mode, Mtu, Neighbour, Payload,
-    Port, Prefix, Protect, Route, RouteTarget, Secret, Suite, Tunnel, UdpEncap,
+    Auth, Config, Direction, Encapsulation, Engine, Ike, Keepalive, Local, Manual, ManualSa, Mode, Mtu,
+    Neighbour, Payload, Port, Prefix, Protect, Route, RouteTarget, Secret, Suite, Tunnel, UdpEncap,
 };
 use super::reader::{Table, number, wrong_kind};
 use super::report::{Fault, Position, Report};
@@ -191,6 +191,11 @@ fn read_tunnel(mut table: Table<'_>, draft: &mut Draft, report: &mut Report) {
     let (payload, bridge) = read_payload(&mut table, report);
     let keepalive = table.table("keepalive", report).and_then(|table| read_keepalive(table, report));
     let protect = read_protect(&mut table, report);
+    if payload == Payload::Ethernet && keepalive.is_some() {
+        let why = "GRE keepalives are IP packets, which a tunnel of Ethernet frames does not carry";
+        report.error(table.name_of("keepalive"), &table.at, Fault::new(why, "take `keepalive` out"));
+    }
+    let encapsulation = read_encapsulation(&mut table, protect.as_ref(), keepalive, report);
     let at = table.at.clone();
     table.finish(report);
     if let (Some(name), Some(local), Some(remote), Some(protect)) = (name, local, remote, protect) {
@@ -207,6 +212,7 @@ fn read_tunnel(mut table: Table<'_>, draft: &mut Draft, report: &mut Report) {
             ttl,
             mtu,
             payload,
+            encapsulation,
             bridge,
             keepalive,
             protect,
@@ -284,6 +290,34 @@ fn refuse_bridge(table: &Table<'_>, report: &mut Report) {
     let why = "a tunnel that carries IP packets is not bridged with a port";
     let remedy = "say payload = \"ethernet\", or take `bridge` out";
     report.error(table.name_of("bridge"), &table.at, Fault::new(why, remedy));
+}
+
+/// What the GRE packets go in. RFC 8086 gives UDP to GRE that nothing else is put around.
+fn read_encapsulation(
+    table: &mut Table<'_>,
+    protect: Option<&Protect>,
+    keepalive: Option<Keepalive>,
+    report: &mut Report,
+) -> Encapsulation {
+    const NAMES: [Encapsulation; 2] = [Encapsulation::Gre, Encapsulation::Udp];
+    let words = NAMES.map(|encapsulation| (encapsulation.name(), encapsulation));
+    let encapsulation =
+        table.text("encapsulation", report, |text| values::word(text, &words)).unwrap_or(Encapsulation::Gre);
+    if encapsulation == Encapsulation::Udp {
+        if matches!(protect, Some(Protect::Manual(_) | Protect::Ike(_))) {
+            let why =
+                "GRE goes in UDP only where it is not protected: ESP has a UDP encapsulation of its own";
+            let remedy = "take `encapsulation` out; to cross a NAT, give manual SAs `udp_encap`, IKE finds out by itself";
+            report.error(table.name_of("encapsulation"), &table.at, Fault::new(why, remedy));
+        }
+        if keepalive.is_some() {
+            let why =
+                "GRE keepalives are not defined for GRE in UDP: the far end would send them back without UDP";
+            let remedy = "take `keepalive` or `encapsulation` out";
+            report.error(table.name_of("keepalive"), &table.at, Fault::new(why, remedy));
+        }
+    }
+    encapsulation
 }
 
 fn read_keepalive(mut table: Table<'_>, report: &mut Report) -> Option<Keepalive> {

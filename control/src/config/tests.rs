@@ -231,6 +231,25 @@ fn ethernet_tunnels_are_bridged_with_one_port_each() {
 }
 
 #[test]
+fn gre_in_udp_and_keepalives_fit_the_tunnel() {
+    let (config, _) = load_text(&tunnel("encapsulation = \"udp\"")).unwrap();
+    assert_eq!(config.tunnels[0].encapsulation, Encapsulation::Udp);
+    for plain in ["", "encapsulation = \"gre\""] {
+        assert_eq!(load_text(&tunnel(plain)).unwrap().0.tunnels[0].encapsulation, Encapsulation::Gre);
+    }
+    let wrong = tunnel("encapsulation = \"upd\" #!");
+    assert_says(&only_problem(&wrong), "tunnel \"t\", encapsulation", "\"upd\"", "udp");
+    let both = protected("").replace("[tunnel.protect]", "encapsulation = \"udp\"\n[tunnel.protect]");
+    let both = both.replacen("spi = 256", "spi = 257", 1).replace("[[tunnel]]", "[[tunnel]] #!");
+    assert_says(&only_problem(&both), "tunnel \"t\", encapsulation", "not protected", "`udp_encap`");
+    let frames = "payload = \"ethernet\"\nbridge = \"wan\"\nkeepalive = { period = \"1s\" }";
+    let frames = format!("{PORT}{}", tunnel(frames).replace("[[tunnel]]", "[[tunnel]] #!"));
+    assert_says(&only_problem(&frames), "tunnel \"t\", keepalive", "IP packets", "take `keepalive` out");
+    let keepalive = tunnel("encapsulation = \"udp\"\nkeepalive = { period = \"1s\" }").replace("]]", "]] #!");
+    assert_says(&only_problem(&keepalive), "tunnel \"t\", keepalive", "not defined", "take `keepalive`");
+}
+
+#[test]
 fn included_files_are_read_in_order() {
     let (config, warnings) = Folder::with_examples().load("hub.toml").unwrap();
     assert!(warnings.is_empty(), "{warnings:?}");

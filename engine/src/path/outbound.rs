@@ -7,11 +7,14 @@
 //!
 //! A packet that gets a sequence number has passed every check before, so numbers are not spent on packets that do not leave.
 
+use std::net::IpAddr;
+
 use arrayvec::ArrayVec;
 
 use super::{Batch, Next, Packet};
 use crate::drops::Reason;
 use crate::esp::{Mode, OutboundSa, cipher, sa::Lease, seal};
+use crate::flow;
 use crate::ring::{BATCH, Frame};
 use crate::tables::Tables;
 use crate::tunnel::{Layout, TEMPLATE_MAX, Tunnel};
@@ -115,6 +118,9 @@ impl Numbers {
 /// GRE alone: step 2 and 3 without ESP.
 #[inline]
 fn wrap(frame: &mut Frame<'_>, tunnel: &Tunnel, protocol: u16, tos: u8) -> Result<(), Reason> {
+    if tunnel.layout.udp != 0 {
+        return wrap_in_udp(frame, tunnel, protocol, tos);
+    }
     push_headers(frame, tunnel)?;
     let packet = frame.bytes_mut().get_mut(ethernet::HEADER_LEN..).ok_or(Reason::TooBig)?;
     let layout = &tunnel.layout;
@@ -122,6 +128,34 @@ fn wrap(frame: &mut Frame<'_>, tunnel: &Tunnel, protocol: u16, tos: u8) -> Resul
     let (outer, gre) = packet.split_at_mut_checked(layout.ip).ok_or(Reason::TooBig)?;
     fill_ip(outer, layout.v6, tunnel.outer_sum, total_len, tos);
     fill_gre(gre, tunnel, protocol).ok_or(Reason::TooBig)
+}
+
+/// GRE in UDP (RFC 8086): steps 2 and 3. The source port is the flow's, so that the routers on the way may spread flows, and
+/// keep each in order. Over IPv6 the checksum is computed (section 6.2), over IPv4 it is 0 (section 6.1).
+#[inline(never)]
+fn wrap_in_udp(frame: &mut Frame<'_>, tunnel: &Tunnel, protocol: u16, tos: u8) -> Result<(), Reason> {
+    let flow = match protocol {
+        ethernet::TEB => flow::hash_frame(frame.bytes()),
+        _ => flow::hash(frame.bytes()),
+    };
+    push_headers(frame, tunnel)?;
+    let packet = frame.bytes_mut().get_mut(ethernet::HEADER_LEN..).ok_or(Reason::TooBig)?;
+    let layout = &tunnel.layout;
+    let total_len = packet.len();
+    let (outer, datagram) = packet.split_at_mut_checked(layout.ip).ok_or(Reason::TooBig)?;
+    fill_ip(outer, layout.v6, tunnel.outer_sum, total_len, tos);
+    let length = datagram.len() as u16;
+    fill_gre(datagram.get_mut(udp::HEADER_LEN..).ok_or(Reason::TooBig)?, tunnel, protocol)
+        .ok_or(Reason::TooBig)?;
+    let header = datagram.first_chunk_mut::<{ udp::HEADER_LEN }>().ok_or(Reason::TooBig)?;
+    [header[0], header[1]] = flow::source_port(flow).to_be_bytes();
+    [header[4], header[5]] = length.to_be_bytes();
+    if let (IpAddr::V6(local), IpAddr::V6(remote)) = (tunnel.local, tunnel.remote) {
+        let pseudo = Sum::pseudo_v6(local, remote, protocol::UDP, u32::from(length));
+        let checksum = udp::checksum(datagram, pseudo).to_be_bytes();
+        *datagram.get_mut(6..8).and_then(<[u8]>::first_chunk_mut).ok_or(Reason::TooBig)? = checksum;
+    }
+    Ok(())
 }
 
 /// GRE in ESP: steps 2 and 3, and the job for step 4.

@@ -280,6 +280,9 @@ fn from_tunnel<A: Address>(packet: &mut Packet<'_>, outer: &Outer<A>, tables: &T
                 packet.frame.pull(outer.payload_at + header_len);
                 return Some(Next::Inner(entry.tunnel));
             }
+            if entry.udp {
+                return None;
+            }
             packet.frame.pull(outer.payload_at);
             Some(Next::Gre(entry.tunnel))
         }
@@ -323,34 +326,46 @@ fn is_error<A>(packet: &Packet<'_>, outer: &Outer<A>) -> bool {
     })
 }
 
-/// What is wrong with a GRE packet that no tunnel takes.
+/// What is wrong with a GRE packet that no tunnel takes. One that wants its packets in UDP does not take it.
 fn unknown_gre<A: Address>(packet: &Packet<'_>, outer: &Outer<A>, tables: &Tables) -> Reason {
     let bytes = packet.frame.bytes().get(outer.payload_at..outer.end).unwrap_or_default();
     match Gre::parse(bytes) {
         Err(_) => Reason::GreMalformed,
+        Ok(gre) if A::tunnels(tables).get(&A::key(outer.dst, outer.src, gre.key())).is_some() => {
+            Reason::GreUnknown
+        }
         Ok(_) if A::pairs(tables).get(&A::key(outer.dst, outer.src, None)).is_some() => Reason::GreKey,
         Ok(_) => Reason::GreUnknown,
     }
 }
 
-/// RFC 3948 section 2.2, 2.3: ESP, IKE behind a marker of four zero bytes, or a keepalive.
+/// RFC 3948 section 2.2, 2.3: ESP, IKE behind a marker of four zero bytes, or a keepalive. RFC 8086: GRE.
 fn encapsulated_in_udp<A: Address>(
     packet: &mut Packet<'_>,
     outer: &Outer<A>,
     tables: &Tables,
 ) -> Result<Next, Reason> {
     let bytes = packet.frame.bytes().get(outer.payload_at..outer.end).ok_or(Reason::IpMalformed)?;
+    let ours = |port| tables.is_encap_port(port) || tables.is_gre_port(port);
     if outer.fragment {
         // Only a first fragment says which port it is for; the host reassembles the others in vain.
         let to_us = outer.first
-            && bytes.get(2..4).is_some_and(
-                |port| matches!(port, [high, low] if tables.is_encap_port(u16::from_be_bytes([*high, *low]))),
-            );
+            && bytes
+                .get(2..4)
+                .is_some_and(|port| matches!(port, [high, low] if ours(u16::from_be_bytes([*high, *low]))));
         return if to_us { Err(Reason::Fragment) } else { Ok(Next::Host) };
     }
     let datagram = Udp::parse(bytes).map_err(|_| Reason::IpMalformed)?;
-    if !tables.is_encap_port(datagram.destination()) {
+    if !ours(datagram.destination()) {
         return Ok(Next::Host);
+    }
+    if tables.is_gre_port(datagram.destination()) {
+        let sound = match datagram.checksum() {
+            0 => !A::CHECKSUM,
+            _ => datagram.checksum_ok(A::pseudo(outer.src, outer.dst, protocol::UDP, datagram.length())),
+        };
+        let end = outer.payload_at + usize::from(datagram.length());
+        return if sound { gre_in_udp(packet, outer, end, tables) } else { Err(Reason::UdpChecksum) };
     }
     match datagram.payload() {
         [0xff] => Err(Reason::NatKeepalive),
@@ -360,6 +375,23 @@ fn encapsulated_in_udp<A: Address>(
             packet.frame.truncate(end);
             esp(packet, outer, outer.payload_at + udp::HEADER_LEN, tables)
         }
+    }
+}
+
+/// The frame is left with the GRE packet of a datagram that ends `end` bytes into it, and that is a tunnel's.
+fn gre_in_udp<A: Address>(
+    packet: &mut Packet<'_>,
+    outer: &Outer<A>,
+    end: usize,
+    tables: &Tables,
+) -> Result<Next, Reason> {
+    packet.frame.truncate(end);
+    packet.frame.pull(outer.payload_at + udp::HEADER_LEN);
+    let gre = Gre::parse(packet.frame.bytes()).map_err(|_| Reason::GreMalformed)?;
+    match A::tunnels(tables).get(&A::key(outer.dst, outer.src, gre.key())) {
+        Some(entry) if entry.udp => Ok(Next::Gre(entry.tunnel)),
+        None if A::pairs(tables).get(&A::key(outer.dst, outer.src, None)).is_some() => Err(Reason::GreKey),
+        Some(_) | None => Err(Reason::GreUnknown),
     }
 }
 

@@ -177,6 +177,7 @@ pub(super) fn build(mut spec: TablesSpec) -> Result<Tables, BuildError> {
         pairs_v4: FlatMap::default(),
         pairs_v6: FlatMap::default(),
         udp_ports: vec![NAT_T_PORT],
+        gre_in_udp: spec.tunnels.iter().any(in_udp),
     };
     index_tunnels(&mut tables, &spec)?;
     index_sas(&mut tables, &mut spec)?;
@@ -333,6 +334,7 @@ fn lay_out(tunnel: &TunnelSpec, to: To, ports: &[PortEntry]) -> Result<Tunnel, B
         ttl: tunnel.ttl,
         mtu: tunnel.mtu.map(usize::from),
         protection: tunnel.protection.as_ref(),
+        gre_in_udp: tunnel.gre_in_udp,
         bridge: tunnel.bridge.map(|port| port as u16),
         sequences: Arc::clone(&tunnel.sequences),
     };
@@ -340,11 +342,17 @@ fn lay_out(tunnel: &TunnelSpec, to: To, ports: &[PortEntry]) -> Result<Tunnel, B
     Tunnel::new(settings, underlay).ok_or(mixed)
 }
 
+/// Does the tunnel's GRE go in UDP?
+fn in_udp(tunnel: &TunnelSpec) -> bool {
+    tunnel.gre_in_udp && tunnel.protection.is_none()
+}
+
 fn index_tunnels(tables: &mut Tables, spec: &TablesSpec) -> Result<(), BuildError> {
     let (mut v4, mut v6) = (Vec::new(), Vec::new());
     for (index, tunnel) in (0_u32..).zip(&spec.tunnels) {
-        let plain = tunnel.protection.is_none() && tunnel.gre.is_plain();
-        let entry = GreEntry { tunnel: index, plain };
+        let udp = in_udp(tunnel);
+        let plain = tunnel.protection.is_none() && !udp && tunnel.gre.is_plain();
+        let entry = GreEntry { tunnel: index, plain, udp };
         match (tunnel.local, tunnel.remote) {
             (IpAddr::V4(local), IpAddr::V4(remote)) => {
                 v4.push(((local.to_bits(), remote.to_bits(), tunnel.gre.key), entry));

@@ -19,6 +19,7 @@ use crate::fib::Fib;
 use crate::hash::{FastHash, FlatMap};
 use crate::tunnel::Tunnel;
 use crate::wire::ethernet::MacAddr;
+use crate::wire::{Sum, udp};
 
 /// Tunnels beyond which look-ups are prefetched: some 64 of them, with keys, fill half of a usual second-level cache.
 const SPREAD: usize = 64;
@@ -113,13 +114,19 @@ pub(crate) struct GreEntry {
     pub(crate) tunnel: u32,
     /// The tunnel is not protected, and nothing is to be checked but the key, which is right.
     pub(crate) plain: bool,
+    /// The tunnel's packets come in UDP, and not otherwise.
+    pub(crate) udp: bool,
 }
 
 /// An IP address of one family, with the tables of that family: the path is compiled once for each.
 pub(crate) trait Address: Copy + Eq {
     /// What tunnels of this family are found by.
     type Key: Copy + Eq + FastHash;
+    /// Must UDP datagrams have a checksum (RFC 8200 section 8.1)?
+    const CHECKSUM: bool;
 
+    /// The sum of the pseudo header of an upper-layer packet of `length` bytes.
+    fn pseudo(src: Self, dst: Self, protocol: u8, length: u16) -> Sum;
     fn key(local: Self, remote: Self, key: Option<u32>) -> Self::Key;
     fn tunnels(tables: &Tables) -> &FlatMap<Self::Key, GreEntry>;
     /// Pairs of ends between which there are tunnels, and whether any of those is protected.
@@ -129,6 +136,11 @@ pub(crate) trait Address: Copy + Eq {
 
 impl Address for Ipv4Addr {
     type Key = (u32, u32, Option<u32>);
+    const CHECKSUM: bool = false;
+
+    fn pseudo(src: Self, dst: Self, protocol: u8, length: u16) -> Sum {
+        Sum::pseudo_v4(src, dst, protocol, length)
+    }
 
     #[inline]
     fn key(local: Self, remote: Self, key: Option<u32>) -> Self::Key {
@@ -153,6 +165,11 @@ impl Address for Ipv4Addr {
 
 impl Address for Ipv6Addr {
     type Key = (u128, u128, Option<u32>);
+    const CHECKSUM: bool = true;
+
+    fn pseudo(src: Self, dst: Self, protocol: u8, length: u16) -> Sum {
+        Sum::pseudo_v6(src, dst, protocol, u32::from(length))
+    }
 
     #[inline]
     fn key(local: Self, remote: Self, key: Option<u32>) -> Self::Key {
@@ -190,6 +207,8 @@ pub struct Tables {
     pairs_v4: FlatMap<(u32, u32, Option<u32>), bool>,
     pairs_v6: FlatMap<(u128, u128, Option<u32>), bool>,
     udp_ports: Vec<u16>,
+    /// Is there a tunnel whose packets come in UDP?
+    gre_in_udp: bool,
 }
 
 /// A snapshot as workers see it: replaced whole, read without a lock.
@@ -282,5 +301,11 @@ impl Tables {
     #[inline]
     pub(crate) fn is_encap_port(&self, port: u16) -> bool {
         self.udp_ports.contains(&port)
+    }
+
+    /// Is this the port of GRE in UDP, and does a tunnel use it?
+    #[inline]
+    pub(crate) fn is_gre_port(&self, port: u16) -> bool {
+        self.gre_in_udp && port == udp::GRE_PORT
     }
 }

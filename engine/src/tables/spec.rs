@@ -58,6 +58,8 @@ pub struct TunnelSpec {
     pub mtu: Option<u16>,
     /// ESP, or none.
     pub protection: Option<Protection>,
+    /// GRE in UDP (RFC 8086). Means nothing for a protected tunnel.
+    pub gre_in_udp: bool,
     /// For a payload of Ethernet frames: the port that they are bridged with.
     pub bridge: Option<usize>,
     /// Counters, one for each worker.

@@ -19,6 +19,7 @@ pub mod icmpv4;
 pub mod icmpv6;
 pub mod ipv4;
 pub mod ipv6;
+pub mod nd;
 pub mod protocol;
 pub mod tcp;
 pub mod udp;
@@ -33,6 +34,7 @@ pub use icmpv4::{Icmpv4, Icmpv4Message};
 pub use icmpv6::{Icmpv6, Icmpv6Message};
 pub use ipv4::{Ipv4, Ipv4Header};
 pub use ipv6::{Ipv6, Ipv6Header, Upper};
+pub use nd::{Nd, NdMessage};
 pub use tcp::Tcp;
 pub use udp::{Udp, UdpHeader};
 

@@ -11,6 +11,8 @@ pub const IPV4: u8 = 4;
 pub const TCP: u8 = 6;
 /// UDP (RFC 768).
 pub const UDP: u8 = 17;
+/// DCCP (RFC 4340).
+pub const DCCP: u8 = 33;
 /// An IPv6 packet inside IP (RFC 2473).
 pub const IPV6: u8 = 41;
 /// IPv6 routing header (RFC 8200 §4.4).
@@ -27,3 +29,7 @@ pub const ICMPV6: u8 = 58;
 pub const NONE: u8 = 59;
 /// IPv6 destination options (RFC 8200 §4.6).
 pub const DESTINATION_OPTIONS: u8 = 60;
+/// SCTP (RFC 9260).
+pub const SCTP: u8 = 132;
+/// UDP-Lite (RFC 3828).
+pub const UDP_LITE: u8 = 136;

@@ -1,4 +1,4 @@
-//! UDP (RFC 768), as the wrapping of ESP (RFC 3948) and of IKE.
+//! UDP (RFC 768), as the wrapping of ESP (RFC 3948), of IKE, and of GRE (RFC 8086).
 //! Parsing: 1. the eight bytes of header; 2. the length against the bytes present, cutting off what lies
 //! behind it.
 
@@ -6,6 +6,8 @@ use super::{Malformed, Sum};
 
 /// Length of the header in bytes.
 pub const HEADER_LEN: usize = 8;
+/// Destination port of GRE in UDP (RFC 8086 §3.2.2).
+pub const GRE_PORT: u16 = 4754;
 
 /// A checked datagram.
 #[derive(Clone, Copy, Debug)]

@@ -275,6 +275,7 @@ fn spec(plan: &Plan, number: u8, protection: Option<Protection>) -> TablesSpec {
             ttl: 64,
             mtu: None,
             protection,
+            gre_in_udp: plan.udp,
             bridge: (plan.gre.payload == Payload::Ethernet).then_some(LAN),
             counters: TunnelCounterBank::new(1).take(),
             sequences: Arc::default(),
