@@ -232,6 +232,7 @@ fn router(
                 gre: Options { key: None, checksum: false, sequence: false, payload: Payload::Ip },
                 ttl: 64,
                 mtu: None,
+                path_mtu: None,
                 protection: match (plan.suite, keys) {
                     (Some(suite), Some((send, receive))) => Some(protection(n, hub, suite, send, receive)?),
                     _ => None,

@@ -100,7 +100,7 @@ pub fn preview(config: &Config) -> Result<Tables, Vec<Problem>> {
 pub fn nesting(config: &Config, tables: &Tables) -> Nesting {
     let carrier = |tunnel: &Tunnel| match tables.route(tunnel.remote)?.to {
         To::Tunnel(index) => usize::try_from(index).ok(),
-        To::Host | To::Station { .. } | To::Unresolved { .. } | To::Nowhere => None,
+        To::Host | To::Station { .. } | To::Unresolved { .. } | To::Group(_) | To::Nowhere => None,
     };
     Nesting::new(config.tunnels.iter().map(carrier).collect())
 }
@@ -291,6 +291,7 @@ fn tunnel_spec(
             Mtu::Auto => None,
             Mtu::Bytes(bytes) => Some(bytes),
         },
+        path_mtu: None,
         protection: protection(tunnel),
         gre_in_udp: tunnel.encapsulation == Encapsulation::Udp,
         bridge,

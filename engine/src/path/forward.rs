@@ -7,6 +7,7 @@
 
 use super::{Next, Packet};
 use crate::drops::Reason;
+use crate::flow;
 use crate::tables::{NextHop, Tables, To};
 use crate::wire::{ethernet, ipv4, ipv6};
 
@@ -65,7 +66,7 @@ fn before(hop: &NextHop, link_local: bool) -> Result<(), Reason> {
     }
     match hop.to {
         To::Nowhere | To::Host => Err(Reason::NoRoute),
-        To::Station { .. } | To::Unresolved { .. } | To::Tunnel(_) => Ok(()),
+        To::Station { .. } | To::Unresolved { .. } | To::Tunnel(_) | To::Group(_) => Ok(()),
     }
 }
 
@@ -89,6 +90,17 @@ fn onward(packet: &mut Packet<'_>, hop: u32, next: &NextHop, tables: &Tables) ->
                 _ => Err(Reason::NoNeighbour),
             }
         }
+        To::Group(group) => spread(packet, group, tables),
         To::Host | To::Nowhere => Err(Reason::NoRoute),
+    }
+}
+
+/// Several ways lead there: each flow takes one, and keeps to it.
+#[inline(never)]
+fn spread(packet: &mut Packet<'_>, group: u32, tables: &Tables) -> Result<Next, Reason> {
+    let flow = flow::hash(packet.frame.bytes());
+    match tables.member(group, flow) {
+        Some((_, NextHop { to: To::Group(_) | To::Host, .. })) | None => Err(Reason::NoRoute),
+        Some((hop, next)) => onward(packet, hop, next, tables),
     }
 }

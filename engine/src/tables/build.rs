@@ -90,35 +90,90 @@ impl From<FibError> for BuildError {
     }
 }
 
+/// A next hop while the tables are built.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Way {
+    to: To,
+    /// The router that it leads by.
+    via: Option<IpAddr>,
+    underlay: bool,
+}
+
+impl From<To> for Way {
+    fn from(to: To) -> Way {
+        Way { to, via: None, underlay: false }
+    }
+}
+
 /// Routes while they are collected.
 #[derive(Default)]
 struct Routes {
-    hops: BTreeMap<Prefix, NextHop>,
+    hops: BTreeMap<Prefix, Way>,
+    groups: Vec<Vec<(Way, u16)>>,
 }
 
 impl Routes {
     /// A route that gives way to one that is there already.
     fn offer(&mut self, prefix: Prefix, to: To) {
-        self.hops.entry(prefix).or_insert(NextHop { to, underlay: false });
+        self.hops.entry(prefix).or_insert(to.into());
     }
 
     /// A route that replaces one that is there already.
     fn set(&mut self, prefix: Prefix, to: To) {
-        self.hops.insert(prefix, NextHop { to, underlay: false });
+        self.hops.insert(prefix, to.into());
     }
 
-    fn index(&self) -> Result<(Fib, Vec<NextHop>), BuildError> {
-        let fib = Fib::build((0..).zip(self.hops.keys()).map(|(index, prefix)| (*prefix, index)))?;
-        Ok((fib, self.hops.values().copied().collect()))
+    fn index(&self) -> Result<Fib, BuildError> {
+        Ok(Fib::build((0..).zip(self.hops.keys()).map(|(index, prefix)| (*prefix, index)))?)
+    }
+
+    /// The way to `address`; of a group, the first that leads anywhere.
+    fn lookup(&self, fib: &Fib, hops: &[Way], address: IpAddr) -> Way {
+        let index = match address {
+            IpAddr::V4(address) => fib.lookup_v4(address),
+            IpAddr::V6(address) => fib.lookup_v6(address),
+        };
+        let way = index.and_then(|index| hops.get(index as usize)).copied().unwrap_or(To::Nowhere.into());
+        let To::Group(group) = way.to else { return way };
+        let members = self.groups.get(group as usize).into_iter().flatten();
+        let usable = |way: &&(Way, u16)| matches!(way.0.to, To::Station { .. } | To::Tunnel(_));
+        let found = members.clone().find(usable).or(members.clone().next());
+        found.map_or(To::Nowhere.into(), |(way, _)| *way)
+    }
+
+    fn ways(&self) -> Vec<Way> {
+        self.hops.values().copied().collect()
     }
 }
 
-fn lookup(fib: &Fib, hops: &[NextHop], address: IpAddr) -> To {
-    let index = match address {
-        IpAddr::V4(address) => fib.lookup_v4(address),
-        IpAddr::V6(address) => fib.lookup_v6(address),
-    };
-    index.and_then(|index| hops.get(index as usize)).map_or(To::Nowhere, |hop| hop.to)
+/// Next hops with their groups and routers, numbered: those of routes first, in the order of prefixes, then groups' members.
+struct Numbered {
+    next_hops: Vec<NextHop>,
+    groups: Vec<Box<[u32]>>,
+    routers: HashMap<u32, IpAddr>,
+}
+
+/// Places in a group's list, at most: weights are scaled down to fit.
+const GROUP_PLACES: usize = 256;
+
+fn number(routes: &Routes) -> Numbered {
+    let mut ways = routes.ways();
+    let mut groups = Vec::with_capacity(routes.groups.len());
+    for group in &routes.groups {
+        let first = ways.len() as u32;
+        ways.extend(group.iter().map(|(way, _)| *way));
+        let total: usize = group.iter().map(|(_, weight)| usize::from(*weight)).sum();
+        let scale = total.div_ceil(GROUP_PLACES).max(1);
+        let places = (first..).zip(group).flat_map(|(hop, (_, weight))| {
+            std::iter::repeat_n(hop, usize::from(*weight).div_ceil(scale).max(1))
+        });
+        groups.push(places.collect());
+    }
+    Numbered {
+        next_hops: ways.iter().map(|way| NextHop { to: way.to, underlay: way.underlay }).collect(),
+        groups,
+        routers: (0..).zip(&ways).filter_map(|(hop, way)| Some((hop, way.via?))).collect(),
+    }
 }
 
 pub(super) fn build(mut spec: TablesSpec) -> Result<Tables, BuildError> {
@@ -127,19 +182,22 @@ pub(super) fn build(mut spec: TablesSpec) -> Result<Tables, BuildError> {
         spec.neighbours.iter().map(|n| ((n.port, n.address), n.mac)).collect();
 
     let mut routes = collect_routes(&spec, &stations)?;
-    let (fib, hops) = routes.index()?;
+    let (fib, ways) = (routes.index()?, routes.ways());
     for neighbour in &spec.neighbours {
         let port = neighbour.port as u16;
-        if lookup(&fib, &hops, neighbour.address) == (To::Unresolved { port }) {
+        let way = routes.lookup(&fib, &ways, neighbour.address);
+        // On the link itself: what is reached through a router is no station of ours, whatever its address.
+        if way.to == (To::Unresolved { port }) && way.via.is_none() {
             routes.set(neighbour.address.into(), To::Station { port, mac: neighbour.mac });
         }
     }
-    let (fib, hops) = routes.index()?;
+    let (fib, ways) = (routes.index()?, routes.ways());
     for address in spec.tunnels.iter().flat_map(|tunnel| [tunnel.local, tunnel.remote]) {
-        let to = lookup(&fib, &hops, address);
-        routes.hops.insert(address.into(), NextHop { to, underlay: true });
+        let way = routes.lookup(&fib, &ways, address);
+        routes.hops.insert(address.into(), Way { underlay: true, ..way });
     }
-    let (fib, next_hops) = routes.index()?;
+    let (fib, ways) = (routes.index()?, routes.ways());
+    let Numbered { next_hops, groups, routers } = number(&routes);
 
     let mut ports: Vec<PortEntry> = spec
         .ports
@@ -161,13 +219,15 @@ pub(super) fn build(mut spec: TablesSpec) -> Result<Tables, BuildError> {
             }
             entry.kind = PortKind::Bridged(index);
         }
-        tunnels.push(lay_out(tunnel, lookup(&fib, &next_hops, tunnel.remote), &ports)?);
+        tunnels.push(lay_out(tunnel, routes.lookup(&fib, &ways, tunnel.remote).to, &ports)?);
     }
 
     let mut tables = Tables {
         ports,
         fib,
         next_hops,
+        groups,
+        routers,
         tunnels,
         counters: spec.tunnels.iter().map(|tunnel| tunnel.counters.clone()).collect(),
         spis: FlatMap::default(),
@@ -216,13 +276,22 @@ fn validate(spec: &TablesSpec) -> Result<(), BuildError> {
         }
     }
     for route in &spec.routes {
-        match route.gateway {
-            Gateway::Port { port: index, .. } => port(index)?,
-            Gateway::Tunnel(index) if index < spec.tunnels.len() => {}
-            Gateway::Tunnel(index) => return Err(BuildError::Unknown { what: "tunnel", index }),
-        }
+        exists(&route.gateway, spec)?;
     }
     Ok(())
+}
+
+fn exists(gateway: &Gateway, spec: &TablesSpec) -> Result<(), BuildError> {
+    match gateway {
+        Gateway::Port { port, .. } if *port >= spec.ports.len() => {
+            Err(BuildError::Unknown { what: "port", index: *port })
+        }
+        Gateway::Tunnel(tunnel) if *tunnel >= spec.tunnels.len() => {
+            Err(BuildError::Unknown { what: "tunnel", index: *tunnel })
+        }
+        Gateway::Group(members) => members.iter().try_for_each(|(member, _)| exists(member, spec)),
+        Gateway::Port { .. } | Gateway::Tunnel(_) | Gateway::Host | Gateway::Discard => Ok(()),
+    }
 }
 
 fn collect_routes(
@@ -232,18 +301,12 @@ fn collect_routes(
     let mut routes = Routes::default();
     // Static and tunnel routes first: those that would hide each other are a mistake.
     for route in &spec.routes {
-        let to = match route.gateway {
-            Gateway::Tunnel(index) => To::Tunnel(index as u32),
-            Gateway::Port { port, via } => match via.and_then(|via| stations.get(&(port, via))) {
-                Some(mac) => To::Station { port: port as u16, mac: *mac },
-                None => To::Unresolved { port: port as u16 },
-            },
-        };
-        add_once(&mut routes, route.prefix, to)?;
+        let way = way(&route.gateway, &mut routes, stations);
+        add_once(&mut routes, route.prefix, way)?;
     }
     for (index, tunnel) in (0..).zip(&spec.tunnels) {
         for prefix in &tunnel.routes {
-            add_once(&mut routes, *prefix, To::Tunnel(index))?;
+            add_once(&mut routes, *prefix, To::Tunnel(index).into())?;
         }
         for (address, len) in &tunnel.inner {
             if let Some(subnet) = subnet(*address, *len) {
@@ -278,9 +341,36 @@ fn collect_routes(
     Ok(routes)
 }
 
-fn add_once(routes: &mut Routes, prefix: Prefix, to: To) -> Result<(), BuildError> {
-    match routes.hops.insert(prefix, NextHop { to, underlay: false }) {
-        Some(before) if before.to != to => Err(BuildError::DuplicateRoute(prefix)),
+/// Where a gateway leads. A group is put into the list of groups; a group in a group leads nowhere.
+fn way(gateway: &Gateway, routes: &mut Routes, stations: &HashMap<(usize, IpAddr), MacAddr>) -> Way {
+    match gateway {
+        Gateway::Group(members) => {
+            let members = members
+                .iter()
+                .map(|(member, weight)| match member {
+                    Gateway::Group(_) => (To::Nowhere.into(), *weight),
+                    member => (way(member, routes, stations), *weight),
+                })
+                .collect();
+            routes.groups.push(members);
+            To::Group(routes.groups.len() as u32 - 1).into()
+        }
+        Gateway::Tunnel(index) => To::Tunnel(*index as u32).into(),
+        Gateway::Host => To::Host.into(),
+        Gateway::Discard => To::Nowhere.into(),
+        Gateway::Port { port, via } => {
+            let to = match via.and_then(|via| stations.get(&(*port, via))) {
+                Some(mac) => To::Station { port: *port as u16, mac: *mac },
+                None => To::Unresolved { port: *port as u16 },
+            };
+            Way { to, via: *via, underlay: false }
+        }
+    }
+}
+
+fn add_once(routes: &mut Routes, prefix: Prefix, way: Way) -> Result<(), BuildError> {
+    match routes.hops.insert(prefix, way) {
+        Some(before) if before != way => Err(BuildError::DuplicateRoute(prefix)),
         _ => Ok(()),
     }
 }
@@ -315,7 +405,7 @@ fn lay_out(tunnel: &TunnelSpec, to: To, ports: &[PortEntry]) -> Result<Tunnel, B
         To::Station { port, mac } => (Ok(port), mac),
         To::Unresolved { .. } => (Err(Reason::NoNeighbour), none),
         To::Tunnel(_) => (Err(Reason::Nested), none),
-        To::Host | To::Nowhere => (Err(Reason::NoRoute), none),
+        To::Host | To::Nowhere | To::Group(_) => (Err(Reason::NoRoute), none),
     };
     let link = match to {
         To::Station { port, .. } | To::Unresolved { port } => ports.get(usize::from(port)),
@@ -325,7 +415,10 @@ fn lay_out(tunnel: &TunnelSpec, to: To, ports: &[PortEntry]) -> Result<Tunnel, B
         source: link.map_or(none, |port| port.mac),
         destination,
         port,
-        path_mtu: link.map_or(DEFAULT_MTU, |port| port.mtu),
+        path_mtu: tunnel
+            .path_mtu
+            .map_or(usize::MAX, usize::from)
+            .min(link.map_or(DEFAULT_MTU, |port| port.mtu)),
     };
     let settings = Settings {
         local: tunnel.local,

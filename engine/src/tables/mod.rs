@@ -5,6 +5,7 @@
 mod build;
 mod spec;
 
+use std::collections::{BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
@@ -43,6 +44,8 @@ pub enum To {
     },
     /// Into a tunnel.
     Tunnel(u32),
+    /// One of the ways of the group of that number, for each flow one.
+    Group(u32),
     /// Nowhere, though it is an address that the tables know: no route leads there.
     Nowhere,
 }
@@ -197,6 +200,10 @@ pub struct Tables {
     pub(crate) ports: Vec<PortEntry>,
     fib: Fib,
     next_hops: Vec<NextHop>,
+    /// For each group the numbers of its next hops, each as often as its weight says.
+    groups: Vec<Box<[u32]>>,
+    /// The routers that next hops lead by.
+    routers: HashMap<u32, IpAddr>,
     tunnels: Vec<Tunnel>,
     /// Each tunnel's, in their order: close together, so that finding them costs no look at the tunnel.
     counters: Vec<TunnelCounterSet>,
@@ -246,6 +253,47 @@ impl Tables {
     #[inline]
     pub(crate) fn next_hop(&self, index: u32) -> Option<&NextHop> {
         self.next_hops.get(index as usize)
+    }
+
+    /// The next hop in group `group` for packets of a flow with that hash (see [`crate::flow::hash`]), and its number.
+    #[inline]
+    pub(crate) fn member(&self, group: u32, flow: u32) -> Option<(u32, &NextHop)> {
+        let members = self.groups.get(group as usize)?;
+        let hop = *members.get((flow as usize).checked_rem(members.len())?)?;
+        Some((hop, self.next_hop(hop)?))
+    }
+
+    /// The port and the station on its link that packets of a flow to `address` go to, where that is what the route says.
+    pub fn station(&self, address: IpAddr, flow: u32) -> Option<(u16, IpAddr)> {
+        let hop = match address {
+            IpAddr::V4(address) => self.fib.lookup_v4(address)?,
+            IpAddr::V6(address) => self.fib.lookup_v6(address)?,
+        };
+        let (hop, to) = match self.next_hop(hop)?.to {
+            To::Group(group) => {
+                let (hop, next) = self.member(group, flow)?;
+                (hop, next.to)
+            }
+            to => (hop, to),
+        };
+        match to {
+            To::Station { port, .. } | To::Unresolved { port } => {
+                Some((port, self.routers.get(&hop).copied().unwrap_or(address)))
+            }
+            To::Host | To::Tunnel(_) | To::Group(_) | To::Nowhere => None,
+        }
+    }
+
+    /// The stations that routes and tunnels lead by, port and address of each: worth knowing before a packet comes.
+    pub fn wanted_neighbours(&self) -> Vec<(u16, IpAddr)> {
+        let port = |hop: u32| match self.next_hop(hop)?.to {
+            To::Station { port, .. } | To::Unresolved { port } => Some(port),
+            _ => None,
+        };
+        let routers = self.routers.iter().filter_map(|(hop, router)| Some((port(*hop)?, *router)));
+        let ends = self.tunnels.iter().filter_map(|tunnel| self.station(tunnel.remote, 0));
+        let wanted: BTreeSet<(u16, IpAddr)> = routers.chain(ends).collect();
+        wanted.into_iter().collect()
     }
 
     /// All tunnels, in the order of the specification.

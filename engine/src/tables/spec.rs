@@ -56,6 +56,8 @@ pub struct TunnelSpec {
     pub ttl: u8,
     /// The longest inner packet in bytes; `None`: computed from the port's MTU.
     pub mtu: Option<u16>,
+    /// The longest outer packet that reaches the far end, in bytes, where less than the port's MTU was learned.
+    pub path_mtu: Option<u16>,
     /// ESP, or none.
     pub protection: Option<Protection>,
     /// GRE in UDP (RFC 8086). Means nothing for a protected tunnel.
@@ -69,7 +71,7 @@ pub struct TunnelSpec {
 }
 
 /// Where a route leads.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Gateway {
     /// Out of that port: to that router, or to the destination itself.
     Port {
@@ -80,10 +82,16 @@ pub enum Gateway {
     },
     /// Into that tunnel.
     Tunnel(usize),
+    /// To the host stack, which knows the way.
+    Host,
+    /// Nowhere, on purpose.
+    Discard,
+    /// One of several ways for each flow, each as often as its weight says. None of them a group itself.
+    Group(Vec<(Gateway, u16)>),
 }
 
 /// A route.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct RouteSpec {
     /// The destinations.
     pub prefix: Prefix,

@@ -274,6 +274,7 @@ fn spec(plan: &Plan, number: u8, protection: Option<Protection>) -> TablesSpec {
             gre: plan.gre,
             ttl: 64,
             mtu: None,
+            path_mtu: None,
             protection,
             gre_in_udp: plan.udp,
             bridge: (plan.gre.payload == Payload::Ethernet).then_some(LAN),
