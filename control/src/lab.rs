@@ -233,6 +233,7 @@ fn router(
                 ttl: 64,
                 mtu: None,
                 path_mtu: None,
+                clamp_mss: false,
                 protection: match (plan.suite, keys) {
                     (Some(suite), Some((send, receive))) => Some(protection(n, hub, suite, send, receive)?),
                     _ => None,

@@ -292,6 +292,7 @@ fn tunnel_spec(
             Mtu::Bytes(bytes) => Some(bytes),
         },
         path_mtu: None,
+        clamp_mss: tunnel.clamp_mss,
         protection: protection(tunnel),
         gre_in_udp: tunnel.encapsulation == Encapsulation::Udp,
         bridge,

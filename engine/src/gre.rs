@@ -10,6 +10,7 @@
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use crate::drops::Reason;
+use crate::exception::keepalive;
 use crate::wire::Gre;
 use crate::wire::ethernet;
 
@@ -84,7 +85,7 @@ impl Sequences {
 /// What a packet that passed [`check`] is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Checked {
-    /// Bytes of the GRE header.
+    /// Bytes of the GRE header that are done with; of a keepalive that came back, none.
     pub header_len: usize,
     /// EtherType of the payload.
     pub protocol: u16,
@@ -105,6 +106,10 @@ pub fn check(gre: &Gre<'_>, options: &Options, sequences: &Sequences) -> Result<
         Some(_) if !gre.checksum_ok() => return Err(Reason::GreChecksum),
         None if options.checksum => return Err(Reason::GreChecksum),
         _ => {}
+    }
+    // What comes back of a keepalive has no number where the far end only forwards, and changes nothing.
+    if gre.protocol() == keepalive::PROTOCOL && options.payload == Payload::Ip {
+        return Ok(Checked { header_len: 0, protocol: keepalive::PROTOCOL, sequence: None });
     }
     let sequence = if options.sequence {
         let sequence = gre.sequence().ok_or(Reason::GreSequence)?;

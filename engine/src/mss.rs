@@ -25,9 +25,10 @@ pub fn clamp(packet: &mut [u8], mtu: usize) -> bool {
     may_be_syn(packet) && clamp_syn(packet, mtu)
 }
 
-/// Step 1. In the commonest packets, TCP without options, this is the protocol and one flag.
+/// Step 1: whether [`clamp`] would look further. In the commonest packets, TCP without options, this is the protocol and one
+/// flag.
 #[inline]
-fn may_be_syn(packet: &[u8]) -> bool {
+pub fn may_be_syn(packet: &[u8]) -> bool {
     match packet.first() {
         Some(&IPV4_PLAIN) => packet
             .first_chunk::<IPV4_FLAGS_END>()

@@ -60,12 +60,14 @@ pub enum Cause {
     Local,
     /// The frame is an Ethernet frame with an ICMP error to a tunnel's end, which may be about a packet of ours.
     IcmpError,
-    /// The frame is a packet out of a tunnel that looks like a GRE keepalive.
+    /// The frame is an IP packet out of a tunnel, to the tunnel's far end: its keepalive, or nested.
     Keepalive,
+    /// The frame is a GRE packet out of a tunnel that carries nothing: a keepalive of ours that came back.
+    Returned,
 }
 
 impl Cause {
-    const ALL: [Cause; 8] = [
+    const ALL: [Cause; 9] = [
         Cause::TtlExceeded,
         Cause::TooBig,
         Cause::NoNeighbour,
@@ -74,6 +76,7 @@ impl Cause {
         Cause::Local,
         Cause::IcmpError,
         Cause::Keepalive,
+        Cause::Returned,
     ];
 
     /// The cause behind a drop, where the exception thread can do something about it.
@@ -89,15 +92,17 @@ impl Cause {
         }
     }
 
-    /// The reason to count where the frame goes no further, for causes that are drops.
-    pub const fn reason(self) -> Option<Reason> {
+    /// The reason to count where the frame goes no further.
+    pub const fn reason(self) -> Reason {
         match self {
-            Cause::TtlExceeded => Some(Reason::TtlExceeded),
-            Cause::TooBig => Some(Reason::TooBig),
-            Cause::NoNeighbour => Some(Reason::NoNeighbour),
-            Cause::NoRoute => Some(Reason::NoRoute),
-            Cause::Fragment => Some(Reason::Fragment),
-            Cause::Local | Cause::IcmpError | Cause::Keepalive => None,
+            Cause::TtlExceeded => Reason::TtlExceeded,
+            Cause::TooBig => Reason::TooBig,
+            Cause::NoNeighbour => Reason::NoNeighbour,
+            Cause::NoRoute => Reason::NoRoute,
+            Cause::Fragment => Reason::Fragment,
+            Cause::Local | Cause::IcmpError => Reason::NoHost,
+            Cause::Keepalive => Reason::Nested,
+            Cause::Returned => Reason::GreUnknown,
         }
     }
 
@@ -138,6 +143,9 @@ pub enum Injected {
     Route,
     /// A packet that goes into that tunnel.
     IntoTunnel(u32),
+    /// What a GRE packet that carries nothing has behind its header, to go into that tunnel (see
+    /// [`crate::exception::keepalive`]).
+    Answer(u32),
     /// A packet that came out of that tunnel, for the host.
     FromTunnel(u32),
     /// A complete frame, to be sent by that port.
@@ -158,6 +166,7 @@ impl Injected {
             Injected::Send(number) => (3, number),
             Injected::Receive(number) => (4, number),
             Injected::Host(number) => (5, number),
+            Injected::Answer(number) => (6, number),
         };
         kind << NUMBER_BITS | number & NUMBER
     }
@@ -173,6 +182,7 @@ impl Injected {
             3 => Injected::Send(number),
             4 => Injected::Receive(number),
             5 => Injected::Host(number),
+            6 => Injected::Answer(number),
             _ => return None,
         })
     }
@@ -200,6 +210,7 @@ mod tests {
                 Injected::Send(number),
                 Injected::Receive(number),
                 Injected::Host(number),
+                Injected::Answer(number),
             ] {
                 assert_eq!(Injected::decode(injected.encode()), Some(injected));
             }
@@ -211,7 +222,7 @@ mod tests {
     #[test]
     fn causes_and_reasons_agree() {
         for reason in Reason::ALL {
-            assert!(Cause::of(*reason).is_none_or(|cause| cause.reason() == Some(*reason)));
+            assert!(Cause::of(*reason).is_none_or(|cause| cause.reason() == *reason));
         }
     }
 }

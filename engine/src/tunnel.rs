@@ -9,8 +9,10 @@ use std::sync::Arc;
 
 use crate::drops::Reason;
 use crate::esp::{self, InboundSa, Mode, OutboundSa, Spi};
+use crate::exception::keepalive;
 use crate::exception::pmtu::{Inside, Ports, Sends};
 use crate::gre::{Options, Sequences};
+use crate::mss;
 use crate::wire::ethernet::{self, EthernetHeader, MacAddr};
 use crate::wire::{EspHeader, GreHeader, Ipv4Header, Ipv6Header, UdpHeader, protocol, udp};
 
@@ -113,6 +115,7 @@ pub struct Tunnel {
     /// The port that outer packets leave by, or why they cannot.
     pub(crate) way_out: Result<u16, Reason>,
     pub(crate) mode: Option<Mode>,
+    clamp_mss: bool,
     // The third line ends here.
     pub(crate) sequences: Arc<Sequences>,
     /// The port that Ethernet payloads are bridged with.
@@ -143,12 +146,14 @@ pub(crate) struct Settings<'a> {
     /// GRE in UDP (RFC 8086), where nothing protects it.
     pub(crate) gre_in_udp: bool,
     pub(crate) bridge: Option<u16>,
+    pub(crate) clamp_mss: bool,
     pub(crate) sequences: Arc<Sequences>,
 }
 
 impl Tunnel {
     pub(crate) fn new(settings: Settings<'_>, underlay: Underlay) -> Option<Tunnel> {
-        let Settings { local, remote, gre, ttl, mtu, protection, gre_in_udp, bridge, sequences } = settings;
+        let Settings { local, remote, gre, ttl, mtu, protection, gre_in_udp, bridge, clamp_mss, sequences } =
+            settings;
         let udp = match protection {
             Some(protection) => protection.udp,
             // The source port is each flow's own.
@@ -188,6 +193,7 @@ impl Tunnel {
             path_mtu: underlay.path_mtu,
             way_out: underlay.port,
             bridge,
+            clamp_mss,
             outbound,
             sequences,
             local,
@@ -203,6 +209,24 @@ impl Tunnel {
     /// Sizes of the headers.
     pub fn layout(&self) -> &Layout {
         &self.layout
+    }
+
+    /// The longest outer packet, in bytes.
+    pub fn path_mtu(&self) -> usize {
+        self.path_mtu
+    }
+
+    /// Our end and the far one, as keepalives know them.
+    pub fn ends(&self) -> keepalive::Ends {
+        let Options { key, checksum, .. } = self.gre;
+        keepalive::Ends { local: self.local, remote: self.remote, key, checksum }
+    }
+
+    /// Lowers the segment size that a TCP SYN of this tunnel asks for to what fits, where that is set.
+    pub(crate) fn clamp(&self, packet: &mut [u8]) {
+        if self.clamp_mss {
+            mss::clamp(packet, self.mtu);
+        }
     }
 
     /// The port that outer packets leave by, or the reason for which they are dropped.

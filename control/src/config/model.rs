@@ -153,6 +153,10 @@ pub struct Tunnel {
     pub ttl: u8,
     /// Longest inner IP packet.
     pub mtu: Mtu,
+    /// Whether inner IPv4 packets that are too long are fragmented even where they say not to. Otherwise their sender is told.
+    pub fragment: bool,
+    /// Whether the segment size that TCP SYNs ask for is lowered to what fits.
+    pub clamp_mss: bool,
     /// What the tunnel carries.
     pub payload: Payload,
     /// What the GRE packets go in. [`Encapsulation::Udp`] only where `protect` is [`Protect::None`] and there is no

@@ -188,6 +188,8 @@ fn read_tunnel(mut table: Table<'_>, draft: &mut Draft, report: &mut Report) {
     {
         refuse_ipv6_mtu(&table, mtu, report);
     }
+    let fragment = table.boolean("fragment", report).unwrap_or(false);
+    let clamp_mss = table.boolean("clamp_mss", report).unwrap_or(true);
     let (payload, bridge) = read_payload(&mut table, report);
     let keepalive = table.table("keepalive", report).and_then(|table| read_keepalive(table, report));
     let protect = read_protect(&mut table, report);
@@ -211,6 +213,8 @@ fn read_tunnel(mut table: Table<'_>, draft: &mut Draft, report: &mut Report) {
             sequence,
             ttl,
             mtu,
+            fragment,
+            clamp_mss,
             payload,
             encapsulation,
             bridge,

@@ -19,3 +19,5 @@ pub mod pmtu;
 pub mod reassembly;
 #[cfg(test)]
 mod samples;
+pub mod thread;
+pub mod waiting;

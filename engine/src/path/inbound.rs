@@ -15,10 +15,12 @@ use arrayvec::ArrayVec;
 use super::{Batch, Next, Packet, Stages, forward};
 use crate::drops::Reason;
 use crate::esp::{Mode, cipher, open};
+use crate::exception::keepalive;
 use crate::gre::{self, Checked};
+use crate::mss;
 use crate::ring::BATCH;
 use crate::tables::{Inbound, NextHop, Tables, To};
-use crate::tag::Origin;
+use crate::tag::{Cause, Origin};
 use crate::tunnel::Tunnel;
 use crate::wire::{Ecn, Gre, Ipv4, Ipv6, esp, ethernet, ipv4, ipv6, protocol};
 
@@ -251,12 +253,14 @@ fn deliver(
     let inner = match checked.protocol {
         ethernet::IPV4 => Inner::ipv4(packet, tables)?,
         ethernet::IPV6 => Inner::ipv6(packet, tables)?,
+        keepalive::PROTOCOL => return exception(packet, index, Cause::Returned, accept),
         _ => Inner::ethernet(packet, index, tables)?,
     };
     if let Inner::V4(Some((_, hop))) | Inner::V6(Some((_, hop))) = inner
         && hop.underlay
     {
-        return Err(Reason::Nested);
+        let asks = tables.tunnel(index).is_some_and(|tunnel| tunnel.ends().may_ask(packet.frame.bytes()));
+        return if asks { exception(packet, index, Cause::Keepalive, accept) } else { Err(Reason::Nested) };
     }
     accept()?;
     if let Some(sequence) = checked.sequence
@@ -269,6 +273,7 @@ fn deliver(
         counters.in_bytes.add(packet.frame.len() as u64);
     }
     packet.origin = Origin::Tunnel(index).encode();
+    clamp(packet, &inner, index, tables);
     match inner {
         Inner::V4(Some((_, NextHop { to: To::Host, .. })))
         | Inner::V6(Some((_, NextHop { to: To::Host, .. }))) => Ok(Next::HostInner(index)),
@@ -276,6 +281,30 @@ fn deliver(
         Inner::V6(Some((hop, way))) => forward::ipv6(packet, hop, way, tables),
         Inner::V4(None) | Inner::V6(None) => Err(Reason::NoRoute),
         Inner::Frame(port) => Ok(Next::Send(port)),
+    }
+}
+
+/// A packet out of tunnel `index` that is the exception thread's.
+#[cold]
+fn exception(
+    packet: &mut Packet<'_>,
+    index: u32,
+    cause: Cause,
+    accept: impl FnOnce() -> Result<(), Reason>,
+) -> Result<Next, Reason> {
+    accept()?;
+    packet.origin = Origin::Tunnel(index).encode();
+    Ok(Next::Exception(cause))
+}
+
+/// A SYN from the far side must not ask for longer segments than those on their way back may be.
+#[inline(always)]
+fn clamp(packet: &mut Packet<'_>, inner: &Inner<'_>, index: u32, tables: &Tables) {
+    if !matches!(inner, Inner::Frame(_))
+        && mss::may_be_syn(packet.frame.bytes())
+        && let Some(tunnel) = tables.tunnel(index)
+    {
+        tunnel.clamp(packet.frame.bytes_mut());
     }
 }
 

@@ -4,6 +4,7 @@
 use super::receive;
 use super::{Next, Packet, forward};
 use crate::drops::Reason;
+use crate::exception::keepalive;
 use crate::tables::{NextHop, Tables};
 use crate::tag::{Injected, Origin};
 use crate::wire::{Ipv4, Ipv6, ethernet};
@@ -60,6 +61,11 @@ fn place(packet: &mut Packet<'_>, injected: Injected, tables: &Tables) -> Result
         Injected::IntoTunnel(tunnel) => {
             packet.origin = Origin::Tunnel(tunnel).encode();
             route(packet, tables)?;
+            Ok(Next::Tunnel(tunnel))
+        }
+        Injected::Answer(tunnel) => {
+            packet.origin = Origin::Tunnel(tunnel).encode();
+            (packet.protocol, packet.tos) = (keepalive::PROTOCOL, 0);
             Ok(Next::Tunnel(tunnel))
         }
         Injected::FromTunnel(tunnel) => {

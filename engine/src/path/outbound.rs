@@ -15,6 +15,7 @@ use super::{Batch, Next, Packet};
 use crate::drops::Reason;
 use crate::esp::{Mode, OutboundSa, cipher, sa::Lease, seal};
 use crate::flow;
+use crate::mss;
 use crate::ring::{BATCH, Frame};
 use crate::tables::Tables;
 use crate::tunnel::{Layout, TEMPLATE_MAX, Tunnel};
@@ -38,11 +39,14 @@ pub(crate) fn encapsulate(packets: &mut Batch<'_>, tables: &Tables, worker: usiz
 
 /// Step 1.
 #[inline]
-fn admit(packet: &Packet<'_>, index: u32, tables: &Tables, worker: usize) -> Result<(), Reason> {
+fn admit(packet: &mut Packet<'_>, index: u32, tables: &Tables, worker: usize) -> Result<(), Reason> {
     let tunnel = tables.tunnel(index).ok_or(Reason::NoRoute)?;
     tunnel.way_out?;
     if packet.frame.len() > tunnel.mtu {
         return Err(Reason::TooBig);
+    }
+    if packet.protocol != ethernet::TEB && mss::may_be_syn(packet.frame.bytes()) {
+        tunnel.clamp(packet.frame.bytes_mut());
     }
     if tables.is_spread()
         && let Some(counters) = tables.counters(index, worker)

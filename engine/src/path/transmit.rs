@@ -88,7 +88,8 @@ fn send(
                 packet.frame.set_tag(packet.origin | exception(cause));
                 queue
             }
-            None => host(&mut packet, exits, tables)?,
+            None if cause == Cause::IcmpError => host(&mut packet, exits, tables)?,
+            None => return Err(cause.reason()),
         },
         Next::HostInner(tunnel) => match exits.interfaces {
             Some(queue) => {

@@ -429,6 +429,7 @@ fn lay_out(tunnel: &TunnelSpec, to: To, ports: &[PortEntry]) -> Result<Tunnel, B
         protection: tunnel.protection.as_ref(),
         gre_in_udp: tunnel.gre_in_udp,
         bridge: tunnel.bridge.map(|port| port as u16),
+        clamp_mss: tunnel.clamp_mss,
         sequences: Arc::clone(&tunnel.sequences),
     };
     let mixed = BuildError::MixedFamilies { local: tunnel.local, remote: tunnel.remote };

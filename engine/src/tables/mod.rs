@@ -284,6 +284,28 @@ impl Tables {
         }
     }
 
+    /// The tunnel that packets of a flow to `address` go into, where that is what the route says.
+    pub fn tunnel_to(&self, address: IpAddr, flow: u32) -> Option<u32> {
+        match self.route(address)?.to {
+            To::Tunnel(tunnel) => Some(tunnel),
+            To::Group(group) => match self.member(group, flow)?.1.to {
+                To::Tunnel(tunnel) => Some(tunnel),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
+    /// The longest IP packet that may leave by port `port`, in bytes.
+    pub fn port_mtu(&self, port: u16) -> Option<usize> {
+        self.ports.get(usize::from(port)).map(|port| port.mtu)
+    }
+
+    /// The longest IP packet that may leave towards `address`, in bytes; `None` where no link is on the way.
+    pub fn link_mtu(&self, address: IpAddr) -> Option<usize> {
+        self.port_mtu(self.station(address, 0)?.0)
+    }
+
     /// The stations that routes and tunnels lead by, port and address of each: worth knowing before a packet comes.
     pub fn wanted_neighbours(&self) -> Vec<(u16, IpAddr)> {
         let port = |hop: u32| match self.next_hop(hop)?.to {

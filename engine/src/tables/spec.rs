@@ -64,6 +64,8 @@ pub struct TunnelSpec {
     pub gre_in_udp: bool,
     /// For a payload of Ethernet frames: the port that they are bridged with.
     pub bridge: Option<usize>,
+    /// Lower the segment size that TCP SYNs ask for to what fits the tunnel.
+    pub clamp_mss: bool,
     /// Counters, one for each worker.
     pub counters: TunnelCounterSet,
     /// GRE sequence numbers.

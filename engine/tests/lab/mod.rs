@@ -275,6 +275,7 @@ fn spec(plan: &Plan, number: u8, protection: Option<Protection>) -> TablesSpec {
             ttl: 64,
             mtu: None,
             path_mtu: None,
+            clamp_mss: false,
             protection,
             gre_in_udp: plan.udp,
             bridge: (plan.gre.payload == Payload::Ethernet).then_some(LAN),

@@ -1,0 +1,627 @@
+//! The exception thread: takes what workers give away, and makes what has to be made.
+//!
+//! 1. What the control plane says of ports and tunnels ([`Setup`]) is taken over.
+//! 2. Each worker's ring is emptied; every frame is dealt with by its [`Cause`].
+//! 3. Timers run: neighbours asked, keepalives sent, what waited too long dropped.
+//! 4. What was made goes to the first worker, each frame with a tag that says what is to be done with it.
+//!
+//! It may allocate, within the bounds of its parts, and it never blocks. What does not fit into the ring is dropped and
+//! counted as `tx-full`.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use arc_swap::cache::Cache;
+use crossbeam::channel::{Receiver, Sender};
+
+use super::echo;
+use super::fragment::{Ids, fragment};
+use super::icmp::{Error, error_for};
+use super::keepalive::{self, Keepalives};
+use super::limit::{RateLimit, Rates};
+use super::neighbour::{self, Lost, Neighbours, Received, Station};
+use super::pmtu::{self, PathMtu, Told};
+use super::reassembly::{self, Reassembly};
+use super::waiting::Waiting;
+use crate::counters::WorkerCounters;
+use crate::drops::Reason;
+use crate::flow;
+use crate::tables::{NeighbourSpec, Published, Tables, To};
+use crate::tag::{Cause, Exception, Injected, Origin};
+use crate::wire::ethernet::{self, Ethernet, EthernetHeader, MacAddr};
+use crate::wire::{Gre, Ipv4, Ipv6, ipv4};
+use crate::worker::QueuePair;
+
+/// What the thread is told, whole, after each change of the tables.
+#[derive(Debug, Default)]
+pub struct Setup {
+    /// By port number.
+    pub ports: Vec<PortSetup>,
+    /// By tunnel number.
+    pub tunnels: Vec<TunnelSetup>,
+    /// All that the tables have: packets that wait for one of them are released.
+    pub neighbours: Vec<NeighbourSpec>,
+}
+
+/// A port.
+#[derive(Debug, Clone)]
+pub struct PortSetup {
+    /// Its address on the link.
+    pub mac: MacAddr,
+    /// Our addresses on it, each with the length of its subnet's prefix.
+    pub addresses: Vec<(IpAddr, u8)>,
+    /// The host resolves neighbours on its link, and is asked by [`Event::Resolve`]. Otherwise ARP and ND are ours.
+    pub host_resolves: bool,
+}
+
+/// A tunnel.
+#[derive(Debug, Clone, Default)]
+pub struct TunnelSetup {
+    /// Our addresses inside.
+    pub inner: Vec<IpAddr>,
+    /// Keepalives, where it sends any.
+    pub keepalive: Option<keepalive::Settings>,
+    /// Fragment IPv4 packets that are too long even where they say not to.
+    pub fragment: bool,
+}
+
+/// What the thread tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Event {
+    /// A neighbour for the tables, or one less.
+    Neighbour(neighbour::Change),
+    /// The host is to resolve that station.
+    Resolve {
+        /// The port's number.
+        port: u16,
+        /// The station.
+        address: IpAddr,
+    },
+    /// The longest packet that reaches a tunnel's far end, in bytes, is now that.
+    PathMtu {
+        /// The tunnel's number.
+        tunnel: u32,
+        /// In bytes.
+        mtu: usize,
+    },
+    /// What keepalives have shown of a tunnel.
+    Liveness {
+        /// The tunnel's number.
+        tunnel: u32,
+        /// What.
+        liveness: keepalive::Liveness,
+    },
+}
+
+/// A packet that waits for a station.
+enum Held {
+    /// An IP packet for the station itself, or for those behind it.
+    Forward(Vec<u8>),
+    /// A packet for a tunnel whose outer packets go there.
+    IntoTunnel(u32, Vec<u8>),
+}
+
+/// How many errors about outer packets are looked at in a second: with many tunnels, each takes its time.
+const JUDGED_PER_SECOND: u32 = 200;
+/// How often all neighbours count as used, in nanoseconds: workers do not tell which they use.
+const USED_EVERY: u64 = 300_000_000_000;
+
+/// The state of the thread. See the module page.
+pub struct Exceptions {
+    tables: Cache<Arc<ArcSwap<Tables>>, Arc<Tables>>,
+    wires: Vec<QueuePair>,
+    setups: Receiver<Setup>,
+    events: Sender<Event>,
+    parts: Parts,
+}
+
+/// All but the rings, so that a frame can be borrowed from them while this changes.
+struct Parts {
+    setup: Setup,
+    events: Vec<Event>,
+    made: Vec<(Injected, Vec<u8>)>,
+    neighbours: Neighbours<Held>,
+    neighbours_out: neighbour::Output<Held>,
+    waiting: Waiting<Held>,
+    keepalives: Keepalives,
+    keepalives_out: keepalive::Output,
+    errors: RateLimit,
+    judged: (u64, u32),
+    reassembly: Reassembly,
+    reassembly_dropped: [u64; 3],
+    ids: Ids,
+    path_mtus: HashMap<u32, PathMtu>,
+    used_at: u64,
+    random: u64,
+    counters: Arc<WorkerCounters>,
+}
+
+impl Exceptions {
+    /// A thread's state. `wires` are, for each worker, the far ends of the wires given to
+    /// [`crate::worker::Worker::with_exceptions`]; what is made goes to the first. `secret` is random.
+    pub fn new(
+        tables: &Published,
+        wires: Vec<QueuePair>,
+        setups: Receiver<Setup>,
+        events: Sender<Event>,
+        secret: u64,
+    ) -> Exceptions {
+        let parts = Parts {
+            setup: Setup::default(),
+            events: Vec::new(),
+            made: Vec::new(),
+            neighbours: Neighbours::new(neighbour::Limits::default()),
+            neighbours_out: neighbour::Output::default(),
+            waiting: Waiting::default(),
+            keepalives: Keepalives::new(),
+            keepalives_out: keepalive::Output::default(),
+            errors: RateLimit::new(Rates::default(), secret),
+            judged: (0, 0),
+            reassembly: Reassembly::new(reassembly::Limits::default()),
+            reassembly_dropped: [0; 3],
+            ids: Ids::new(secret as u16),
+            path_mtus: HashMap::new(),
+            used_at: 0,
+            random: secret | 1,
+            counters: Arc::new(WorkerCounters::new(0)),
+        };
+        Exceptions { tables: Cache::new(Arc::clone(tables)), wires, setups, events, parts }
+    }
+
+    /// What it counts: drops, to be added to the workers'.
+    pub fn counters(&self) -> &Arc<WorkerCounters> {
+        &self.parts.counters
+    }
+
+    /// The neighbours that it has resolved, or tries to.
+    pub fn neighbours(&self) -> impl Iterator<Item = neighbour::Neighbour> {
+        self.parts.neighbours.iter()
+    }
+
+    /// When [`Exceptions::turn`] has something to do next, if no frame comes before: in nanoseconds of its clock.
+    pub fn next_due(&self) -> Option<u64> {
+        let parts = &self.parts;
+        let reassembly = parts.reassembly.deadline().map(nanoseconds);
+        let path_mtus = parts.path_mtus.values().filter_map(PathMtu::deadline).min().map(nanoseconds);
+        [
+            parts.neighbours.next_due(),
+            parts.keepalives.next_due(),
+            parts.waiting.next_due(),
+            reassembly,
+            path_mtus,
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+    }
+
+    /// Does all there is to do at `now`, in nanoseconds since any fixed moment. Returns the number of frames that it dealt
+    /// with or made.
+    pub fn turn(&mut self, now: u64) -> usize {
+        let Exceptions { tables, wires, setups, events, parts } = self;
+        let tables: &Tables = tables.load();
+        if let Some(setup) = setups.try_iter().last() {
+            parts.take_over(setup, tables, now);
+        }
+        let mut count = 0;
+        for (rx, _) in wires.iter_mut() {
+            rx.sync();
+            let mut broken = 0;
+            let slots = rx.ring.take(&mut broken, |mut frame| {
+                count += 1;
+                if let Some(exception) = Exception::decode(frame.tag()) {
+                    parts.handle(exception, frame.bytes_mut(), tables, now);
+                }
+            });
+            parts.counters.count_drop(Reason::SlotBroken, broken);
+            rx.ring.release(slots);
+            rx.sync();
+        }
+        parts.timers(tables, now);
+        count += parts.made.len();
+        let Some((_, tx)) = wires.first_mut() else { return count };
+        tx.sync();
+        for (injected, bytes) in parts.made.drain(..) {
+            let pushed = tx.ring.push_with(injected.encode(), |buffer| {
+                buffer.get_mut(..bytes.len()).ok_or(crate::ring::Refused::TooLong)?.copy_from_slice(&bytes);
+                Ok(bytes.len())
+            });
+            match pushed {
+                Ok(()) => {}
+                Err(crate::ring::Refused::Full) => parts.counters.count_drop(Reason::TxFull, 1),
+                Err(crate::ring::Refused::TooLong) => parts.counters.count_drop(Reason::TooBig, 1),
+            }
+        }
+        tx.sync();
+        for event in parts.events.drain(..) {
+            // Nobody listens any more: the process is about to end.
+            events.send(event).unwrap_or_default();
+        }
+        count
+    }
+}
+
+const fn nanoseconds(time: Duration) -> u64 {
+    time.as_nanos() as u64
+}
+
+impl Parts {
+    /// Step 1.
+    fn take_over(&mut self, setup: Setup, tables: &Tables, now: u64) {
+        self.setup = setup;
+        let stations = self
+            .setup
+            .ports
+            .iter()
+            .map(|port| (!port.host_resolves).then(|| Station::new(port.mac, port.addresses.clone())))
+            .collect();
+        self.neighbours.set_ports(now, stations, &mut self.neighbours_out);
+        self.neighbours.set_kept(now, &tables.wanted_neighbours(), &mut self.neighbours_out);
+        let random = &mut self.random;
+        let tunnels = (0..).zip(tables.tunnels()).map(|(number, tunnel)| {
+            let settings = self.setup.tunnels.get(number as usize).and_then(|setup| setup.keepalive);
+            (number, tunnel.ends(), settings)
+        });
+        self.keepalives.set_tunnels(now, tunnels, || next_random(random));
+        for (number, path) in &mut self.path_mtus {
+            if let Some(tunnel) = tables.tunnel(*number)
+                && let Some(link) = tables.link_mtu(tunnel.remote)
+                && path.set_link(link)
+            {
+                self.events.push(Event::PathMtu { tunnel: *number, mtu: path.get() });
+            }
+        }
+        self.drain(tables, now);
+        self.release();
+    }
+
+    /// Packets whose station the tables know now.
+    fn release(&mut self) {
+        let known: HashMap<(u16, IpAddr), MacAddr> =
+            self.setup.neighbours.iter().map(|n| ((n.port as u16, n.address), n.mac)).collect();
+        for ((port, address), held) in self.waiting.release(|key| known.contains_key(&key)) {
+            match held {
+                Held::IntoTunnel(tunnel, packet) => self.made.push((Injected::IntoTunnel(tunnel), packet)),
+                Held::Forward(packet) => {
+                    if let Some(mac) = known.get(&(port, address)) {
+                        self.send(port, *mac, &packet);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Step 2.
+    fn handle(&mut self, exception: Exception, frame: &mut [u8], tables: &Tables, now: u64) {
+        let Exception { cause, origin } = exception;
+        match cause {
+            // Counted where they were dropped.
+            Cause::TtlExceeded => self.tell(frame, Error::TimeExceeded, origin, tables, now),
+            Cause::NoRoute => self.tell(frame, Error::NoRoute, origin, tables, now),
+            Cause::TooBig => self.too_big(frame, origin, tables, now),
+            Cause::NoNeighbour => self.no_neighbour(frame, origin, tables, now),
+            Cause::Fragment => self.fragment(frame, origin, now),
+            Cause::Local => self.local(frame, origin, tables, now),
+            Cause::IcmpError => self.icmp_error(frame, origin, tables, now),
+            Cause::Keepalive => {
+                if let Origin::Tunnel(tunnel) = origin
+                    && !self.keepalives.came_out(now, tunnel, frame, &mut self.keepalives_out)
+                {
+                    self.drop(Reason::Nested);
+                }
+            }
+            Cause::Returned => {
+                let payload = Gre::parse(frame).map(|gre| gre.payload().to_vec());
+                if let (Origin::Tunnel(tunnel), Ok(payload)) = (origin, payload)
+                    && !self.keepalives.came_back(now, tunnel, &payload, &mut self.keepalives_out)
+                {
+                    self.drop(Reason::GreUnknown);
+                }
+            }
+        }
+        self.drain(tables, now);
+    }
+
+    /// Step 3.
+    fn timers(&mut self, tables: &Tables, now: u64) {
+        if now.saturating_sub(self.used_at) >= USED_EVERY {
+            self.used_at = now;
+            let all: Vec<_> = self.neighbours.iter().map(|entry| (entry.port, entry.address)).collect();
+            for (port, address) in all {
+                self.neighbours.used(now, port, address, &mut self.neighbours_out);
+            }
+        }
+        self.neighbours.tick(now, &mut self.neighbours_out);
+        let random = &mut self.random;
+        self.keepalives.tick(now, || next_random(random), &mut self.keepalives_out);
+        self.reassembly.expire(Duration::from_nanos(now));
+        self.count_reassembly();
+        let expired = self.waiting.expire(now);
+        for held in expired {
+            self.unreachable(held, tables, now);
+        }
+        for (number, path) in &mut self.path_mtus {
+            if path.expire(Duration::from_nanos(now)) {
+                self.events.push(Event::PathMtu { tunnel: *number, mtu: path.get() });
+            }
+        }
+        self.drain(tables, now);
+        let lost: Vec<_> = self.neighbours_out.lost.drain(..).collect();
+        for (why, held) in lost {
+            match why {
+                Lost::Unreachable => self.unreachable(held, tables, now),
+                Lost::Overflow | Lost::NoWay => self.drop(why.reason()),
+            }
+        }
+    }
+
+    /// What the state machines ask for becomes frames and events.
+    fn drain(&mut self, tables: &Tables, now: u64) {
+        for (port, frame) in self.neighbours_out.frames.drain(..) {
+            self.made.push((Injected::Send(u32::from(port)), frame));
+        }
+        self.events.extend(self.neighbours_out.changes.drain(..).map(Event::Neighbour));
+        let released: Vec<_> = self.neighbours_out.released.drain(..).collect();
+        for (port, mac, held) in released {
+            match held {
+                Held::Forward(packet) => self.send(port, mac, &packet),
+                // The tunnel's headers have the station's address only once the tables do.
+                Held::IntoTunnel(tunnel, packet) => {
+                    match tables.tunnel(tunnel).map(|tunnel| tunnel.way_out()) {
+                        Some(Ok(_)) => self.made.push((Injected::IntoTunnel(tunnel), packet)),
+                        _ => {
+                            let key =
+                                tables.tunnel(tunnel).and_then(|tunnel| tables.station(tunnel.remote, 0));
+                            let lost = match key {
+                                Some(key) => self.waiting.push(now, key, Held::IntoTunnel(tunnel, packet)).0,
+                                None => Some(Held::IntoTunnel(tunnel, packet)),
+                            };
+                            if lost.is_some() {
+                                self.drop(Reason::NoNeighbour);
+                            }
+                        }
+                    }
+                }
+            }
+        }
+        for (tunnel, packet) in self.keepalives_out.probes.drain(..) {
+            self.made.push((Injected::IntoTunnel(tunnel), packet));
+        }
+        for (tunnel, payload) in self.keepalives_out.answers.drain(..) {
+            self.made.push((Injected::Answer(tunnel), payload));
+        }
+        let changes = self.keepalives_out.changes.drain(..);
+        self.events.extend(changes.map(|(tunnel, liveness)| Event::Liveness { tunnel, liveness }));
+    }
+
+    fn drop(&self, reason: Reason) {
+        self.counters.count_drop(reason, 1);
+    }
+
+    /// An IP packet to a station on a link.
+    fn send(&mut self, port: u16, dst: MacAddr, packet: &[u8]) {
+        let Some(setup) = self.setup.ports.get(usize::from(port)) else {
+            return self.drop(Reason::NoNeighbour);
+        };
+        let ethertype = match packet.first().map(|first| first >> 4) {
+            Some(4) => ethernet::IPV4,
+            _ => ethernet::IPV6,
+        };
+        let mut frame = vec![0; ethernet::HEADER_LEN];
+        if let Some(header) = frame.first_chunk_mut() {
+            EthernetHeader { dst, src: setup.mac, ethertype }.emit(header);
+        }
+        frame.extend_from_slice(packet);
+        self.made.push((Injected::Send(u32::from(port)), frame));
+    }
+
+    /// An address of ours to send errors from: of where the packet came in, else any.
+    fn own_address(&self, origin: Origin, v4: bool) -> Option<IpAddr> {
+        let fits = |address: &IpAddr| address.is_ipv4() == v4;
+        let of_port = |port: &PortSetup| port.addresses.iter().map(|(address, _)| *address).find(fits);
+        let ports = || self.setup.ports.iter().find_map(of_port);
+        match origin {
+            Origin::Port(port) => self.setup.ports.get(port as usize).and_then(of_port),
+            Origin::Tunnel(tunnel) => {
+                let setup = self.setup.tunnels.get(tunnel as usize)?;
+                setup.inner.iter().copied().find(fits)
+            }
+        }
+        .or_else(ports)
+        .or_else(|| self.setup.tunnels.iter().flat_map(|tunnel| &tunnel.inner).copied().find(fits))
+    }
+
+    /// Tells the sender of a packet what became of it, as often as that is allowed.
+    fn tell(&mut self, packet: &[u8], what: Error, origin: Origin, tables: &Tables, now: u64) {
+        let Some((src, dst)) = ends(packet) else { return };
+        let Some(from) = self.own_address(origin, dst.is_ipv4()) else { return };
+        let Some(error) = error_for(packet, what, from) else { return };
+        if !self.errors.allow(src, Duration::from_nanos(now)) {
+            return;
+        }
+        // The host's own packets come through its tunnel's interface, and so does the answer.
+        let to_host = tables.route(src).is_some_and(|hop| hop.to == To::Host);
+        let injected = match origin {
+            Origin::Tunnel(tunnel) if to_host => Injected::FromTunnel(tunnel),
+            _ => Injected::Route,
+        };
+        self.made.push((injected, error));
+    }
+
+    /// A packet that does not fit its way: in fragments, or its sender is told.
+    fn too_big(&mut self, packet: &[u8], origin: Origin, tables: &Tables, now: u64) {
+        let Some((_, dst)) = ends(packet) else { return self.drop(Reason::TooBig) };
+        let (mtu, tunnel) = match way(packet, dst, origin, tables) {
+            Some(Out::Tunnel(number)) => (tables.tunnel(number).map(|tunnel| tunnel.mtu()), Some(number)),
+            Some(Out::Station(port, _)) => (tables.port_mtu(port), None),
+            None => (None, None),
+        };
+        let Some(mtu) = mtu else { return self.drop(Reason::TooBig) };
+        let forced = tunnel
+            .and_then(|number| self.setup.tunnels.get(number as usize))
+            .is_some_and(|setup| setup.fragment);
+        let whole = Ipv4::parse(packet).is_ok_and(|ip| !ip.dont_fragment() || forced);
+        if whole && let Ok(pieces) = fragment(packet, mtu, &mut self.ids) {
+            let injected = tunnel.map_or(Injected::Route, Injected::IntoTunnel);
+            self.made.extend(pieces.into_iter().map(|piece| (injected, piece)));
+            return;
+        }
+        self.drop(Reason::TooBig);
+        self.tell(packet, Error::TooBig { mtu }, origin, tables, now);
+    }
+
+    /// A packet whose next station is not known: it waits while that is asked for.
+    fn no_neighbour(&mut self, packet: &[u8], origin: Origin, tables: &Tables, now: u64) {
+        let out = ends(packet).and_then(|(_, dst)| way(packet, dst, origin, tables));
+        let (key, held) = match out {
+            Some(Out::Station(port, address)) => ((port, address), Held::Forward(packet.to_vec())),
+            Some(Out::Tunnel(number)) => {
+                let station = tables.tunnel(number).and_then(|tunnel| tables.station(tunnel.remote, 0));
+                let Some(key) = station else { return self.drop(Reason::NoNeighbour) };
+                (key, Held::IntoTunnel(number, packet.to_vec()))
+            }
+            None => return self.drop(Reason::NoNeighbour),
+        };
+        let host_resolves = self.setup.ports.get(usize::from(key.0)).is_some_and(|port| port.host_resolves);
+        if host_resolves {
+            let (lost, first) = self.waiting.push(now, key, held);
+            if first {
+                self.events.push(Event::Resolve { port: key.0, address: key.1 });
+            }
+            if lost.is_some() {
+                self.drop(Reason::NoNeighbour);
+            }
+        } else {
+            self.neighbours.wait(now, key.0, key.1, packet.len(), held, &mut self.neighbours_out);
+        }
+    }
+
+    /// A packet that nobody on the link takes.
+    fn unreachable(&mut self, held: Held, tables: &Tables, now: u64) {
+        self.drop(Reason::NoNeighbour);
+        if let Held::Forward(packet) = held {
+            // Where it came in is forgotten by now; any address of ours will do.
+            self.tell(&packet, Error::HostUnreachable, Origin::Port(u32::MAX), tables, now);
+        }
+    }
+
+    /// A fragment of an outer packet. Whole, it is taken as if it had come so.
+    fn fragment(&mut self, frame: &[u8], origin: Origin, now: u64) {
+        let (Origin::Port(port), Ok(link)) = (origin, Ethernet::parse(frame)) else {
+            return self.drop(Reason::Fragment);
+        };
+        let whole = self.reassembly.push(link.payload(), Duration::from_nanos(now));
+        if let Some(whole) = whole
+            && let Some(header) = frame.first_chunk::<{ ethernet::HEADER_LEN }>()
+        {
+            let mut bytes = header.to_vec();
+            bytes.extend_from_slice(&whole);
+            self.made.push((Injected::Receive(port), bytes));
+        }
+        self.count_reassembly();
+    }
+
+    /// Takes over what reassembly dropped since the last time.
+    fn count_reassembly(&mut self) {
+        let reasons = [Reason::FragmentLimit, Reason::FragmentOverlap, Reason::FragmentDuplicate];
+        for (reason, before) in reasons.into_iter().zip(&mut self.reassembly_dropped) {
+            let dropped = self.reassembly.dropped(reason);
+            self.counters.count_drop(reason, dropped.saturating_sub(*before));
+            *before = dropped;
+        }
+    }
+
+    /// A frame to us, or to all, on a port that no host stack stands behind.
+    fn local(&mut self, frame: &[u8], origin: Origin, tables: &Tables, now: u64) {
+        let Origin::Port(port) = origin else { return };
+        match self.neighbours.received(now, port as u16, frame, &mut self.neighbours_out) {
+            Received::Done => {}
+            Received::Malformed(reason) => self.drop(reason),
+            Received::NotMine => {
+                let Ok(link) = Ethernet::parse(frame) else { return self.drop(Reason::EthernetMalformed) };
+                let packet = link.payload();
+                let ours = ends(packet).is_some_and(|(_, dst)| {
+                    tables.route(dst).is_some_and(|hop| hop.to == To::Host) && !dst.is_multicast()
+                });
+                match echo::reply(packet).filter(|_| ours) {
+                    Some(reply) => self.made.push((Injected::Route, reply)),
+                    None => self.drop(Reason::NoHost),
+                }
+            }
+        }
+    }
+
+    /// An ICMP error to a tunnel's end. About a packet of ours, it tells of that tunnel's path; otherwise it is the host's.
+    fn icmp_error(&mut self, frame: &[u8], origin: Origin, tables: &Tables, now: u64) {
+        let (Origin::Port(port), Ok(link)) = (origin, Ethernet::parse(frame)) else { return };
+        let second = now / 1_000_000_000;
+        if self.judged.0 != second {
+            self.judged = (second, 0);
+        }
+        self.judged.1 += 1;
+        let Some((_, local)) = ends(link.payload()) else { return self.drop(Reason::IpMalformed) };
+        let sends = (0..)
+            .zip(tables.tunnels())
+            .filter(|(_, tunnel)| tunnel.local == local)
+            .filter_map(|(number, tunnel)| Some((number, tunnel.sends()?)));
+        let judged = (self.judged.1 <= JUDGED_PER_SECOND).then(|| pmtu::judge(link.payload(), sends));
+        match judged {
+            Some(Ok((number, Told::Mtu(mtu)))) => {
+                let link = tables.tunnel(number).and_then(|tunnel| tables.link_mtu(tunnel.remote));
+                let Some(link) = link else { return };
+                let path = self.path_mtus.entry(number).or_insert(PathMtu::new(link));
+                if path.learn(mtu, Duration::from_nanos(now)) {
+                    self.events.push(Event::PathMtu { tunnel: number, mtu: path.get() });
+                }
+            }
+            // The far end may be back in a moment; keepalives and IKE say when it is not.
+            Some(Ok((_, Told::Unreachable(_)))) => {}
+            Some(Err(_)) => self.made.push((Injected::Host(port), frame.to_vec())),
+            None => self.drop(Reason::NoHost),
+        }
+    }
+}
+
+/// Where a packet leaves.
+enum Out {
+    Tunnel(u32),
+    /// By that port, to that station.
+    Station(u16, IpAddr),
+}
+
+/// The way of a packet to `dst`. What the host sends into a tunnel takes that tunnel, whatever the route says.
+fn way(packet: &[u8], dst: IpAddr, origin: Origin, tables: &Tables) -> Option<Out> {
+    let flow = flow::hash(packet);
+    if let Some((port, address)) = tables.station(dst, flow) {
+        return Some(Out::Station(port, address));
+    }
+    match (tables.tunnel_to(dst, flow), origin) {
+        (Some(tunnel), _) => Some(Out::Tunnel(tunnel)),
+        (None, Origin::Tunnel(tunnel)) => Some(Out::Tunnel(tunnel)),
+        (None, Origin::Port(_)) => None,
+    }
+}
+
+/// Source and destination of an IP packet.
+fn ends(packet: &[u8]) -> Option<(IpAddr, IpAddr)> {
+    match packet.first()? >> 4 {
+        4 => {
+            let header = packet.first_chunk::<{ ipv4::HEADER_LEN }>()?;
+            let [.., a, b, c, d, e, f, g, h] = *header;
+            Some(([a, b, c, d].into(), [e, f, g, h].into()))
+        }
+        6 => Ipv6::parse(packet).ok().map(|ip| (ip.src().into(), ip.dst().into())),
+        _ => None,
+    }
+}
+
+/// A xorshift generator, seeded with a secret: good enough for nonces that only those on the path could guess.
+fn next_random(state: &mut u64) -> u64 {
+    *state ^= *state << 13;
+    *state ^= *state >> 7;
+    *state ^= *state << 17;
+    state.wrapping_mul(0x2545_f491_4f6c_dd1d)
+}
