@@ -25,7 +25,7 @@ use culvert_engine::tables::{
 use culvert_engine::tunnel::Protection;
 use culvert_engine::wire::ethernet::{self, MacAddr};
 use culvert_engine::wire::{EthernetHeader, Ipv4Header, UdpHeader, ipv4, protocol, udp};
-use culvert_engine::worker::Worker;
+use culvert_engine::worker::{QueuePair, Worker};
 
 /// The most tunnels that the lab's addresses can tell apart.
 pub const MAX_TUNNELS: u32 = 1 << 15;
@@ -108,11 +108,21 @@ pub struct Lab {
 }
 
 impl Lab {
-    /// Builds the lab.
+    /// Builds the lab, with one worker in each router.
     ///
     /// # Errors
     /// No memory, no random numbers, or too many tunnels.
     pub fn new(plan: Plan) -> Result<Lab, LabError> {
+        Lab::lanes(plan, 1)?.pop().ok_or(LabError::Tunnels(0))
+    }
+
+    /// Builds the lab with `workers` workers in each router, that share tunnels and tables: a lane for each, with stations of
+    /// its own on queues of its own, to be driven by a thread of its own. Every tunnel has a pair of SAs for each worker, as
+    /// two routers negotiate them that both can (RFC 9611).
+    ///
+    /// # Errors
+    /// No memory, no random numbers, or too many tunnels.
+    pub fn lanes(plan: Plan, workers: usize) -> Result<Vec<Lab>, LabError> {
         if plan.tunnels > MAX_TUNNELS {
             return Err(LabError::Tunnels(plan.tunnels));
         }
@@ -120,38 +130,71 @@ impl Lab {
         // An odd number of cache lines: with a power of two, the headers of a batch would all fall into the same few sets of
         // the first-level cache and push each other out (1 to 2 ns a packet).
         let buffer_size = (lines | 1) * 64;
-        let links = 3;
+        // Three links in each lane, and in each router a wire between any two workers.
+        let wires = 3 * workers + workers * (workers - 1);
         let region = Region::new(
-            links * ring::RINGS_PER_QUEUE,
+            wires * ring::RINGS_PER_QUEUE,
             SLOTS,
             buffer_size as u32,
-            links as u32 * ring::SPARE_PER_QUEUE,
+            wires as u32 * ring::SPARE_PER_QUEUE,
             false,
         )?;
-        let (left, a_lan) = ring::wire(&region, 1, true)?;
-        let (a_wan, b_wan) = ring::wire(&region, 1, true)?;
-        let (b_lan, right) = ring::wire(&region, 1, true)?;
+        let (left, a_lan) = ring::wire(&region, workers, true)?;
+        let (a_wan, b_wan) = ring::wire(&region, workers, true)?;
+        let (b_lan, right) = ring::wire(&region, workers, true)?;
 
-        let (to_right, to_left) = (keys(plan)?, keys(plan)?);
+        let (to_right, to_left) = (keys(plan, workers)?, keys(plan, workers)?);
         let mtu = u16::try_from(plan.longest + HEADERS).unwrap_or(u16::MAX).max(1500);
-        let a = router(plan, true, mtu, &to_right, &to_left)?;
-        let b = router(plan, false, mtu, &to_left, &to_right)?;
-        Ok(Lab {
-            a: lab_router(a, vec![a_lan, a_wan]),
-            b: lab_router(b, vec![b_lan, b_wan]),
-            left: Station::new(left, LEFT_STATION, A_LAN.mac, plan, 128),
-            right: Station::new(right, RIGHT_STATION, B_LAN.mac, plan, 0),
-        })
+        let a = router(plan, workers, true, mtu, &to_right, &to_left)?;
+        let b = router(plan, workers, false, mtu, &to_left, &to_right)?;
+        let routers =
+            lab_routers(&region, a, a_lan, a_wan)?.into_iter().zip(lab_routers(&region, b, b_lan, b_wan)?);
+        let stations = left.queues.into_iter().zip(right.queues);
+        Ok(routers
+            .zip(stations)
+            .map(|((a, b), (left, right))| Lab {
+                a,
+                b,
+                left: Station::new(left, LEFT_STATION, A_LAN.mac, plan, 128),
+                right: Station::new(right, RIGHT_STATION, B_LAN.mac, plan, 0),
+            })
+            .collect())
     }
 }
 
-/// A router from its tables and its ports.
-fn lab_router(tables: Tables, ports: Vec<Port>) -> LabRouter {
+/// The workers of a router, from its tables and its ports.
+fn lab_routers(
+    region: &Arc<Region>,
+    tables: Tables,
+    lan: Port,
+    wan: Port,
+) -> Result<Vec<LabRouter>, LabError> {
     let tables = tables.publish();
-    let queues = ports.into_iter().flat_map(|port| port.queues).collect();
-    let worker = Worker::new(0, &tables, queues, None);
-    let counters = Arc::clone(worker.counters());
-    LabRouter { worker, tables, counters }
+    let workers = lan.queues.len();
+    let mut peers: Vec<Vec<QueuePair>> = (0..workers).map(|_| Vec::new()).collect();
+    // In this order, each worker gets the wires to the others in the order of their numbers.
+    for one in 0..workers {
+        for other in one + 1..workers {
+            let (near, far) = ring::wire(region, 1, true)?;
+            for (worker, port) in [(one, near), (other, far)] {
+                if let Some(peers) = peers.get_mut(worker) {
+                    peers.extend(port.queues);
+                }
+            }
+        }
+    }
+    Ok(lan
+        .queues
+        .into_iter()
+        .zip(wan.queues)
+        .zip(peers)
+        .enumerate()
+        .map(|(number, ((lan, wan), peers))| {
+            let worker = Worker::new(number, &tables, vec![lan, wan], None).with_peers(peers);
+            let counters = Arc::clone(worker.counters());
+            LabRouter { worker, tables: Arc::clone(&tables), counters }
+        })
+        .collect())
 }
 
 impl LabRouter {
@@ -161,11 +204,11 @@ impl LabRouter {
     }
 }
 
-/// Keying material of one direction, for each tunnel.
-fn keys(plan: Plan) -> Result<Vec<Vec<u8>>, LabError> {
+/// Keying material of one direction, for each tunnel and in it for each worker.
+fn keys(plan: Plan, workers: usize) -> Result<Vec<Vec<u8>>, LabError> {
     let Some(suite) = plan.suite else { return Ok(Vec::new()) };
     let random = SystemRandom::new();
-    (0..plan.tunnels)
+    (0..plan.tunnels as usize * workers)
         .map(|_| {
             let mut material = vec![0; suite.material_len()];
             random.fill(&mut material).map_err(|_| LabError::Random)?;
@@ -193,6 +236,7 @@ fn prefix(address: Ipv4Addr, len: u8) -> Option<Prefix> {
 /// The tables of router A (`hub`) or B. `send` and `receive` are the keys of the tunnels, in order.
 fn router(
     plan: Plan,
+    workers: usize,
     hub: bool,
     mtu: u16,
     send: &[Vec<u8>],
@@ -219,11 +263,12 @@ fn router(
         })
     };
     let outer = if hub { (site(0), 16) } else { (Ipv4Addr::new(198, 18, 0, 0), 16) };
-    let mut bank = TunnelCounterBank::new(1);
+    let mut bank = TunnelCounterBank::new(workers);
     let tunnels = (0..plan.tunnels)
         .map(|n| {
             let (local, remote) = if hub { (HUB, site(n)) } else { (site(n), HUB) };
-            let keys = send.get(n as usize).zip(receive.get(n as usize));
+            let of_tunnel = n as usize * workers..(n as usize + 1) * workers;
+            let keys = send.get(of_tunnel.clone()).zip(receive.get(of_tunnel));
             Ok(TunnelSpec {
                 local: local.into(),
                 remote: remote.into(),
@@ -246,6 +291,7 @@ fn router(
         })
         .collect::<Result<_, LabError>>()?;
     Ok(Tables::build(TablesSpec {
+        workers,
         ports: vec![port(lan, 16), port(wan, 24)],
         tunnels,
         routes: [route(network(0, near), 9, LAN, station), route(outer.0, outer.1, WAN, peer)]
@@ -256,21 +302,30 @@ fn router(
     })?)
 }
 
-fn protection(n: u32, hub: bool, suite: Suite, send: &[u8], receive: &[u8]) -> Result<Protection, LabError> {
+/// ESP of tunnel `n`: a pair of SAs for each worker. An SPI is a multiple of the number of workers beside the worker's own,
+/// so that the worker which seals and the one which opens have the same number.
+fn protection(
+    n: u32,
+    hub: bool,
+    suite: Suite,
+    send: &[Vec<u8>],
+    receive: &[Vec<u8>],
+) -> Result<Protection, LabError> {
     // Keys made above, of the right length; windows of a size within bounds: nothing to refuse.
     let key = |material: &[u8]| Key::new(suite, material).map_err(|_| LabError::Random);
-    let window = ReplayWindow::new(WINDOW, true).map_err(|_| LabError::Random)?;
-    let (out_spi, in_spi) = if hub { (0x1000 + n, 0x10_0000 + n) } else { (0x10_0000 + n, 0x1000 + n) };
+    let workers = send.len() as u32;
+    let spi = |base: u32, worker: u32| base.next_multiple_of(workers) + n * workers + worker;
+    let (out_base, in_base) = if hub { (0x1000, 0x10_0000) } else { (0x10_0000, 0x1000) };
     let router = if hub { Router::First } else { Router::Second };
-    // Fresh keys that die with this process: its only run.
-    let iv = IvRange::of_run(router, 0).ok_or(LabError::Random)?;
-    Ok(Protection {
-        mode: Mode::Transport,
-        pad: 16,
-        udp: None,
-        outbound: Some(Arc::new(OutboundSa::new(out_spi, key(send)?, true, iv, 1))),
-        inbound: vec![Arc::new(InboundSa::new(in_spi, key(receive)?, true, window))],
-    })
+    let (mut outbound, mut inbound) = (Vec::new(), Vec::new());
+    for ((send, receive), worker) in send.iter().zip(receive).zip(0..) {
+        // Fresh keys that die with this process: its only run.
+        let iv = IvRange::of_run(router, 0).ok_or(LabError::Random)?;
+        outbound.push(Arc::new(OutboundSa::new(spi(out_base, worker), key(send)?, true, iv, 1)));
+        let window = ReplayWindow::new(WINDOW, true).map_err(|_| LabError::Random)?;
+        inbound.push(Arc::new(InboundSa::new(spi(in_base, worker), key(receive)?, true, window)));
+    }
+    Ok(Protection { mode: Mode::Transport, pad: 16, udp: None, outbound, inbound })
 }
 
 /// A frame length: the inner IP packet, in bytes.
@@ -318,7 +373,7 @@ pub struct Station {
 }
 
 impl Station {
-    fn new(port: Port, side: Side, gateway: MacAddr, plan: Plan, far: u8) -> Station {
+    fn new((rx, tx): QueuePair, side: Side, gateway: MacAddr, plan: Plan, far: u8) -> Station {
         let mut header = [0; CONTENTS_AT];
         if let Some((link, rest)) = header.split_first_chunk_mut()
             && let Some((_, rest)) = rest.split_first_chunk_mut::<{ ipv4::HEADER_LEN }>()
@@ -329,8 +384,6 @@ impl Station {
         }
         let pattern: Vec<u8> =
             (0..PATTERN_LEN as u32).map(|n| (n.wrapping_mul(0x9e37_79b9) >> 23) as u8).collect();
-        let mut queues = port.queues.into_iter();
-        let Some((rx, tx)) = queues.next() else { unreachable!("a wire has a queue") };
         Station {
             rx,
             tx,

@@ -230,6 +230,7 @@ fn specification(config: &Config) -> TablesSpec {
         RouteTarget::Tunnel(_) => None,
     });
     let mut spec = TablesSpec {
+        workers: 1,
         ports: config.ports.iter().enumerate().map(|(number, port)| port_spec(number, port)).collect(),
         tunnels: Vec::with_capacity(config.tunnels.len()),
         routes: to_ports.collect(),
@@ -331,7 +332,7 @@ fn protection(tunnel: &Tunnel) -> Option<Protection> {
         Mode::Transport => esp::Mode::Transport,
         Mode::Tunnel => esp::Mode::Tunnel,
     };
-    Some(Protection { mode, pad, udp, outbound: None, inbound: Vec::new() })
+    Some(Protection { mode, pad, udp, outbound: Vec::new(), inbound: Vec::new() })
 }
 
 /// Makes the tunnel's manual SAs.
@@ -347,7 +348,7 @@ fn install(
         match sa.direction {
             Direction::Out => {
                 let ivs = unrecorded(random)?;
-                protection.outbound = Some(Arc::new(OutboundSa::new(sa.spi, key, sa.esn, ivs, 1)));
+                protection.outbound.push(Arc::new(OutboundSa::new(sa.spi, key, sa.esn, ivs, 1)));
             }
             Direction::In => {
                 let window = ReplayWindow::new(sa.replay_window, sa.esn)

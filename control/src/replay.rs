@@ -428,9 +428,10 @@ fn sas(
     };
     let report = |sa: &ManualSa| {
         let numbers = match sa.direction {
-            Direction::Out => {
-                tunnel.outbound().map(|sa| Numbers::Out { used: sa.used(), remaining: sa.remaining() })
-            }
+            Direction::Out => tunnel
+                .outbound()
+                .find(|own| own.spi() == sa.spi)
+                .map(|sa| Numbers::Out { used: sa.used(), remaining: sa.remaining() }),
             Direction::In => inbound
                 .iter()
                 .find(|inbound| inbound.spi() == sa.spi)

@@ -89,6 +89,8 @@ reasons! {
     ArpMalformed = "arp-malformed",
     /// A neighbour solicitation or advertisement that RFC 4861 section 7.1 says to discard.
     NdMalformed = "nd-malformed",
+    /// The ring towards the worker that the packet belongs to is full.
+    HandoverFull = "handover-full",
     /// The transmit ring is full.
     TxFull = "tx-full",
     /// Not for us to forward, and there is no host to give it to.

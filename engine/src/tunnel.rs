@@ -36,8 +36,8 @@ pub struct Protection {
     pub pad: u8,
     /// ESP in UDP on the way out.
     pub udp: Option<UdpEncap>,
-    /// The SA that sends; without one nothing is sent.
-    pub outbound: Option<Arc<OutboundSa>>,
+    /// The SAs that send, each worker with one of its own where there are several (RFC 9611); without any nothing is sent.
+    pub outbound: Vec<Arc<OutboundSa>>,
     /// The SAs that receive.
     pub inbound: Vec<Arc<InboundSa>>,
 }
@@ -116,7 +116,11 @@ pub struct Tunnel {
     pub(crate) way_out: Result<u16, Reason>,
     pub(crate) mode: Option<Mode>,
     clamp_mss: bool,
+    /// Has each worker an SA of its own?
+    several: bool,
     // The third line ends here.
+    /// The SAs of the workers behind the first, where there are several.
+    more: Box<[Arc<OutboundSa>]>,
     pub(crate) sequences: Arc<Sequences>,
     /// The port that Ethernet payloads are bridged with.
     pub(crate) bridge: Option<u16>,
@@ -161,7 +165,9 @@ impl Tunnel {
         };
         let mode = protection.map(|protection| protection.mode);
         let layout = Layout::new(local.is_ipv6(), &gre, mode, udp.is_some());
-        let outbound = protection.and_then(|protection| protection.outbound.clone());
+        let mut outbound =
+            protection.map_or(Vec::new(), |protection| protection.outbound.clone()).into_iter();
+        let (outbound, more) = (outbound.next(), outbound.collect::<Box<[_]>>());
         let headers = headers(
             &layout,
             local,
@@ -195,6 +201,8 @@ impl Tunnel {
             bridge,
             clamp_mss,
             outbound,
+            several: !more.is_empty(),
+            more,
             sequences,
             local,
             remote,
@@ -234,25 +242,38 @@ impl Tunnel {
         self.way_out.map(usize::from)
     }
 
-    /// The SA that sends, if there is one.
-    pub fn outbound(&self) -> Option<&OutboundSa> {
+    /// The SAs that send.
+    pub fn outbound(&self) -> impl Iterator<Item = &OutboundSa> {
+        self.outbound.iter().chain(&self.more).map(|sa| &**sa)
+    }
+
+    /// The SA that worker `worker` sends with.
+    #[inline]
+    pub(crate) fn outbound_of(&self, worker: usize) -> Option<&OutboundSa> {
+        if self.several
+            && let Some(nth) = (worker % (self.more.len() + 1)).checked_sub(1)
+        {
+            return self.more.get(nth).map(|sa| &**sa);
+        }
         self.outbound.as_deref()
     }
 
-    /// What its packets look like on the way, as an ICMP error about one would quote it. `None` while it has no SA to send
-    /// with.
-    pub fn sends(&self) -> Option<Sends> {
-        let inside = match (self.mode, self.outbound()) {
-            (None, _) => Inside::Gre(self.gre),
-            (Some(_), Some(sa)) => Inside::Esp { spi: sa.spi(), numbers: sa.numbers() },
-            (Some(_), None) => return None,
-        };
-        let udp_at = TEMPLATE_MAX.checked_sub(self.template_len)? + ethernet::HEADER_LEN + self.layout.ip;
-        let udp = self.template.get(udp_at..udp_at + self.layout.udp)?.first_chunk::<4>().map(|ports| {
-            let [a, b, c, d] = *ports;
-            Ports { source: Some(u16::from_be_bytes([a, b])), destination: u16::from_be_bytes([c, d]) }
-        });
-        Some(Sends { local: self.local, remote: self.remote, udp, inside })
+    /// What its packets look like on the way, as an ICMP error about one would quote it: for each SA that sends, or of a
+    /// tunnel that is not protected.
+    pub fn sends(&self) -> impl Iterator<Item = Sends> {
+        let gre = self.mode.is_none().then_some(Inside::Gre(self.gre));
+        let esp = self.outbound().map(|sa| Inside::Esp { spi: sa.spi(), numbers: sa.numbers() });
+        let udp = self.udp_ports();
+        let ends = (self.local, self.remote);
+        gre.into_iter().chain(esp).map(move |inside| Sends { local: ends.0, remote: ends.1, udp, inside })
+    }
+
+    /// The ports of its UDP header, where it has one. GRE in UDP has another source port for each flow (RFC 8086 section 3.1).
+    fn udp_ports(&self) -> Option<Ports> {
+        let at = TEMPLATE_MAX.checked_sub(self.template_len)? + ethernet::HEADER_LEN + self.layout.ip;
+        let [a, b, c, d] = *self.template.get(at..at + self.layout.udp)?.first_chunk::<4>()?;
+        let source = self.mode.is_some().then_some(u16::from_be_bytes([a, b]));
+        Some(Ports { source, destination: u16::from_be_bytes([c, d]) })
     }
 
     /// Asks the processor for what sending a packet will read.

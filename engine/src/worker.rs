@@ -1,8 +1,8 @@
 //! A worker: one thread's share of the ports, run to completion a batch at a time.
 //!
 //! 1. A receive queue is synchronised and up to a batch of frames lent out.
-//! 2. Each frame is classified as its queue wants it: as received by a port, from the host into a tunnel, as a frame that the
-//!    exception thread made.
+//! 2. Each frame is classified as its queue wants it: as received by a port, here or by another worker, from the host into a
+//!    tunnel, as a frame that the exception thread made.
 //! 3. The batch goes through the stages of [`crate::path`].
 //! 4. Slots are given back, transmit queues synchronised.
 
@@ -29,6 +29,8 @@ enum Role {
     Interfaces,
     /// The exception thread.
     Exceptions,
+    /// Another worker.
+    Peer,
 }
 
 /// A receive and a transmit queue that belong together.
@@ -55,7 +57,8 @@ impl Worker {
             receive.push((rx, Role::Port(port)));
             transmit.push(tx);
         }
-        let exits = Exits { host: (transmit.len() > count).then_some(count), ..Exits::default() };
+        let host = (transmit.len() > count).then_some(count);
+        let exits = Exits { host, worker: number, ..Exits::default() };
         let counters = Arc::new(WorkerCounters::new(transmit.len()));
         Worker { number, tables: Cache::new(Arc::clone(tables)), receive, transmit, exits, counters }
     }
@@ -73,6 +76,17 @@ impl Worker {
         self.exits.exceptions = Some(self.transmit.len());
         self.receive.push((rx, Role::Exceptions));
         self.transmit.push(tx);
+        self
+    }
+
+    /// The same worker, with a ring pair to each other one, in the order of their numbers: what belongs to another is handed
+    /// over to it. Together they are as many as the tables are told.
+    pub fn with_peers(mut self, peers: Vec<QueuePair>) -> Worker {
+        self.exits.peers = Some(self.transmit.len());
+        for (rx, tx) in peers {
+            self.receive.push((rx, Role::Peer));
+            self.transmit.push(tx);
+        }
         self
     }
 
@@ -118,11 +132,11 @@ impl Worker {
         }
         let received = batch.len();
         if received > 0 {
-            let stages = classify(&mut batch, *role, tables, counters);
+            let stages = classify(&mut batch, *role, tables, counters, *number);
             process(&mut batch, stages, tables, *number);
             let received_by = match role {
                 Role::Port(port) => tables.ports.get(*port).map(|port| port.mac),
-                Role::Interfaces | Role::Exceptions => None,
+                Role::Interfaces | Role::Exceptions | Role::Peer => None,
             };
             transmit::transmit(
                 &mut batch,
@@ -144,7 +158,13 @@ impl Worker {
 
 /// Step 2.
 #[inline]
-fn classify(batch: &mut Batch<'_>, role: Role, tables: &Tables, counters: &WorkerCounters) -> Stages {
+fn classify(
+    batch: &mut Batch<'_>,
+    role: Role,
+    tables: &Tables,
+    counters: &WorkerCounters,
+    worker: usize,
+) -> Stages {
     let mut stages = Stages::default();
     match role {
         Role::Port(port) => {
@@ -155,7 +175,7 @@ fn classify(batch: &mut Batch<'_>, role: Role, tables: &Tables, counters: &Worke
             let origin = Origin::Port(port as u32).encode();
             for packet in batch.iter_mut() {
                 packet.origin = origin;
-                receive::receive(packet, entry, tables);
+                receive::receive(packet, entry, tables, worker);
                 stages.note(packet.next);
             }
             if let Some(counters) = counters.port(port) {
@@ -168,9 +188,9 @@ fn classify(batch: &mut Batch<'_>, role: Role, tables: &Tables, counters: &Worke
                 stages.note(packet.next);
             }
         }
-        Role::Exceptions => {
+        Role::Exceptions | Role::Peer => {
             for packet in batch.iter_mut() {
-                inject::injected(packet, tables);
+                inject::injected(packet, tables, worker);
                 stages.note(packet.next);
             }
         }

@@ -159,8 +159,13 @@ fn errors_about_outer_packets_are_believed() {
             if plan.v6 { "2001:db8::77".parse() } else { "192.0.2.77".parse() }.expect("an address");
         let outer = outer(&mut side, 1350);
         let error = error_for(&outer, Error::TooBig { mtu: 1300 }, router).expect("an error about it");
-        let sends =
-            side.tables.load().tunnels().first().and_then(|tunnel| tunnel.sends()).expect("it can send");
+        let sends = side
+            .tables
+            .load()
+            .tunnels()
+            .first()
+            .and_then(|tunnel| tunnel.sends().next())
+            .expect("it can send");
         assert_eq!(pmtu::judge(&error, [(0, sends.clone())]), Ok((0, Told::Mtu(1300))), "{plan:?}");
         let unreachable = error_for(&outer, Error::HostUnreachable, router).expect("an error about it");
         let code = if plan.v6 { 3 } else { 1 };
@@ -172,12 +177,22 @@ fn errors_about_outer_packets_are_believed() {
 
         // What router 2 sends is no packet of router 1, and what is not yet sent is none.
         let other = Side::new(&plan, 2);
-        let others =
-            other.tables.load().tunnels().first().and_then(|tunnel| tunnel.sends()).expect("it can send");
+        let others = other
+            .tables
+            .load()
+            .tunnels()
+            .first()
+            .and_then(|tunnel| tunnel.sends().next())
+            .expect("it can send");
         assert_eq!(pmtu::judge(&error, [(0, others)]), Err(Ignored::NoTunnel), "{plan:?}");
         let fresh = Side::new(&plan, 1);
-        let fresh =
-            fresh.tables.load().tunnels().first().and_then(|tunnel| tunnel.sends()).expect("it can send");
+        let fresh = fresh
+            .tables
+            .load()
+            .tunnels()
+            .first()
+            .and_then(|tunnel| tunnel.sends().next())
+            .expect("it can send");
         let expected = if plan.suite.is_some() { Err(Ignored::Unproven) } else { Ok((0, Told::Mtu(1300))) };
         assert_eq!(pmtu::judge(&error, [(0, fresh)]), expected, "{plan:?}");
     }

@@ -566,7 +566,7 @@ impl Parts {
         let sends = (0..)
             .zip(tables.tunnels())
             .filter(|(_, tunnel)| tunnel.local == local)
-            .filter_map(|(number, tunnel)| Some((number, tunnel.sends()?)));
+            .flat_map(|(number, tunnel)| tunnel.sends().map(move |sends| (number, sends)));
         let judged = (self.judged.1 <= JUDGED_PER_SECOND).then(|| pmtu::judge(link.payload(), sends));
         match judged {
             Some(Ok((number, Told::Mtu(mtu)))) => {

@@ -44,15 +44,20 @@ fn route<'t>(packet: &mut Packet<'_>, tables: &'t Tables) -> Result<Option<(u32,
     Ok(hop.and_then(|hop| Some((hop, tables.next_hop(hop)?))))
 }
 
-/// Runs the first stage for a frame from the exception thread.
-pub(crate) fn injected(packet: &mut Packet<'_>, tables: &Tables) {
+/// Runs the first stage for a frame from the exception thread, or from another worker.
+pub(crate) fn injected(packet: &mut Packet<'_>, tables: &Tables, worker: usize) {
     packet.next = match Injected::decode(packet.frame.tag()) {
-        Some(injected) => place(packet, injected, tables).unwrap_or_else(Next::Drop),
+        Some(injected) => place(packet, injected, tables, worker).unwrap_or_else(Next::Drop),
         None => Next::Drop(Reason::SlotBroken),
     };
 }
 
-fn place(packet: &mut Packet<'_>, injected: Injected, tables: &Tables) -> Result<Next, Reason> {
+fn place(
+    packet: &mut Packet<'_>,
+    injected: Injected,
+    tables: &Tables,
+    worker: usize,
+) -> Result<Next, Reason> {
     match injected {
         Injected::Route => match route(packet, tables)? {
             Some((hop, next)) => forward::ours(packet, hop, next, tables),
@@ -76,7 +81,7 @@ fn place(packet: &mut Packet<'_>, injected: Injected, tables: &Tables) -> Result
         Injected::Receive(port) => {
             packet.origin = Origin::Port(port).encode();
             let entry = tables.ports.get(port as usize).ok_or(Reason::NoRoute)?;
-            receive::receive(packet, entry, tables);
+            receive::receive(packet, entry, tables, worker);
             Ok(packet.next)
         }
         Injected::Host(port) => {

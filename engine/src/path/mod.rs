@@ -48,6 +48,8 @@ pub(crate) enum Next {
     Exception(Cause),
     /// The frame is complete, and leaves by the port of that number.
     Send(u32),
+    /// The frame, as it was received, is for the worker of that number.
+    HandOver(u32),
 }
 
 /// Which stages have something to do for the packets of a batch: a stage with nothing to do is not entered.

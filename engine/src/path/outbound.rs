@@ -53,7 +53,7 @@ fn admit(packet: &mut Packet<'_>, index: u32, tables: &Tables, worker: usize) ->
     {
         crate::ring::prefetch(counters);
     }
-    match (&tunnel.outbound, tunnel.mode) {
+    match (tunnel.outbound_of(worker), tunnel.mode) {
         (Some(sa), _) => {
             sa.prefetch();
             Ok(())
@@ -81,7 +81,7 @@ fn build_and_seal(packets: &mut Batch<'_>, tables: &Tables, worker: usize) {
         let Next::Tunnel(index) = *next else { continue };
         let Some(tunnel) = tables.tunnel(index) else { continue };
         let inner_len = frame.len() as u64;
-        let built = match (&tunnel.outbound, tunnel.mode) {
+        let built = match (tunnel.outbound_of(worker), tunnel.mode) {
             (Some(sa), Some(mode)) => {
                 protect(frame, tunnel, sa, mode, *protocol, *tos, || numbers.next(index, sa, rest))
                     .map(|job| jobs.extend(job))

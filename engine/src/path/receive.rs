@@ -70,15 +70,15 @@ impl Glimpse {
 
 /// Runs the stage for one packet that was received on `port`.
 #[inline]
-pub(crate) fn receive(packet: &mut Packet<'_>, port: &PortEntry, tables: &Tables) {
-    packet.next = match classify(packet, port, tables) {
+pub(crate) fn receive(packet: &mut Packet<'_>, port: &PortEntry, tables: &Tables, worker: usize) {
+    packet.next = match classify(packet, port, tables, worker as u32) {
         Ok(next) => next,
         Err(reason) => Next::Drop(reason),
     };
 }
 
 #[inline]
-fn classify(packet: &mut Packet<'_>, port: &PortEntry, tables: &Tables) -> Result<Next, Reason> {
+fn classify(packet: &mut Packet<'_>, port: &PortEntry, tables: &Tables, worker: u32) -> Result<Next, Reason> {
     let frame = Ethernet::parse(packet.frame.bytes()).map_err(|_| Reason::EthernetMalformed)?;
     packet.source = frame.src();
     match port.kind {
@@ -101,8 +101,8 @@ fn classify(packet: &mut Packet<'_>, port: &PortEntry, tables: &Tables) -> Resul
         return Ok(Next::Host);
     }
     match frame.ethertype() {
-        ethernet::IPV4 => ipv4(packet, tables),
-        ethernet::IPV6 => ipv6(packet, tables),
+        ethernet::IPV4 => ipv4(packet, tables, worker),
+        ethernet::IPV6 => ipv6(packet, tables, worker),
         _ => Ok(Next::Host),
     }
 }
@@ -187,7 +187,7 @@ fn several_slots(packet: &mut Packet<'_>, tables: &Tables) -> Result<Next, Reaso
 }
 
 #[inline]
-fn ipv4(packet: &mut Packet<'_>, tables: &Tables) -> Result<Next, Reason> {
+fn ipv4(packet: &mut Packet<'_>, tables: &Tables, worker: u32) -> Result<Next, Reason> {
     let bytes = packet.frame.bytes().get(ethernet::HEADER_LEN..).unwrap_or_default();
     let ip = Ipv4::parse(bytes).map_err(|_| Reason::IpMalformed)?;
     let outer = Outer {
@@ -200,12 +200,12 @@ fn ipv4(packet: &mut Packet<'_>, tables: &Tables) -> Result<Next, Reason> {
         payload_at: ethernet::HEADER_LEN + ip.header_len(),
         end: ethernet::HEADER_LEN + usize::from(ip.total_len()),
     };
-    if let Some(next) = from_tunnel(packet, &outer, tables) {
+    if let Some(next) = from_tunnel(packet, &outer, tables, worker) {
         return Ok(next);
     }
     let hop = tables.fib().lookup_v4(outer.dst).and_then(|hop| Some((hop, tables.next_hop(hop)?)));
     if let Some((_, NextHop { to: To::Host, .. })) = hop {
-        return local(packet, &outer, tables);
+        return local(packet, &outer, tables, worker);
     }
     strip_ethernet(packet, outer.end);
     let (hop, way) = hop.ok_or(Reason::NoRoute)?;
@@ -213,7 +213,7 @@ fn ipv4(packet: &mut Packet<'_>, tables: &Tables) -> Result<Next, Reason> {
 }
 
 #[inline]
-fn ipv6(packet: &mut Packet<'_>, tables: &Tables) -> Result<Next, Reason> {
+fn ipv6(packet: &mut Packet<'_>, tables: &Tables, worker: u32) -> Result<Next, Reason> {
     let bytes = packet.frame.bytes().get(ethernet::HEADER_LEN..).unwrap_or_default();
     let ip = Ipv6::parse(bytes).map_err(|_| Reason::IpMalformed)?;
     let end = ethernet::HEADER_LEN + crate::wire::ipv6::HEADER_LEN + usize::from(ip.payload_len());
@@ -230,9 +230,9 @@ fn ipv6(packet: &mut Packet<'_>, tables: &Tables) -> Result<Next, Reason> {
             payload_at: ethernet::HEADER_LEN + upper.offset,
             end,
         };
-        return match from_tunnel(packet, &outer, tables) {
+        return match from_tunnel(packet, &outer, tables, worker) {
             Some(next) => Ok(next),
-            None => local(packet, &outer, tables),
+            None => local(packet, &outer, tables, worker),
         };
     }
     strip_ethernet(packet, end);
@@ -263,7 +263,12 @@ struct Outer<A> {
 /// A packet that one look-up shows to be for an end of a tunnel, as nearly all of them are on the way in: no route needs to be
 /// looked up, since our end is an address of ours. `None` is no verdict yet.
 #[inline(always)]
-fn from_tunnel<A: Address>(packet: &mut Packet<'_>, outer: &Outer<A>, tables: &Tables) -> Option<Next> {
+fn from_tunnel<A: Address>(
+    packet: &mut Packet<'_>,
+    outer: &Outer<A>,
+    tables: &Tables,
+    worker: u32,
+) -> Option<Next> {
     if outer.fragment {
         return None;
     }
@@ -283,6 +288,9 @@ fn from_tunnel<A: Address>(packet: &mut Packet<'_>, outer: &Outer<A>, tables: &T
             if entry.udp {
                 return None;
             }
+            if entry.owner != worker {
+                return Some(Next::HandOver(entry.owner));
+            }
             packet.frame.pull(outer.payload_at);
             Some(Next::Gre(entry.tunnel))
         }
@@ -292,6 +300,9 @@ fn from_tunnel<A: Address>(packet: &mut Packet<'_>, outer: &Outer<A>, tables: &T
             let inbound = tables.inbound(index)?;
             if !A::between(&inbound.ends, outer.src, outer.dst) {
                 return None;
+            }
+            if inbound.owner != worker {
+                return Some(Next::HandOver(inbound.owner));
             }
             packet.tos = outer.tos;
             packet.frame.truncate(outer.end);
@@ -305,13 +316,18 @@ fn from_tunnel<A: Address>(packet: &mut Packet<'_>, outer: &Outer<A>, tables: &T
 
 /// A packet to one of our addresses that [`from_tunnel`] had no verdict on.
 #[inline(never)]
-fn local<A: Address>(packet: &mut Packet<'_>, outer: &Outer<A>, tables: &Tables) -> Result<Next, Reason> {
+fn local<A: Address>(
+    packet: &mut Packet<'_>,
+    outer: &Outer<A>,
+    tables: &Tables,
+    worker: u32,
+) -> Result<Next, Reason> {
     packet.tos = outer.tos;
     match outer.protocol {
         protocol::ESP | protocol::GRE if outer.fragment => Err(Reason::Fragment),
-        protocol::ESP => esp(packet, outer, outer.payload_at, tables),
+        protocol::ESP => esp(packet, outer, outer.payload_at, tables, worker),
         protocol::GRE => Err(unknown_gre(packet, outer, tables)),
-        protocol::UDP => encapsulated_in_udp(packet, outer, tables),
+        protocol::UDP => encapsulated_in_udp(packet, outer, tables, worker),
         protocol::ICMP | protocol::ICMPV6 if is_error(packet, outer) => Ok(Next::Exception(Cause::IcmpError)),
         _ => Ok(Next::Host),
     }
@@ -344,6 +360,7 @@ fn encapsulated_in_udp<A: Address>(
     packet: &mut Packet<'_>,
     outer: &Outer<A>,
     tables: &Tables,
+    worker: u32,
 ) -> Result<Next, Reason> {
     let bytes = packet.frame.bytes().get(outer.payload_at..outer.end).ok_or(Reason::IpMalformed)?;
     let ours = |port| tables.is_encap_port(port) || tables.is_gre_port(port);
@@ -365,7 +382,7 @@ fn encapsulated_in_udp<A: Address>(
             _ => datagram.checksum_ok(A::pseudo(outer.src, outer.dst, protocol::UDP, datagram.length())),
         };
         let end = outer.payload_at + usize::from(datagram.length());
-        return if sound { gre_in_udp(packet, outer, end, tables) } else { Err(Reason::UdpChecksum) };
+        return if sound { gre_in_udp(packet, outer, end, tables, worker) } else { Err(Reason::UdpChecksum) };
     }
     match datagram.payload() {
         [0xff] => Err(Reason::NatKeepalive),
@@ -373,7 +390,7 @@ fn encapsulated_in_udp<A: Address>(
         payload => {
             let end = outer.payload_at + udp::HEADER_LEN + payload.len();
             packet.frame.truncate(end);
-            esp(packet, outer, outer.payload_at + udp::HEADER_LEN, tables)
+            esp(packet, outer, outer.payload_at + udp::HEADER_LEN, tables, worker)
         }
     }
 }
@@ -384,12 +401,17 @@ fn gre_in_udp<A: Address>(
     outer: &Outer<A>,
     end: usize,
     tables: &Tables,
+    worker: u32,
 ) -> Result<Next, Reason> {
-    packet.frame.truncate(end);
-    packet.frame.pull(outer.payload_at + udp::HEADER_LEN);
-    let gre = Gre::parse(packet.frame.bytes()).map_err(|_| Reason::GreMalformed)?;
+    let bytes = packet.frame.bytes().get(outer.payload_at + udp::HEADER_LEN..end).unwrap_or_default();
+    let gre = Gre::parse(bytes).map_err(|_| Reason::GreMalformed)?;
     match A::tunnels(tables).get(&A::key(outer.dst, outer.src, gre.key())) {
-        Some(entry) if entry.udp => Ok(Next::Gre(entry.tunnel)),
+        Some(entry) if entry.udp && entry.owner != worker => Ok(Next::HandOver(entry.owner)),
+        Some(entry) if entry.udp => {
+            packet.frame.truncate(end);
+            packet.frame.pull(outer.payload_at + udp::HEADER_LEN);
+            Ok(Next::Gre(entry.tunnel))
+        }
         None if A::pairs(tables).get(&A::key(outer.dst, outer.src, None)).is_some() => Err(Reason::GreKey),
         Some(_) | None => Err(Reason::GreUnknown),
     }
@@ -402,10 +424,10 @@ fn esp<A: Address>(
     outer: &Outer<A>,
     esp_at: usize,
     tables: &Tables,
+    worker: u32,
 ) -> Result<Next, Reason> {
-    packet.frame.truncate(outer.end);
-    packet.frame.pull(esp_at);
-    let spi = packet.frame.bytes().first_chunk::<4>().ok_or(Reason::EspMalformed)?;
+    let bytes = packet.frame.bytes().get(esp_at..).unwrap_or_default();
+    let spi = bytes.first_chunk::<4>().ok_or(Reason::EspMalformed)?;
     let index = tables.inbound_by_spi(u32::from_be_bytes(*spi)).ok_or(Reason::EspUnknownSpi)?;
     let inbound = tables.inbound(index).ok_or(Reason::EspUnknownSpi)?;
     inbound.sa.prefetch();
@@ -413,5 +435,10 @@ fn esp<A: Address>(
     if inbound.ends != Ends::Any && !A::between(&inbound.ends, outer.src, outer.dst) {
         return Err(Reason::EspMalformed);
     }
+    if inbound.owner != worker {
+        return Ok(Next::HandOver(inbound.owner));
+    }
+    packet.frame.truncate(outer.end);
+    packet.frame.pull(esp_at);
     Ok(Next::Open(index))
 }

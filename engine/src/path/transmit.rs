@@ -5,7 +5,7 @@ use crate::counters::WorkerCounters;
 use crate::drops::Reason;
 use crate::ring::{Refused, TxQueue};
 use crate::tables::{NextHop, Stack, Tables, To};
-use crate::tag::{Cause, Exception, Origin};
+use crate::tag::{Cause, Exception, Injected, Origin};
 use crate::wire::ethernet::MacAddr;
 use crate::wire::{EthernetHeader, ethernet};
 
@@ -18,6 +18,18 @@ pub(crate) struct Exits {
     pub(crate) interfaces: Option<usize>,
     /// The exception thread.
     pub(crate) exceptions: Option<usize>,
+    /// The first of the other workers, which follow each other in the order of their numbers; ours is left out.
+    pub(crate) peers: Option<usize>,
+    /// Our own number.
+    pub(crate) worker: usize,
+}
+
+impl Exits {
+    /// The queue towards worker `worker`.
+    #[inline]
+    fn peer(&self, worker: usize) -> Option<usize> {
+        Some(self.peers? + worker - usize::from(worker > self.worker))
+    }
 }
 
 /// Sends the packets, in order. `received_by` is the address of the port that they came by, if they did.
@@ -82,6 +94,7 @@ fn send(
             push_ethernet(&mut packet, EthernetHeader { dst: mac, src, ethertype: 0 })?;
             usize::from(port)
         }
+        Next::HandOver(worker) => return hand_over(packet, worker as usize, queues, exits),
         Next::Host => host(&mut packet, exits, tables)?,
         Next::Exception(cause) => match exits.exceptions {
             Some(queue) => {
@@ -117,6 +130,19 @@ fn send(
         counters.tx.add(1);
     }
     Ok(())
+}
+
+/// Another worker takes the frame as if it had received it, by the same port.
+#[inline(never)]
+fn hand_over(
+    mut packet: Packet<'_>,
+    worker: usize,
+    queues: &mut [TxQueue],
+    exits: &Exits,
+) -> Result<(), Reason> {
+    let queue = exits.peer(worker).and_then(|queue| queues.get_mut(queue)).ok_or(Reason::HandoverFull)?;
+    packet.frame.set_tag(Injected::Receive(packet.origin).encode());
+    queue.ring.push(packet.frame).map_err(|_| Reason::HandoverFull)
 }
 
 /// The queue that a frame for the host stack goes to, of the port that it came by.

@@ -441,12 +441,18 @@ fn in_udp(tunnel: &TunnelSpec) -> bool {
     tunnel.gre_in_udp && tunnel.protection.is_none()
 }
 
+/// Workers that share the tables, at least one.
+fn workers(spec: &TablesSpec) -> u32 {
+    u32::try_from(spec.workers).unwrap_or(u32::MAX).max(1)
+}
+
 fn index_tunnels(tables: &mut Tables, spec: &TablesSpec) -> Result<(), BuildError> {
+    let workers = workers(spec);
     let (mut v4, mut v6) = (Vec::new(), Vec::new());
     for (index, tunnel) in (0_u32..).zip(&spec.tunnels) {
         let udp = in_udp(tunnel);
         let plain = tunnel.protection.is_none() && !udp && tunnel.gre.is_plain();
-        let entry = GreEntry { tunnel: index, plain, udp };
+        let entry = GreEntry { tunnel: index, plain, udp, owner: index % workers };
         match (tunnel.local, tunnel.remote) {
             (IpAddr::V4(local), IpAddr::V4(remote)) => {
                 v4.push(((local.to_bits(), remote.to_bits(), tunnel.gre.key), entry));
@@ -486,6 +492,7 @@ fn index_tunnels(tables: &mut Tables, spec: &TablesSpec) -> Result<(), BuildErro
 }
 
 fn index_sas(tables: &mut Tables, spec: &mut TablesSpec) -> Result<(), BuildError> {
+    let workers = workers(spec);
     for (index, tunnel) in (0..).zip(&mut spec.tunnels) {
         let Some(protection) = &mut tunnel.protection else { continue };
         let transport = protection.mode == crate::esp::Mode::Transport;
@@ -496,7 +503,8 @@ fn index_sas(tables: &mut Tables, spec: &mut TablesSpec) -> Result<(), BuildErro
             let fixed = transport && protection.udp.is_none() && sa.udp_port().is_none();
             let ends = if fixed { Ends::new(tunnel.remote, tunnel.local) } else { Ends::Any };
             let plain = transport && tunnel.gre.is_plain();
-            tables.inbound.push(Inbound { sa, tunnel: index, ends, key: tunnel.gre.key, plain });
+            let owner = sa.spi() % workers;
+            tables.inbound.push(Inbound { sa, tunnel: index, ends, key: tunnel.gre.key, plain, owner });
         }
         tables.udp_ports.extend(udp_ports);
     }

@@ -90,6 +90,8 @@ pub(crate) struct Inbound {
     pub(crate) key: Option<u32>,
     /// GRE in transport mode, of which nothing is to be checked but the key.
     pub(crate) plain: bool,
+    /// The worker that the window belongs to, the only one that opens packets of the SA.
+    pub(crate) owner: u32,
 }
 
 /// The outer source and destination that packets of an inbound SA must have, in wire order.
@@ -119,6 +121,8 @@ pub(crate) struct GreEntry {
     pub(crate) plain: bool,
     /// The tunnel's packets come in UDP, and not otherwise.
     pub(crate) udp: bool,
+    /// The worker that the received sequence numbers belong to.
+    pub(crate) owner: u32,
 }
 
 /// An IP address of one family, with the tables of that family: the path is compiled once for each.

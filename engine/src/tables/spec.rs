@@ -115,6 +115,9 @@ pub struct NeighbourSpec {
 /// Everything a snapshot is built from.
 #[derive(Default)]
 pub struct TablesSpec {
+    /// Workers that share the tables; 0 counts as one. What only one of them may change, such as a replay window, belongs to
+    /// one for as long as this number stays.
+    pub workers: usize,
     /// Ports.
     pub ports: Vec<PortSpec>,
     /// Tunnels.

@@ -189,7 +189,7 @@ impl Side {
             mode: plan.mode,
             pad: plan.pad,
             udp: plan.udp.then_some(UdpEncap { source: 4500, destination: 4500 }),
-            outbound: Some(Arc::clone(outbound)),
+            outbound: vec![Arc::clone(outbound)],
             inbound: vec![Arc::clone(inbound)],
         });
         let tables =
@@ -248,6 +248,7 @@ fn spec(plan: &Plan, number: u8, protection: Option<Protection>) -> TablesSpec {
     let local: [(IpAddr, u8); 2] = [(lan_v4(number, 1).into(), 16), (lan_v6(number, 1).into(), 16)];
     let ends = [(end(number, false), 24), (end(number, true), 64)];
     TablesSpec {
+        workers: 1,
         ports: vec![
             PortSpec {
                 mac: mac(number, LAN),
