@@ -6,7 +6,10 @@
 use std::fmt::Display;
 
 use netmap_sys::NETMAP_DEVICE_NAME;
-use netmap_sys::layout::{CONSTANTS, FREEBSD_CONSTANTS, FREEBSD_STRUCTS, IOCTLS, STRUCTS, Struct};
+use netmap_sys::layout::{
+    CONSTANTS, Constant, FREEBSD_CONSTANTS, FREEBSD_IOCTLS, FREEBSD_STRUCTS, IOCTLS, LINUX_CONSTANTS,
+    LINUX_STRUCTS, STRUCTS, Struct,
+};
 
 const OPENING: &str = "\
 #include <stddef.h>
@@ -20,10 +23,13 @@ const OPENING: &str = "\
 #include <net/netmap_user.h>
 #ifdef __FreeBSD__
 #include <net/if_dl.h>
+#include <net/if_mib.h>
 #include <net/if_types.h>
 #include <net/route.h>
 #include <netinet/in.h>
 #include <sys/sysctl.h>
+#else
+#include <linux/ethtool.h>
 #endif
 
 #ifndef SKEW
@@ -49,11 +55,22 @@ fn main() {
         expect(ioctl.name, ioctl.name, expected);
     }
     println!("#ifdef __FreeBSD__");
-    FREEBSD_STRUCTS.iter().for_each(print_struct);
-    for constant in FREEBSD_CONSTANTS.iter().copied().flatten() {
-        expect(constant.name, constant.name, constant.value);
+    print_part(FREEBSD_STRUCTS, FREEBSD_CONSTANTS);
+    for ioctl in FREEBSD_IOCTLS {
+        expect(ioctl.name, ioctl.name, ioctl.freebsd);
     }
     println!("#endif");
+    println!("#ifdef __linux__");
+    print_part(LINUX_STRUCTS, LINUX_CONSTANTS);
+    println!("#endif");
+}
+
+/// What only one of the systems has.
+fn print_part(structs: &[Struct], constants: &[&[Constant]]) {
+    structs.iter().for_each(print_struct);
+    for constant in constants.iter().copied().flatten() {
+        expect(constant.name, constant.name, constant.value);
+    }
 }
 
 fn print_struct(layout: &Struct) {

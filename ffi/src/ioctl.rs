@@ -32,27 +32,36 @@ const _: () = {
 
 /// An argument is copied in and out; the same bits on both systems.
 const IN_AND_OUT: u32 = 0xc000_0000;
+/// FreeBSD: an argument is copied in.
+const FREEBSD_IN: u32 = 0x8000_0000;
+/// Linux: the same.
+const LINUX_IN: u32 = 0x4000_0000;
 /// There is no argument: FreeBSD's `<sys/ioccom.h>` says so by a bit (`IOC_VOID`), Linux's `<asm-generic/ioctl.h>` by
 /// the absence of the others (`_IOC_NONE`).
 const FREEBSD_VOID: u32 = 0x2000_0000;
 const LINUX_VOID: u32 = 0;
 
 impl Ioctl {
-    const fn both_ways<Argument>(name: &'static str, number: u8) -> Self {
+    pub(crate) const fn both_ways<Argument>(name: &'static str, number: u8) -> Self {
         let encoded = encode(IN_AND_OUT, size_of::<Argument>(), number);
         Self { name, freebsd: encoded, linux: encoded }
+    }
+
+    pub(crate) const fn inwards<Argument>(name: &'static str, number: u8) -> Self {
+        let size = size_of::<Argument>();
+        Self { name, freebsd: encode(FREEBSD_IN, size, number), linux: encode(LINUX_IN, size, number) }
     }
 
     const fn without_argument(name: &'static str, number: u8) -> Self {
         Self { name, freebsd: encode(FREEBSD_VOID, 0, number), linux: encode(LINUX_VOID, 0, number) }
     }
 
-    const fn of_target(&self) -> IoctlRequest {
+    pub(crate) const fn of_target(&self) -> IoctlRequest {
         (if cfg!(target_os = "freebsd") { self.freebsd } else { self.linux }) as IoctlRequest
     }
 }
 
-/// Direction, size of the argument, netmap's group `i`, and the number in the group, as both systems place them.
+/// Direction, size of the argument, the group `i` of network interfaces, and the number in the group, as both systems place them.
 const fn encode(direction: u32, argument_size: usize, number: u8) -> u32 {
     direction | (argument_size as u32) << 16 | (b'i' as u32) << 8 | number as u32
 }

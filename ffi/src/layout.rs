@@ -4,7 +4,7 @@
 
 use core::mem::offset_of;
 
-use crate::{ioctl, option, request, ring, route};
+use crate::{interface, ioctl, option, request, ring, route};
 
 /// A structure as C lays it out.
 #[derive(Clone, Copy, Debug)]
@@ -54,10 +54,16 @@ pub struct Ioctl {
 pub const CONSTANTS: &[&[Constant]] = &[ring::CONSTANTS, request::CONSTANTS, option::CONSTANTS];
 
 /// Every constant that FreeBSD alone has.
-pub const FREEBSD_CONSTANTS: &[&[Constant]] = &[route::CONSTANTS];
+pub const FREEBSD_CONSTANTS: &[&[Constant]] = &[route::CONSTANTS, interface::freebsd::CONSTANTS];
+
+/// Every constant that Linux alone has.
+pub const LINUX_CONSTANTS: &[&[Constant]] = &[interface::linux::CONSTANTS];
 
 /// Every ioctl number.
 pub const IOCTLS: &[Ioctl] = ioctl::IOCTLS;
+
+/// Every ioctl number that FreeBSD alone has.
+pub const FREEBSD_IOCTLS: &[Ioctl] = interface::FREEBSD_IOCTLS;
 
 /// First the name of the list. Then `struct NAME: SIZE, align ALIGN { FIELD: START..END, .. }`, then `padding { .. }` for fields that C does not name. Asserts the
 /// numbers, and that no field is missing from the list.
@@ -210,6 +216,13 @@ structs! {
 structs! {
     /// Every structure that FreeBSD alone has, or lays out in its own way.
     FREEBSD_STRUCTS:
+    struct ifreq: 32, align 8 {
+        ifr_name: 0..16,
+        ifr_reqcap: 16..20,
+        ifr_curcap: 20..24,
+    } padding {
+        pad0: 24..32,
+    }
     struct rt_metrics: 112, align 8 {
         rmx_locks: 0..8,
         rmx_mtu: 8..16,
@@ -317,5 +330,28 @@ structs! {
         sdl_alen: 6..7,
         sdl_slen: 7..8,
         sdl_data: 8..54,
+    }
+}
+
+structs! {
+    /// Every structure that Linux alone has.
+    LINUX_STRUCTS:
+    struct ethtool_value: 8, align 4 {
+        cmd: 0..4,
+        data: 4..8,
+    }
+    struct ethtool_drvinfo: 196, align 4 {
+        cmd: 0..4,
+        driver: 4..36,
+        version: 36..68,
+        fw_version: 68..100,
+        bus_info: 100..132,
+        erom_version: 132..164,
+        reserved2: 164..176,
+        n_priv_flags: 176..180,
+        n_stats: 180..184,
+        testinfo_len: 184..188,
+        eedump_len: 188..192,
+        regdump_len: 192..196,
     }
 }

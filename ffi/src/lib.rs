@@ -3,7 +3,8 @@
 //! `<net/netmap.h>` and `<net/netmap_user.h>`; nothing here allocates, decides or keeps state.
 //!
 //! Beside it, the messages of FreeBSD's routing sockets and of the sysctls of the same kind (route(4)), by the names
-//! of `<net/route.h>`, `<net/if.h>` and `<net/if_dl.h>`.
+//! of `<net/route.h>`, `<net/if.h>` and `<net/if_dl.h>`; and the requests by which an interface's offloads are read and
+//! set, those of FreeBSD's `<net/if.h>` and of Linux's `<linux/ethtool.h>`.
 //!
 //! How a port is opened with it:
 //! 1. open [`NETMAP_DEVICE_NAME`];
@@ -34,6 +35,7 @@ macro_rules! constants {
     };
 }
 
+mod interface;
 mod ioctl;
 pub mod layout;
 mod option;
@@ -44,6 +46,9 @@ mod route;
 #[cfg(target_os = "freebsd")]
 mod route_socket;
 
+pub use interface::freebsd::*;
+pub use interface::linux::*;
+pub use interface::{SIOCGIFCAP, SIOCSIFCAP, ethtool_drvinfo, ethtool_value, ifreq};
 pub use ioctl::*;
 pub use option::*;
 pub use pointer::*;

@@ -90,7 +90,7 @@ pub struct netmap_ring {
     pub nr_buf_size: u32,
     /// Number of the ring among its kind. Read only.
     pub ringid: u16,
-    /// 0: transmit; 1: receive. Read only.
+    /// Kernels write 1 for transmit and 0 for receive rings; the comment in `<net/netmap.h>` says the opposite. Read only.
     pub dir: u16,
     /// First slot of the application: the slots before it are handed over at the next sync.
     pub head: u32,

@@ -21,6 +21,8 @@ mod device;
 mod frame;
 mod interface;
 mod memory;
+pub mod netmap;
+pub mod offload;
 mod pages;
 mod port;
 mod prefetch;

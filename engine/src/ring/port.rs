@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::capture::{CaptureRx, CaptureTx};
 use super::device::Device;
 use super::memory::{WireRx, WireTx};
+use super::netmap::{NetmapRx, NetmapTx};
 use super::region::{Region, RegionError};
 use super::rx::RxRing;
 use super::tap::{TapRx, TapTx};
@@ -49,6 +50,7 @@ impl Port {
 pub(super) enum Source {
     Wire(WireRx),
     Capture(Box<CaptureRx>),
+    Netmap(Box<NetmapRx>),
     #[cfg(target_os = "linux")]
     Xdp(Box<XdpRx>),
     Tap(TapRx),
@@ -58,6 +60,7 @@ pub(super) enum Source {
 pub(super) enum Sink {
     Wire(WireTx),
     Capture(Box<CaptureTx>),
+    Netmap(Box<NetmapTx>),
     #[cfg(target_os = "linux")]
     Xdp(Box<XdpTx>),
     Tap(TapTx),
@@ -78,6 +81,10 @@ impl RxQueue {
         match &mut self.source {
             Source::Wire(wire) => wire.sync(&self.ring.raw),
             Source::Capture(capture) => capture.sync(&self.ring.raw),
+            Source::Netmap(netmap) => {
+                netmap.sync(&self.ring.raw);
+                self.ring.refresh();
+            }
             #[cfg(target_os = "linux")]
             Source::Xdp(xdp) => xdp.sync(&self.ring.raw),
             Source::Tap(tap) => tap.sync(&self.ring.raw),
@@ -99,6 +106,7 @@ impl RxQueue {
             Source::Wire(_) | Source::Capture(_) => None,
             Source::Tap(tap) => tap.wait_fd(),
             Source::Tun(tun) => tun.wait_fd(),
+            Source::Netmap(netmap) => netmap.wait_fd(),
             #[cfg(target_os = "linux")]
             Source::Xdp(xdp) => Some(xdp.wait_fd()),
         }
@@ -110,6 +118,7 @@ impl RxQueue {
             Source::Wire(_) | Source::Capture(_) => Health::Attached,
             Source::Tap(tap) => tap.device().state(),
             Source::Tun(tun) => tun.device().state(),
+            Source::Netmap(netmap) => netmap.health(),
             #[cfg(target_os = "linux")]
             Source::Xdp(xdp) => xdp.health(),
         }
@@ -130,6 +139,8 @@ impl RxQueue {
             || match &self.source {
                 Source::Wire(wire) => wire.pending(),
                 Source::Capture(capture) => capture.peek().is_some(),
+                // Only a sync could tell.
+                Source::Netmap(_) => false,
                 #[cfg(target_os = "linux")]
                 Source::Xdp(xdp) => xdp.pending(),
                 // What the system still holds shows by `wait_fd`.
@@ -153,12 +164,16 @@ impl TxQueue {
         match &mut self.sink {
             Sink::Wire(wire) => wire.sync(&self.ring.raw),
             Sink::Capture(capture) => capture.sync(&self.ring.raw),
+            Sink::Netmap(netmap) => netmap.sync(&self.ring.raw),
             #[cfg(target_os = "linux")]
             Sink::Xdp(xdp) => xdp.sync(&self.ring.raw),
             Sink::Tap(tap) => tap.sync(&self.ring.raw),
             Sink::Tun(tun) => tun.sync(&self.ring.raw),
         }
         self.ring.refresh();
+        if let Sink::Netmap(netmap) = &mut self.sink {
+            self.ring.limit(netmap.usable_slots(&self.ring.raw));
+        }
     }
 
     /// Is anything queued that the other side has not taken? It goes with a later [`TxQueue::sync`], so a thread that is about
@@ -166,7 +181,7 @@ impl TxQueue {
     pub fn pending(&self) -> bool {
         let raw = &self.ring.raw;
         match &self.sink {
-            Sink::Wire(_) | Sink::Capture(_) | Sink::Tap(_) | Sink::Tun(_) => {
+            Sink::Wire(_) | Sink::Capture(_) | Sink::Tap(_) | Sink::Tun(_) | Sink::Netmap(_) => {
                 raw.next(raw.tail()) != raw.head()
             }
             #[cfg(target_os = "linux")]

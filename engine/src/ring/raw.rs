@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use netmap_sys::{netmap_ring, netmap_slot};
 
-use super::region::Region;
+use super::OFFSET_MASK;
+use super::region::{FIRST_BUFFER, Region};
 
 /// One ring in a region. Not `Clone`: a ring has one owner.
 pub(super) struct RawRing {
@@ -20,16 +21,21 @@ pub(super) struct RawRing {
     buffer_size: u32,
     buffer_count: u32,
     offset_mask: u32,
+    max_offset: u32,
+    pool: u64,
 }
 
 // SAFETY: the ring's memory is reached through this value alone (one owner), and the region is Send and Sync.
 unsafe impl Send for RawRing {}
 
 impl RawRing {
+    /// A ring whose frames start at most `max_offset` bytes into their buffers (0 where it takes no offsets).
+    ///
     /// # Safety
-    /// `header` is an initialised ring inside `region`'s memory whose slots all carry distinct valid buffer indices or
-    /// are about to be given them by the caller, and nobody else holds a `RawRing` of it.
-    pub(super) unsafe fn new(region: Arc<Region>, header: NonNull<netmap_ring>) -> RawRing {
+    /// `header` is an initialised ring inside `region`'s memory, with all its slots inside too and `buf_ofs` and
+    /// `nr_buf_size` those of the region. The slots carry distinct buffer indices or are about to be given them by the
+    /// caller, and nobody else holds a `RawRing` of it. Where offsets are taken, its `offset_mask` is [`OFFSET_MASK`].
+    pub(super) unsafe fn new(region: Arc<Region>, header: NonNull<netmap_ring>, max_offset: u32) -> RawRing {
         let ring = header.as_ptr();
         // SAFETY: the caller vouches for the header; these fields never change after initialisation.
         unsafe {
@@ -39,7 +45,9 @@ impl RawRing {
                 count: (&raw const (*ring).num_slots).read(),
                 buffer_size: region.buffer_size(),
                 buffer_count: region.buffers(),
-                offset_mask: (&raw const (*ring).offset_mask).read() as u32,
+                offset_mask: if max_offset == 0 { 0 } else { OFFSET_MASK as u32 },
+                max_offset,
+                pool: region.pool(),
                 header,
                 region,
             }
@@ -61,6 +69,24 @@ impl RawRing {
     #[inline]
     pub(super) fn most_free(&self) -> u32 {
         self.count - 1
+    }
+
+    /// The furthest from the start of its buffer that a frame in this ring may begin.
+    #[inline]
+    pub(super) fn max_offset(&self) -> u32 {
+        self.max_offset
+    }
+
+    /// Do the two rings take buffers from the same pool, so that they can swap them?
+    #[inline]
+    pub(super) fn shares_buffers_with(&self, other: &RawRing) -> bool {
+        self.pool == other.pool
+    }
+
+    /// Slots in the ring.
+    #[inline]
+    pub(super) fn count(&self) -> u32 {
+        self.count
     }
 
     /// The slot after `index`, around the end.
@@ -104,10 +130,20 @@ impl RawRing {
         }
     }
 
+    /// The first slot of the other side. A `tail` beyond the ring (nothing that any backend of ours writes) counts as
+    /// `head`: no slot is the program's then.
     #[inline]
     pub(super) fn tail(&self) -> u32 {
         // SAFETY: as in `head`.
-        unsafe { (&raw const (*self.header.as_ptr()).tail).read_volatile() }
+        let tail = unsafe { (&raw const (*self.header.as_ptr()).tail).read_volatile() };
+        if tail < self.count { tail } else { self.head_or(0) }
+    }
+
+    /// `head`, or `otherwise` where it lies beyond the ring.
+    #[inline]
+    pub(super) fn head_or(&self, otherwise: u32) -> u32 {
+        let head = self.head();
+        if head < self.count { head } else { otherwise }
     }
 
     /// For backends, which own `tail`.
@@ -159,17 +195,20 @@ impl RawRing {
     /// Is the index one that a slot may carry? (A kernel that handed us another is not followed.)
     #[inline]
     pub(super) fn is_buffer(&self, index: u32) -> bool {
-        index < self.buffer_count
+        (FIRST_BUFFER..self.buffer_count).contains(&index)
     }
 
-    /// The whole buffer `index`, exclusively.
+    /// The whole buffer `index`, exclusively; nothing, where no slot may carry that index.
     ///
     /// # Safety
     /// The caller owns the slot that carries `index` (so nobody else touches the buffer), keeps no other reference to it,
-    /// and lets the reference go before the slot is given away. `is_buffer(index)` holds.
+    /// and lets the reference go before the slot is given away.
     #[inline]
     #[allow(clippy::mut_from_ref)] // exclusive by ownership of the slot, not of this handle
     pub(super) unsafe fn buffer<'a>(&self, index: u32) -> &'a mut [u8] {
+        if !self.is_buffer(index) {
+            return &mut [];
+        }
         let at = index as usize * self.buffer_size as usize;
         // SAFETY: the index is in range, so the buffer lies inside the region; exclusive by the caller's promise.
         unsafe { std::slice::from_raw_parts_mut(self.buffers.add(at).as_ptr(), self.buffer_size as usize) }

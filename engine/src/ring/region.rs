@@ -1,5 +1,6 @@
 //! The memory that rings and buffers live in, laid out as the kernel lays it out, so that a ring of a kernel port and
-//! one of ours are read by the same code: `[ring][ring]..[buffer 0][buffer 1][buffer 2]..`.
+//! one of ours are read by the same code: `[ring][ring]..[buffer 0][buffer 1][buffer 2]..`. It is either of our own making
+//! or a mapping of the kernel's.
 //!
 //! Buffers 0 and 1 are reserved, as in netmap. Rings and buffers are handed out once, while ports are set up.
 
@@ -18,7 +19,7 @@ const RING_ALIGN: usize = 128;
 /// Buffers start at a multiple of the largest page size in use, since AF_XDP takes whole pages.
 const PAGE_ALIGN: usize = 65536;
 /// Indices below this one are never in a slot (netmap reserves 0 and 1).
-const FIRST_BUFFER: u32 = 2;
+pub(super) const FIRST_BUFFER: u32 = 2;
 
 /// Why a region could not be made or used up.
 #[derive(Debug, thiserror::Error)]
@@ -52,8 +53,32 @@ pub enum RegionError {
 /// What has not been handed out yet; touched while ports are set up, never by packets.
 struct Unclaimed {
     next_ring: usize,
+    /// Buffers that are in no ring: in a region of our own those from here on,
     next_buffer: u32,
+    /// in a mapping those that the kernel has given beside the rings'.
+    extra: Vec<u32>,
 }
+
+/// Where a kernel's memory is mapped, and how it is divided.
+pub(super) struct Mapping {
+    /// The first byte.
+    pub(super) base: NonNull<u8>,
+    /// Bytes mapped.
+    pub(super) bytes: usize,
+    /// Bytes from the first to buffer 0.
+    pub(super) buffers_at: usize,
+    /// Bytes in each buffer.
+    pub(super) buffer_size: u32,
+    /// Buffers, the two reserved ones included.
+    pub(super) buffers: u32,
+    /// The kernel's number of this memory, by which two mappings of it are known to be the same.
+    pub(super) memory_id: u16,
+    /// Indices of buffers that are in no ring and that nobody else has.
+    pub(super) extra: Vec<u32>,
+}
+
+/// Distinguishes pools of buffers. Kernels number theirs with 16 bits; ours start above.
+static NEXT_POOL: AtomicU64 = AtomicU64::new(1 << 16);
 
 /// Shared memory of rings and equal-sized buffers. See the module page.
 pub struct Region {
@@ -65,6 +90,7 @@ pub struct Region {
     buffers_at: usize,
     buffer_size: u32,
     buffers: u32,
+    pool: u64,
     unclaimed: Mutex<Unclaimed>,
     stamps: Option<Box<[AtomicU64]>>,
 }
@@ -116,9 +142,43 @@ impl Region {
             buffers_at,
             buffer_size,
             buffers,
-            unclaimed: Mutex::new(Unclaimed { next_ring: 0, next_buffer: FIRST_BUFFER }),
+            pool: NEXT_POOL.fetch_add(1, Ordering::Relaxed),
+            unclaimed: Mutex::new(Unclaimed { next_ring: 0, next_buffer: FIRST_BUFFER, extra: Vec::new() }),
             stamps,
         }))
+    }
+
+    /// A region that is a mapping of the kernel's memory. Its rings are the kernel's; of its buffers, those in `extra`
+    /// can be claimed.
+    ///
+    /// # Safety
+    /// The mapping is live, shared, readable and writable, holds `buffers` buffers of `buffer_size` bytes from `buffers_at`
+    /// on, and nobody else unmaps it.
+    pub(super) unsafe fn adopt(mapping: Mapping) -> Arc<Region> {
+        Arc::new(Region {
+            base: mapping.base,
+            bytes: mapping.bytes,
+            rings: 0,
+            ring_stride: 0,
+            slots: 0,
+            buffers_at: mapping.buffers_at,
+            buffer_size: mapping.buffer_size,
+            buffers: mapping.buffers,
+            pool: u64::from(mapping.memory_id),
+            unclaimed: Mutex::new(Unclaimed {
+                next_ring: 0,
+                next_buffer: mapping.buffers,
+                extra: mapping.extra,
+            }),
+            stamps: None,
+        })
+    }
+
+    /// Which pool the buffers belong to: regions with the same number name the same buffers by the same indices, also
+    /// where they are mapped at different addresses.
+    #[inline]
+    pub(super) fn pool(&self) -> u64 {
+        self.pool
     }
 
     /// Bytes in each buffer.
@@ -181,11 +241,12 @@ impl Region {
             (&raw mut (*header.as_ptr()).num_slots).write(self.slots);
             (&raw mut (*header.as_ptr()).nr_buf_size).write(self.buffer_size);
             (&raw mut (*header.as_ptr()).ringid).write(index as u16);
-            (&raw mut (*header.as_ptr()).dir).write(u16::from(!transmit));
+            (&raw mut (*header.as_ptr()).dir).write(u16::from(transmit));
             (&raw mut (*header.as_ptr()).offset_mask).write(if offsets { OFFSET_MASK } else { 0 });
         }
+        let max_offset = if offsets { self.buffer_size } else { 0 };
         // SAFETY: the ring was just initialised, with as many slots as the region planned for it.
-        let raw = unsafe { RawRing::new(Arc::clone(self), header) };
+        let raw = unsafe { RawRing::new(Arc::clone(self), header, max_offset) };
         let fresh = self.claim_buffers(self.slots)?;
         for (slot, buffer) in (0..).zip(fresh) {
             raw.write_slot(
@@ -207,19 +268,21 @@ impl Region {
     /// Takes `count` buffers that are in no ring.
     pub(super) fn claim_buffers(&self, count: u32) -> Result<impl Iterator<Item = u32> + use<>, RegionError> {
         let mut unclaimed = self.unclaimed.lock().unwrap_or_else(PoisonError::into_inner);
+        let none_left = || RegionError::Exhausted("buffer");
+        let from_extra = unclaimed.extra.len().min(count as usize);
+        let rest = count - from_extra as u32;
         let first = unclaimed.next_buffer;
-        let end = first
-            .checked_add(count)
-            .filter(|end| *end <= self.buffers)
-            .ok_or(RegionError::Exhausted("buffer"))?;
+        let end = first.checked_add(rest).filter(|end| *end <= self.buffers).ok_or_else(none_left)?;
         unclaimed.next_buffer = end;
-        Ok(first..end)
+        let kept = unclaimed.extra.len() - from_extra;
+        Ok(unclaimed.extra.split_off(kept).into_iter().chain(first..end))
     }
 }
 
 impl Drop for Region {
     fn drop(&mut self) {
-        // SAFETY: the mapping was made by `map` with this length; rings hold the region by `Arc`, so none is left.
+        // SAFETY: the mapping was made by `map`, or given to `adopt`, with this length; rings hold the region by `Arc`, so
+        // none is left.
         unsafe {
             libc::munmap(self.base.as_ptr().cast(), self.bytes);
         }

@@ -1,6 +1,6 @@
 //! A receive ring: lends frames out, and gives their slots back a batch at a time.
 
-use netmap_sys::{NS_BUF_CHANGED, NS_MOREFRAG};
+use netmap_sys::{NETMAP_MAX_FRAGS, NS_BUF_CHANGED, NS_MOREFRAG, netmap_slot};
 
 use super::frame::Frame;
 use super::raw::RawRing;
@@ -18,6 +18,12 @@ impl RxRing {
         RxRing { head: raw.head(), raw }
     }
 
+    /// Takes over the cursor as the other side left it: a kernel that re-initialises a ring moves it.
+    #[inline]
+    pub(super) fn refresh(&mut self) {
+        self.head = self.raw.head_or(self.head);
+    }
+
     /// Slots with received bytes in them.
     #[inline]
     pub fn available(&self) -> u32 {
@@ -26,8 +32,8 @@ impl RxRing {
 
     /// Lends out up to [`BATCH`] received frames, oldest first, each to `lend`, and returns the number of slots they take, to
     /// be given to [`RxRing::release`] once all the frames are sent or dropped. A frame whose last slots have not arrived yet
-    /// stays. A slot that breaks the ring's rules (a buffer index or length out of range) is passed over and counted in
-    /// `broken`.
+    /// stays. What breaks the ring's rules (a buffer index or length out of range, a frame in more slots than any may
+    /// have) is passed over and counted in `broken`.
     #[inline]
     pub fn take<'a>(&'a mut self, broken: &mut u64, mut lend: impl FnMut(Frame<'a>)) -> u32 {
         let tail = self.raw.tail();
@@ -38,9 +44,7 @@ impl RxRing {
             let slot = self.raw.slot(at);
             let Some(slots) = self.slots_of(at, slot.flags, tail) else { break };
             let start = self.raw.offset(&slot);
-            let sound = self.raw.is_buffer(slot.buf_idx)
-                && start + u32::from(slot.len) <= self.raw.region().buffer_size();
-            if sound {
+            if self.is_sound(&slot) && (slots == 1 || self.rest_is_sound(at, slots)) {
                 // SAFETY: the slot lies between head and tail, so it and its buffer are ours; every buffer index is in one
                 // slot only; the frame borrows the ring, so the slot cannot be released while the frame lives.
                 let buffer = unsafe { self.raw.buffer(slot.buf_idx) };
@@ -58,14 +62,33 @@ impl RxRing {
         taken
     }
 
-    /// Slots of the frame that starts at `at`, if all of them are here.
+    /// Does the slot name a buffer, and bytes inside it?
+    #[inline]
+    fn is_sound(&self, slot: &netmap_slot) -> bool {
+        let end = self.raw.offset(slot) + u32::from(slot.len);
+        self.raw.is_buffer(slot.buf_idx) && end <= self.raw.region().buffer_size()
+    }
+
+    /// As [`RxRing::is_sound`], for the slots after the first of a frame; and does the frame end with the last of them?
+    #[cold]
+    fn rest_is_sound(&self, at: u32, slots: u32) -> bool {
+        (1..slots).all(|nth| {
+            let slot = self.raw.slot(self.raw.ahead(at, nth));
+            self.is_sound(&slot) && (slot.flags & NS_MOREFRAG == 0) == (nth + 1 == slots)
+        })
+    }
+
+    /// Slots of the frame that starts at `at`, if all of them are here. One that goes on for longer than a frame may, or
+    /// that fills the ring without an end, is cut there: nothing could ever complete it.
     #[inline]
     fn slots_of(&self, at: u32, flags: u16, tail: u32) -> Option<u32> {
         if flags & NS_MOREFRAG == 0 {
             return Some(1);
         }
         let here = self.raw.distance(at, tail);
-        (1..here).find(|n| self.raw.slot(self.raw.ahead(at, *n)).flags & NS_MOREFRAG == 0).map(|n| n + 1)
+        let most = (self.raw.count() - 1).min(NETMAP_MAX_FRAGS as u32);
+        let ends = |nth: &u32| self.raw.slot(self.raw.ahead(at, *nth)).flags & NS_MOREFRAG == 0;
+        (1..here.min(most)).find(ends).map(|nth| nth + 1).or((here >= most).then_some(most))
     }
 
     /// Gives the first `slots` slots back, as one move of the cursor. What their buffers hold may be overwritten.

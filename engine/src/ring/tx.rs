@@ -1,7 +1,5 @@
 //! A transmit ring: takes frames by swapping buffers, or by copying where two rings cannot share them.
 
-use std::sync::Arc;
-
 use netmap_sys::{NS_BUF_CHANGED, netmap_slot};
 
 use super::TAG_SHIFT;
@@ -14,7 +12,8 @@ use super::rx::RxRing;
 pub enum Refused {
     /// Too few free slots.
     Full,
-    /// Copying was needed and the frame is longer than a buffer of this ring.
+    /// Copying was needed and the frame is longer than a buffer of this ring, or it is in several slots and the ring takes
+    /// only frames in one.
     TooLong,
 }
 
@@ -31,14 +30,21 @@ pub struct TxRing {
     head: u32,
     /// Slots from `head` that are free, as of the last sync.
     space: u32,
+    /// Most slots that a frame may take.
+    most_slots: u32,
     copied: u64,
 }
 
 impl TxRing {
     pub(super) fn new(raw: RawRing) -> TxRing {
-        let mut ring = TxRing { head: raw.head(), space: 0, raw, copied: 0 };
+        let mut ring = TxRing { head: raw.head(), space: 0, most_slots: u32::MAX, raw, copied: 0 };
         ring.refresh();
         ring
+    }
+
+    /// Refuses frames in several slots: what stands behind the ring would take each part for a frame.
+    pub(super) fn single_slots_only(&mut self) {
+        self.most_slots = 1;
     }
 
     /// Free slots.
@@ -52,15 +58,21 @@ impl TxRing {
         self.copied
     }
 
-    /// Reads how far the other side has come.
+    /// Reads how far the other side has come, and the cursor, which a kernel that re-initialises a ring moves.
     #[inline]
     pub(super) fn refresh(&mut self) {
+        self.head = self.raw.head_or(self.head);
         self.space = self.raw.distance(self.head, self.raw.tail());
     }
 
+    /// Takes no more than `slots` slots until the next sync.
+    pub(super) fn limit(&mut self, slots: u32) {
+        self.space = self.space.min(slots);
+    }
+
     /// Queues a frame: its buffer goes into the transmit slot and the slot's buffer into the receive ring. Where the two
-    /// rings live in different regions, or this one takes no offsets and the frame does not start at its buffer's start,
-    /// the bytes are copied instead.
+    /// rings have no buffers in common, or the frame starts further into its buffer than this ring allows, the bytes are
+    /// copied instead.
     ///
     /// # Errors
     /// [`Refused::Full`] and [`Refused::TooLong`]; the packet is lost then, the buffer is not.
@@ -69,8 +81,12 @@ impl TxRing {
         if frame.slots > self.space {
             return Err(Refused::Full);
         }
-        let shared = Arc::ptr_eq(self.raw.region(), frame.ring.region());
-        if shared && (frame.start == 0 || self.raw.offset_mask() != 0) {
+        let starts_within = if frame.slots == 1 {
+            frame.start <= self.raw.max_offset()
+        } else {
+            self.all_start_within(&frame)?
+        };
+        if starts_within && self.raw.shares_buffers_with(frame.ring) {
             self.swap_in(&frame);
         } else {
             self.copy_in(&frame)?;
@@ -78,6 +94,17 @@ impl TxRing {
         self.head = self.raw.ahead(self.head, frame.slots);
         self.space -= frame.slots;
         Ok(())
+    }
+
+    /// Do all parts of a frame in several slots start where this ring allows?
+    #[cold]
+    fn all_start_within(&self, frame: &Frame<'_>) -> Result<bool, Refused> {
+        if frame.slots > self.most_slots {
+            return Err(Refused::TooLong);
+        }
+        let offset = |nth| frame.ring.offset(&frame.ring.slot(frame.ring.ahead(frame.slot, nth)));
+        let furthest = (1..frame.slots).map(offset).max().unwrap_or(0).max(frame.start);
+        Ok(furthest <= self.raw.max_offset())
     }
 
     #[inline]
