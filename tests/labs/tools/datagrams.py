@@ -1,0 +1,69 @@
+"""Numbered UDP datagrams: `send ADDRESS COUNT RATE SIZE` and `receive ADDRESS`. Every byte behind the number depends on it.
+
+The receiver prints `ready`, and when it is ended what it has seen, as JSON.
+"""
+
+import json
+import signal
+import socket
+import struct
+import sys
+import time
+
+PORT = 7000
+QUIET = 0.5  # seconds without a datagram, after which no more are expected
+
+
+def body(number, size):
+    return struct.pack(">Q", number) + bytes((number * 7 + place * 13) & 0xFF for place in range(size - 8))
+
+
+def udp_socket(address):
+    return socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM)
+
+
+def send(address, count, rate, size):
+    with udp_socket(address) as out:
+        out.connect((address, PORT))
+        start = time.monotonic()
+        for number in range(count):
+            ahead = start + number / rate - time.monotonic()
+            if ahead > 0:
+                time.sleep(ahead)
+            try:
+                out.send(body(number, size))
+            except ConnectionRefusedError:
+                pass  # an ICMP error to an earlier one
+
+
+def receive(address):
+    ended = []
+    signal.signal(signal.SIGTERM, lambda *_: ended.append(True))
+    seen, duplicates, reordered, corrupt, highest = set(), 0, 0, 0, -1
+    with udp_socket(address) as into:
+        into.setsockopt(socket.SOL_SOCKET, 33, 16 << 20)  # SO_RCVBUFFORCE
+        into.bind((address, PORT))
+        into.settimeout(QUIET)
+        print("ready", flush=True)
+        while True:
+            try:
+                datagram = into.recv(65535)
+            except TimeoutError:
+                if ended:
+                    break
+                continue
+            number = struct.unpack(">Q", datagram[:8])[0]
+            corrupt += datagram != body(number, len(datagram))
+            duplicates += number in seen
+            reordered += number not in seen and number < highest
+            seen.add(number)
+            highest = max(highest, number)
+    counts = {"unique": len(seen), "duplicates": duplicates, "reordered": reordered, "corrupt": corrupt}
+    print(json.dumps(counts), flush=True)
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "send":
+        send(sys.argv[2], *map(int, sys.argv[3:6]))
+    else:
+        receive(sys.argv[2])
