@@ -42,7 +42,7 @@ pub(crate) fn transmit(
     tables: &Tables,
     counters: &WorkerCounters,
 ) {
-    for packet in packets.drain(..) {
+    for packet in packets.iter_mut() {
         let sent = match packet.next {
             Next::Drop(reason) => refuse(packet, reason, queues, exits),
             _ => send(packet, queues, exits, received_by, tables, counters),
@@ -56,7 +56,7 @@ pub(crate) fn transmit(
 /// A packet that cannot go on is the exception thread's where that can do something about it.
 #[inline]
 fn refuse(
-    mut packet: Packet<'_>,
+    packet: &mut Packet<'_>,
     reason: Reason,
     queues: &mut [TxQueue],
     exits: &Exits,
@@ -64,7 +64,7 @@ fn refuse(
     let Some(cause) = Cause::of(reason) else { return Err(reason) };
     let queue = exits.exceptions.and_then(|queue| queues.get_mut(queue)).ok_or(reason)?;
     packet.frame.set_tag(packet.origin | exception(cause));
-    queue.ring.push(packet.frame).map_err(|_| reason)?;
+    queue.ring.push(&mut packet.frame).map_err(|_| reason)?;
     if cause.is_loss() { Err(reason) } else { Ok(()) }
 }
 
@@ -76,7 +76,7 @@ fn exception(cause: Cause) -> u32 {
 
 #[inline]
 fn send(
-    mut packet: Packet<'_>,
+    packet: &mut Packet<'_>,
     queues: &mut [TxQueue],
     exits: &Exits,
     received_by: MacAddr,
@@ -91,17 +91,17 @@ fn send(
             };
             let (port, mac) = (*port, *mac);
             let src = tables.ports.get(usize::from(port)).ok_or(Reason::NoRoute)?.mac;
-            push_ethernet(&mut packet, EthernetHeader { dst: mac, src, ethertype: 0 })?;
+            push_ethernet(packet, EthernetHeader { dst: mac, src, ethertype: 0 })?;
             usize::from(port)
         }
         Next::HandOver(worker) => return hand_over(packet, worker as usize, queues, exits),
-        Next::Host => host(&mut packet, exits, tables)?,
+        Next::Host => host(packet, exits, tables)?,
         Next::Exception(cause) => match exits.exceptions {
             Some(queue) => {
                 packet.frame.set_tag(packet.origin | exception(cause));
                 queue
             }
-            None if cause == Cause::IcmpError => host(&mut packet, exits, tables)?,
+            None if cause == Cause::IcmpError => host(packet, exits, tables)?,
             None => return Err(cause.reason()),
         },
         Next::HostInner(tunnel) => match exits.interfaces {
@@ -111,7 +111,7 @@ fn send(
             }
             None => {
                 let header = EthernetHeader { dst: received_by, src: packet.source, ethertype: 0 };
-                push_ethernet(&mut packet, header)?;
+                push_ethernet(packet, header)?;
                 exits.host.ok_or(Reason::NoHost)?
             }
         },
@@ -122,7 +122,7 @@ fn send(
         Next::Tunnel(_) => return Err(Reason::NoSa),
     };
     let queue = queues.get_mut(port).ok_or(Reason::NoRoute)?;
-    queue.ring.push(packet.frame).map_err(|refused| match refused {
+    queue.ring.push(&mut packet.frame).map_err(|refused| match refused {
         Refused::Full => Reason::TxFull,
         Refused::TooLong => Reason::TooBig,
     })?;
@@ -135,14 +135,14 @@ fn send(
 /// Another worker takes the frame as if it had received it, by the same port.
 #[inline(never)]
 fn hand_over(
-    mut packet: Packet<'_>,
+    packet: &mut Packet<'_>,
     worker: usize,
     queues: &mut [TxQueue],
     exits: &Exits,
 ) -> Result<(), Reason> {
     let queue = exits.peer(worker).and_then(|queue| queues.get_mut(queue)).ok_or(Reason::HandoverFull)?;
     packet.frame.set_tag(Injected::Receive(packet.origin).encode());
-    queue.ring.push(packet.frame).map_err(|_| Reason::HandoverFull)
+    queue.ring.push(&mut packet.frame).map_err(|_| Reason::HandoverFull)
 }
 
 /// The queue that a frame for the host stack goes to, of the port that it came by.

@@ -179,6 +179,13 @@ impl<'a> Frame<'a> {
         super::prefetch::prefetch_at(self.buffer, self.start as usize + 64);
     }
 
+    /// The frame has been sent: its buffer is another's now, so nothing is left of it here. Sent once more, it is nothing.
+    #[inline]
+    pub(super) fn spend(&mut self) {
+        self.buffer = &mut [];
+        (self.start, self.len, self.slots) = (0, 0, 0);
+    }
+
     /// Does another slot follow the `nth` of this frame?
     #[inline]
     pub(super) fn more_after(&self, nth: u32) -> u16 {

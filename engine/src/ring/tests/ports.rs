@@ -77,7 +77,7 @@ pub(super) fn reflect((rx, tx): &mut Pair) {
     tx.sync();
     if rx.ring.available() <= tx.ring.space() {
         let mut broken = 0;
-        let slots = rx.ring.take(&mut broken, |frame| assert_eq!(tx.ring.push(frame), Ok(())));
+        let slots = rx.ring.take(&mut broken, |mut frame| assert_eq!(tx.ring.push(&mut frame), Ok(())));
         assert_eq!(broken, 0);
         rx.ring.release(slots);
     }

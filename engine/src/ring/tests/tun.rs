@@ -359,9 +359,9 @@ fn reflect_until((rx, tx): &mut Pair, stop: &AtomicBool) {
     while !stop.load(Ordering::Relaxed) {
         rx.sync();
         let mut broken = 0;
-        let slots = rx.ring.take(&mut broken, |frame| {
+        let slots = rx.ring.take(&mut broken, |mut frame| {
             // Full while the other side is slow, and dropped then.
-            let _ = tx.ring.push(frame);
+            let _ = tx.ring.push(&mut frame);
         });
         rx.ring.release(slots);
         tx.sync();
@@ -463,7 +463,7 @@ fn answer_until((rx, tx): &mut Pair, stop: &AtomicBool) {
         let mut broken = 0;
         let slots = rx.ring.take(&mut broken, |mut frame| {
             if answer_echo(frame.bytes_mut()) {
-                let _ = tx.ring.push(frame);
+                let _ = tx.ring.push(&mut frame);
             }
         });
         rx.ring.release(slots);
@@ -516,7 +516,7 @@ fn packets_keep_their_tag_over_a_wire() {
             let slots = rx.ring.take(&mut broken, |mut frame| {
                 let tag = frame.tag();
                 frame.set_tag(if exchange { 1 - tag } else { tag });
-                assert_eq!(tx.ring.push(frame), Ok(()));
+                assert_eq!(tx.ring.push(&mut frame), Ok(()));
             });
             rx.ring.release(slots);
             tx.sync();

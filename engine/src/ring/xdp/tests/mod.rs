@@ -95,7 +95,7 @@ fn frames_are_swapped_between_two_ports() {
                 assert!(frame.headroom() >= HEADROOM as usize);
                 assert!(frame.pull(14) && frame.push(100) && frame.pull(100 - 14));
                 frame.bytes_mut()[..14].copy_from_slice(&header);
-                to.tx.ring.push(frame).expect("room");
+                to.tx.ring.push(&mut frame).expect("room");
                 forwarded += 1;
             });
             assert_eq!(broken, 0);
