@@ -54,7 +54,8 @@ pub(crate) fn transmit(
 }
 
 /// A packet that cannot go on is the exception thread's where that can do something about it.
-#[inline]
+#[cold]
+#[inline(never)]
 fn refuse(
     packet: &mut Packet<'_>,
     reason: Reason,
