@@ -139,6 +139,15 @@ impl RawRing {
         if tail < self.count { tail } else { self.head_or(0) }
     }
 
+    /// Where the program is to go on that has come to `ours`. There, as long as it lies among the program's slots: what it
+    /// has released or queued stays so when a kernel sets the ring's own cursor back (netmap's re-initialisation, to the
+    /// slot that it has come to itself). Else where the ring's cursor is.
+    #[inline]
+    pub(super) fn resume(&self, ours: u32) -> u32 {
+        let head = self.head_or(ours);
+        if self.distance(head, ours) <= self.distance(head, self.tail()) { ours } else { head }
+    }
+
     /// `head`, or `otherwise` where it lies beyond the ring.
     #[inline]
     pub(super) fn head_or(&self, otherwise: u32) -> u32 {

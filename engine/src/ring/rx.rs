@@ -18,10 +18,10 @@ impl RxRing {
         RxRing { head: raw.head(), raw }
     }
 
-    /// Takes over the cursor as the other side left it: a kernel that re-initialises a ring moves it.
+    /// Finds its place again after a kernel may have re-initialised the ring.
     #[inline]
     pub(super) fn refresh(&mut self) {
-        self.head = self.raw.head_or(self.head);
+        self.head = self.raw.resume(self.head);
     }
 
     /// Slots with received bytes in them.

@@ -58,10 +58,10 @@ impl TxRing {
         self.copied
     }
 
-    /// Reads how far the other side has come, and the cursor, which a kernel that re-initialises a ring moves.
+    /// Reads how far the other side has come. A kernel that re-initialises a ring sets its cursor back to the slot that it has
+    /// come to itself; the next [`TxRing::commit`] shows it ours again, so that nothing queued is lost.
     #[inline]
     pub(super) fn refresh(&mut self) {
-        self.head = self.raw.head_or(self.head);
         self.space = self.raw.distance(self.head, self.raw.tail());
     }
 

@@ -3,8 +3,6 @@
 use std::ffi::CString;
 use std::io;
 
-use netmap_sys::IFNAMSIZ;
-
 use crate::ring::offload::Interface;
 
 /// What the system knows of an interface.
@@ -17,21 +15,6 @@ pub(super) struct InterfaceFacts {
     pub(super) driver: Option<String>,
     /// Does the driver have netmap in it? FreeBSD says so; elsewhere nobody knows.
     pub(super) native: Option<bool>,
-}
-
-/// A name as requests carry it: ended by a zero.
-///
-/// # Errors
-/// `InvalidInput` for one that no interface can have.
-pub(in crate::ring) fn interface_name(name: &str) -> io::Result<[u8; IFNAMSIZ]> {
-    let mut field = [0; IFNAMSIZ];
-    if name.is_empty() || name.len() >= IFNAMSIZ || name.bytes().any(|byte| byte == 0) {
-        return Err(io::ErrorKind::InvalidInput.into());
-    }
-    for (to, from) in field.iter_mut().zip(name.bytes()) {
-        *to = from;
-    }
-    Ok(field)
 }
 
 /// What the system knows of the interface `name`; `None` where there is none.

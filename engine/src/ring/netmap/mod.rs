@@ -31,8 +31,8 @@ use std::sync::Arc;
 use netmap_sys::{NR_REG_ALL_NIC, NR_REG_ONE_NIC, NR_REG_SW};
 
 pub use error::NetmapError;
-pub(super) use interface::interface_name;
 pub use name::PortKind;
+pub use queue::NetmapHold;
 pub(super) use queue::{NetmapRx, NetmapTx};
 
 use self::interface::InterfaceFacts;
@@ -127,6 +127,8 @@ pub struct NetmapPort {
     pub host: Option<Port>,
     /// What the kernel has given.
     pub facts: NetmapFacts,
+    /// Keeps all the port's queues away from the kernel, wherever they are.
+    pub hold: NetmapHold,
     region: Arc<Region>,
 }
 
@@ -149,7 +151,7 @@ impl NetmapPort {
         NetmapMemory { id: self.facts.memory_id }
     }
 
-    /// The region of the port's buffers, for queues between threads.
+    /// The region of the port's buffers, for queues between threads. Who keeps it keeps the port open: it is the mapping.
     pub fn region(&self) -> &Arc<Region> {
         &self.region
     }
@@ -162,6 +164,7 @@ struct Plan<'a> {
     interface: Option<InterfaceFacts>,
     pairs: u32,
     options: &'a NetmapOptions,
+    hold: NetmapHold,
 }
 
 fn open_in(
@@ -205,7 +208,7 @@ fn open_in(
     let host = host.zip(host_rings).map(|(bound, rings)| Port {
         queues: plan.queues(&region, &bound, rings, &keeper, Behind::Host).collect(),
     });
-    Ok(NetmapPort { nic, host, facts, region })
+    Ok(NetmapPort { nic, host, facts, hold: plan.hold, region })
 }
 
 /// A descriptor that has been bound to rings.
@@ -230,7 +233,7 @@ type Pairs = Vec<(Found, Found)>;
 impl<'a> Plan<'a> {
     fn make(kernel: &'a dyn Kernel, name: &str, options: &'a NetmapOptions) -> Result<Plan<'a>, NetmapError> {
         let name = PortName::parse(name)?;
-        let mut plan = Plan { kernel, interface: None, pairs: 1, options, name };
+        let mut plan = Plan { kernel, interface: None, pairs: 1, options, hold: NetmapHold::default(), name };
         let descriptor = plan.open_device()?;
         describe(&*descriptor, None).map_err(|error| match error.raw_os_error() {
             Some(libc::EINVAL | libc::ENOTTY | libc::ENXIO) => NetmapError::Version,
@@ -405,8 +408,9 @@ impl<'a> Plan<'a> {
         let interface = self.interface.as_ref().map(|it| (Arc::from(self.name.as_str()), it.index));
         let max_offset = bound.registration.max_offset.unwrap_or(0);
         let (region, descriptor, keeper) = (region.clone(), bound.descriptor.clone(), keeper.clone());
+        let hold = self.hold.clone();
         rings.into_iter().map(move |(tx, rx)| {
-            let line = Line::new(descriptor.clone(), interface.clone(), keeper.clone());
+            let line = Line::new(descriptor.clone(), interface.clone(), hold.clone(), keeper.clone());
             // SAFETY: `Memory::ring` has checked both headers against the mapping that the region is, and each ring is
             // found once: descriptors are bound exclusively, to different rings.
             let (tx, rx) = unsafe {

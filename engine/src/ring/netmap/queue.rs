@@ -4,7 +4,8 @@
 //! a spin: the ring rests for a while, and nobody is told to wait on a descriptor that would report nothing but the error.
 //!
 //! While an interface is administratively down, FreeBSD's drivers keep its rings locked, and a sync or a `poll` sleeps in the
-//! kernel until it is up again, beyond the reach of signals (`nm_kr_tryget`). Nothing on this side can shorten that.
+//! kernel until it is up again, beyond the reach of signals, `SIGKILL` included (`nm_kr_tryget`; seen on FreeBSD 14). All ports
+//! that the thread serves stand still with it. [`NetmapHold`] is the way out.
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -24,6 +25,29 @@ const EMULATED_RESYNC: Duration = Duration::from_millis(20);
 /// How long a ring rests after a failed sync.
 const REST: Duration = Duration::from_millis(10);
 
+/// Keeps the queues of a port, which may be with other threads by now, away from the kernel's rings.
+///
+/// A thread that is asleep in a sync because the interface was set down is freed like this: hold the port, set the
+/// interface up, and then, if it is to stay down, down again. Release it when the interface is up for good.
+#[derive(Debug, Clone, Default)]
+pub struct NetmapHold(Arc<AtomicBool>);
+
+impl NetmapHold {
+    /// From now on no queue of the port makes a system call; their health is [`Health::Down`].
+    pub fn hold(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    /// The queues go on.
+    pub fn release(&self) {
+        self.0.store(false, Ordering::Relaxed);
+    }
+
+    fn is_held(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
 /// What stands behind both directions of a ring pair.
 #[derive(Clone)]
 pub(super) struct Line {
@@ -32,6 +56,7 @@ pub(super) struct Line {
     interface: Option<(Arc<str>, u32)>,
     /// Set for good when one of the two directions can no more be used.
     lost: Arc<AtomicBool>,
+    hold: NetmapHold,
     /// Goes last: the offloads come back when the last queue of the port has gone.
     _port: Arc<dyn Send + Sync>,
 }
@@ -40,9 +65,10 @@ impl Line {
     pub(super) fn new(
         descriptor: Arc<dyn Descriptor>,
         interface: Option<(Arc<str>, u32)>,
+        hold: NetmapHold,
         port: Arc<dyn Send + Sync>,
     ) -> Line {
-        Line { descriptor, interface, lost: Arc::default(), _port: port }
+        Line { descriptor, interface, lost: Arc::default(), hold, _port: port }
     }
 }
 
@@ -61,6 +87,9 @@ struct Ring {
 impl Ring {
     /// Makes the call, unless the ring rests. Was it made, and did it succeed?
     fn sync(&mut self, exchange: Exchange) -> bool {
+        if self.line.hold.is_held() {
+            return false;
+        }
         if let State::Stopped(until) = self.state
             && (Instant::now() < until || self.is_lost())
         {
@@ -101,12 +130,13 @@ impl Ring {
     }
 
     fn works(&self) -> bool {
-        matches!(self.state, State::Works)
+        matches!(self.state, State::Works) && !self.line.hold.is_held()
     }
 
     fn health(&self) -> Health {
         match self.state {
             _ if self.is_lost() => Health::Departed,
+            State::Works if self.line.hold.is_held() => Health::Down,
             State::Works => Health::Attached,
             State::Stopped(_) => match &self.line.interface {
                 Some((name, index)) if self.line.descriptor.is_attached(name, *index) => Health::Down,

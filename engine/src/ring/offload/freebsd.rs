@@ -11,8 +11,7 @@ use netmap_sys::{
     IoctlRequest, SIOCGIFCAP, SIOCSIFCAP, ifreq,
 };
 
-use super::{Card, Offloads};
-use crate::ring::netmap::interface_name;
+use super::{Card, Offloads, interface_name};
 
 /// The capabilities that change frames, by the names that ifconfig(8) has for them.
 pub(super) const NAMES: &[(u32, &str)] = &[

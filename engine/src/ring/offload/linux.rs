@@ -11,8 +11,7 @@ use netmap_sys::{
     ETHTOOL_SRXCSUM, ETHTOOL_STSO, ETHTOOL_STXCSUM, ethtool_drvinfo, ethtool_value,
 };
 
-use super::{Card, Offloads};
-use crate::ring::netmap::interface_name;
+use super::{Card, Offloads, interface_name};
 
 const RX_CHECKSUM: u32 = 1;
 const TX_CHECKSUM: u32 = 1 << 1;

@@ -14,6 +14,8 @@ use std::fmt;
 use std::io;
 use std::str::FromStr;
 
+use netmap_sys::IFNAMSIZ;
+
 #[cfg(target_os = "freebsd")]
 mod freebsd;
 #[cfg(target_os = "linux")]
@@ -88,6 +90,21 @@ impl FromStr for Offloads {
             known.map(|(bit, _)| Offloads(set.0 | bit)).ok_or_else(|| UnknownOffload(word.to_owned()))
         })
     }
+}
+
+/// A name as requests carry it: ended by a zero.
+///
+/// # Errors
+/// `InvalidInput` for one that no interface can have.
+fn interface_name(name: &str) -> io::Result<[u8; IFNAMSIZ]> {
+    let mut field = [0; IFNAMSIZ];
+    if name.is_empty() || name.len() >= IFNAMSIZ || name.bytes().any(|byte| byte == 0) {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    for (to, from) in field.iter_mut().zip(name.bytes()) {
+        *to = from;
+    }
+    Ok(field)
 }
 
 /// An interface whose offloads can be read and set. A trait, so that tests can play one.
