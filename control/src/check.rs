@@ -248,7 +248,7 @@ fn largest_mtu(
 ) -> usize {
     const UNKNOWN: u16 = 1500;
     let port = config.ports.iter().find(|one| Some(one.name.as_str()) == port);
-    let fitting = engine.layout().mtu(usize::from(port.map_or(UNKNOWN, |port| port.mtu)));
+    let fitting = engine.layout().mtu(usize::from(port.map_or(UNKNOWN, |port| port.mtu())));
     fitting.saturating_sub(replay::inner_link_header(tunnel))
 }
 

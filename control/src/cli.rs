@@ -13,6 +13,7 @@ use clap_complete::Shell;
 use clap_mangen::roff::{Roff, roman};
 
 use crate::config::Suite;
+use crate::daemon;
 
 /// GRE over ESP for routers, on netmap rings
 #[derive(Debug, Parser)]
@@ -37,6 +38,10 @@ pub enum Action {
     Replay(Replay),
     /// Say everything that is wrong or risky in a configuration; changes nothing
     Check(Check),
+    /// Run the daemon in the foreground; it prints `ready` when packets pass
+    Run(Run),
+    /// Show what the daemon is doing
+    Show(Show),
     /// Print the completion script for a shell
     Completions(Completions),
     /// Print the manual page (roff) of all commands
@@ -134,6 +139,31 @@ pub struct Check {
     #[arg(short, long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
     pub config: PathBuf,
     /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `culvert run`.
+#[derive(Args, Debug)]
+pub struct Run {
+    /// Configuration file
+    #[arg(short, long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
+    pub config: PathBuf,
+    /// UNIX socket to listen on
+    #[arg(long, value_name = "PATH", default_value = daemon::SOCKET, value_hint = clap::ValueHint::FilePath)]
+    pub socket: PathBuf,
+}
+
+/// Arguments of `culvert show`.
+#[derive(Args, Debug)]
+pub struct Show {
+    /// What to show
+    #[arg(value_name = "WHAT")]
+    pub what: daemon::What,
+    /// UNIX socket that the daemon listens on
+    #[arg(long, value_name = "PATH", default_value = daemon::SOCKET, value_hint = clap::ValueHint::FilePath)]
+    pub socket: PathBuf,
+    /// Print one JSON object instead of a table
     #[arg(long)]
     pub json: bool,
 }
@@ -352,6 +382,8 @@ mod tests {
             ("culvert demo --seconds 0", "1..=86400"),
             ("culvert demmo", "demo"),
             ("culvert", "Usage"),
+            ("culvert run", "--config <FILE>"),
+            ("culvert show keys", "neighbours"),
             ("culvert completions ksh", "zsh"),
         ] {
             let message = refusal(line);
@@ -385,7 +417,7 @@ mod tests {
             let mut script = Vec::new();
             write_completions(*shell, &mut script).unwrap();
             let script = String::from_utf8(script).unwrap();
-            for word in ["replay", "bench", "check", "completions", "man", "demo"] {
+            for word in ["replay", "bench", "check", "run", "show", "completions", "man", "demo"] {
                 assert!(script.contains(word), "{shell} {word}");
             }
         }

@@ -8,6 +8,7 @@ pub mod bench;
 pub mod check;
 pub mod cli;
 pub mod config;
+pub mod daemon;
 pub mod demo;
 mod failure;
 pub mod interface;
@@ -15,6 +16,7 @@ pub mod lab;
 pub mod nesting;
 pub mod plan;
 pub mod replay;
+pub mod report;
 pub mod routes;
 pub mod table;
 
@@ -41,6 +43,8 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<(), Failure>
         Action::Bench(arguments) => bench::run(arguments),
         Action::Replay(arguments) => replay::run(arguments),
         Action::Check(arguments) => check::run(arguments),
+        Action::Run(arguments) => daemon::run(arguments),
+        Action::Show(arguments) => daemon::show(arguments),
         Action::Completions(arguments) => {
             cli::write_completions(arguments.shell, &mut io::stdout().lock()).map_err(Failure::stdout)
         }

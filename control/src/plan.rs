@@ -14,7 +14,7 @@ use culvert_engine::counters::{TunnelCounterBank, TunnelCounterSet};
 use culvert_engine::esp::replay::ReplayWindow;
 use culvert_engine::esp::{self, InboundSa, IvRange, Key, OutboundSa, Router};
 use culvert_engine::fib;
-use culvert_engine::gre::{self, Options};
+use culvert_engine::gre::{self, Options, Sequences};
 use culvert_engine::tables::{
     BuildError, Gateway, NeighbourSpec, PortSpec, RouteSpec, Stack, Tables, TablesSpec, To, TunnelSpec,
 };
@@ -70,21 +70,66 @@ pub fn replay(config: &Config) -> Result<Plan, PlanError> {
     if !refused.is_empty() {
         return Err(PlanError::Configuration(refused));
     }
-    let random = SystemRandom::new();
-    let mut spec = specification(config);
-    for (spec, tunnel) in spec.tunnels.iter_mut().zip(&config.tunnels) {
-        if let (Some(protection), Protect::Manual(manual)) = (&mut spec.protection, &tunnel.protect) {
-            install(protection, manual, tunnel, &random)?;
-        }
-    }
-    let inbound = spec.tunnels.iter().map(inbound_of).collect();
-    let counters = spec.tunnels.iter().map(|tunnel| tunnel.counters.clone()).collect();
-    let tables = build(spec, config).map_err(PlanError::Configuration)?;
+    let kept = Kept::new(config, 1)?;
+    let tables = build(specification(config, &kept), config).map_err(PlanError::Configuration)?;
     let nested = nested(config, &tables);
     if !nested.is_empty() {
         return Err(PlanError::Configuration(nested));
     }
+    let inbound = kept.tunnels.iter().map(|tunnel| tunnel.inbound.clone()).collect();
+    let counters = kept.tunnels.iter().map(|tunnel| tunnel.counters.clone()).collect();
     Ok(Plan { tables, inbound, counters })
+}
+
+/// What a run keeps when its tables are replaced: what packets change, so that no number is used twice and no count lost.
+pub struct Kept {
+    /// Workers that it is made for.
+    pub workers: usize,
+    /// For each tunnel, in the configuration's order.
+    pub tunnels: Vec<KeptTunnel>,
+}
+
+/// What a tunnel keeps.
+pub struct KeptTunnel {
+    /// The SAs that send.
+    pub outbound: Vec<Arc<OutboundSa>>,
+    /// The SAs that receive, in the configuration's order.
+    pub inbound: Vec<Arc<InboundSa>>,
+    /// Its counters, one for each worker.
+    pub counters: TunnelCounterSet,
+    /// GRE sequence numbers.
+    pub sequences: Arc<Sequences>,
+}
+
+impl Kept {
+    /// The state of a new run with `workers` workers: manual SAs with all their numbers before them, all counters 0. Nobody
+    /// records what IVs are used, so they are from the part that is set aside for such runs, from a random place on (see
+    /// `culvert_engine::esp::iv`).
+    ///
+    /// # Errors
+    /// [`PlanError::Configuration`] for an SA that the engine does not take, [`PlanError::Random`] when the system gives no
+    /// random numbers.
+    pub fn new(config: &Config, workers: usize) -> Result<Kept, PlanError> {
+        let random = SystemRandom::new();
+        let mut kept = Kept::without_sas(config, workers);
+        for (kept, tunnel) in kept.tunnels.iter_mut().zip(&config.tunnels) {
+            if let Protect::Manual(manual) = &tunnel.protect {
+                install(kept, manual, tunnel, &random)?;
+            }
+        }
+        Ok(kept)
+    }
+
+    fn without_sas(config: &Config, workers: usize) -> Kept {
+        let mut bank = TunnelCounterBank::new(workers);
+        let mut tunnel = || KeptTunnel {
+            outbound: Vec::new(),
+            inbound: Vec::new(),
+            counters: bank.take(),
+            sequences: Arc::default(),
+        };
+        Kept { workers, tunnels: config.tunnels.iter().map(|_| tunnel()).collect() }
+    }
 }
 
 /// The tables as far as the configuration alone shows them: without any SA, and with a stand-in where CARP gives a tunnel
@@ -93,7 +138,7 @@ pub fn replay(config: &Config) -> Result<Plan, PlanError> {
 /// # Errors
 /// What the engine finds contradictory.
 pub fn preview(config: &Config) -> Result<Tables, Vec<Problem>> {
-    build(specification(config), config)
+    build(specification(config, &Kept::without_sas(config, 1)), config)
 }
 
 /// The graph of tunnels in tunnels that the tables' routes make.
@@ -214,12 +259,13 @@ fn needs_the_daemon(tunnel: &Tunnel) -> Vec<Problem> {
     problems
 }
 
+/// Ports or tunnels by their names: their places in the configuration.
 fn numbers<'c>(names: impl Iterator<Item = &'c String>) -> HashMap<&'c str, usize> {
     names.enumerate().map(|(number, name)| (name.as_str(), number)).collect()
 }
 
-/// Everything but SAs.
-fn specification(config: &Config) -> TablesSpec {
+/// What the configuration alone says, with the state that is kept.
+pub fn specification(config: &Config, kept: &Kept) -> TablesSpec {
     let ports = numbers(config.ports.iter().map(|port| &port.name));
     let number = |name: &str| ports.get(name).copied();
     let to_ports = config.routes.iter().filter_map(|route| match &route.target {
@@ -230,16 +276,15 @@ fn specification(config: &Config) -> TablesSpec {
         RouteTarget::Tunnel(_) => None,
     });
     let mut spec = TablesSpec {
-        workers: 1,
+        workers: kept.workers,
         ports: config.ports.iter().enumerate().map(|(number, port)| port_spec(number, port)).collect(),
         tunnels: Vec::with_capacity(config.tunnels.len()),
         routes: to_ports.collect(),
         neighbours: Vec::with_capacity(config.neighbours.len()),
     };
-    let mut bank = TunnelCounterBank::new(1);
-    for (place, tunnel) in config.tunnels.iter().enumerate() {
+    for (place, (tunnel, kept)) in config.tunnels.iter().zip(&kept.tunnels).enumerate() {
         let bridge = tunnel.bridge.as_deref().and_then(number);
-        spec.tunnels.push(tunnel_spec(place, tunnel, bridge, &mut bank));
+        spec.tunnels.push(tunnel_spec(place, tunnel, bridge, kept));
     }
     for route in tunnel_routes(config) {
         spec.routes.extend(
@@ -260,19 +305,14 @@ fn port_spec(number: usize, port: &Port) -> PortSpec {
     PortSpec {
         mac: port.mac.map_or(stand_in_mac(number), mac),
         any_mac: port.mac.is_none(),
-        mtu: port.mtu,
+        mtu: port.mtu(),
         addresses: port.addresses.iter().map(|prefix| (prefix.addr, prefix.len)).collect(),
         stack: Stack::Shared,
         host_of: None,
     }
 }
 
-fn tunnel_spec(
-    place: usize,
-    tunnel: &Tunnel,
-    bridge: Option<usize>,
-    bank: &mut TunnelCounterBank,
-) -> TunnelSpec {
+fn tunnel_spec(place: usize, tunnel: &Tunnel, bridge: Option<usize>, kept: &KeptTunnel) -> TunnelSpec {
     let payload = match tunnel.payload {
         Payload::Ip => gre::Payload::Ip,
         Payload::Ethernet => gre::Payload::Ethernet,
@@ -294,11 +334,11 @@ fn tunnel_spec(
         },
         path_mtu: None,
         clamp_mss: tunnel.clamp_mss,
-        protection: protection(tunnel),
+        protection: protection(tunnel, kept),
         gre_in_udp: tunnel.encapsulation == Encapsulation::Udp,
         bridge,
-        counters: bank.take(),
-        sequences: Arc::default(),
+        counters: kept.counters.clone(),
+        sequences: Arc::clone(&kept.sequences),
     }
 }
 
@@ -317,8 +357,8 @@ fn local(place: usize, tunnel: &Tunnel) -> IpAddr {
     }
 }
 
-/// ESP as the tunnel has it, without SAs.
-fn protection(tunnel: &Tunnel) -> Option<Protection> {
+/// ESP as the tunnel has it.
+fn protection(tunnel: &Tunnel, kept: &KeptTunnel) -> Option<Protection> {
     let (mode, pad, udp) = match &tunnel.protect {
         Protect::None => return None,
         Protect::Manual(manual) => {
@@ -332,12 +372,12 @@ fn protection(tunnel: &Tunnel) -> Option<Protection> {
         Mode::Transport => esp::Mode::Transport,
         Mode::Tunnel => esp::Mode::Tunnel,
     };
-    Some(Protection { mode, pad, udp, outbound: Vec::new(), inbound: Vec::new() })
+    Some(Protection { mode, pad, udp, outbound: kept.outbound.clone(), inbound: kept.inbound.clone() })
 }
 
 /// Makes the tunnel's manual SAs.
 fn install(
-    protection: &mut Protection,
+    kept: &mut KeptTunnel,
     manual: &Manual,
     tunnel: &Tunnel,
     random: &SystemRandom,
@@ -348,13 +388,13 @@ fn install(
         match sa.direction {
             Direction::Out => {
                 let ivs = unrecorded(random)?;
-                protection.outbound.push(Arc::new(OutboundSa::new(sa.spi, key, sa.esn, ivs, 1)));
+                kept.outbound.push(Arc::new(OutboundSa::new(sa.spi, key, sa.esn, ivs, 1)));
             }
             Direction::In => {
                 let window = ReplayWindow::new(sa.replay_window, sa.esn)
                     .map_err(|error| refused(error.to_string()))?;
                 let inbound = InboundSa::new(sa.spi, key, sa.esn, window);
-                protection.inbound.push(Arc::new(match sa.udp_encap {
+                kept.inbound.push(Arc::new(match sa.udp_encap {
                     Some(udp) => inbound.in_udp(udp.destination),
                     None => inbound,
                 }));
@@ -373,10 +413,6 @@ fn unrecorded(random: &SystemRandom) -> Result<IvRange, PlanError> {
     let mut bytes = [0; 8];
     random.fill(&mut bytes).map_err(|_| PlanError::Random)?;
     Ok(IvRange::unrecorded(Router::First, u64::from_ne_bytes(bytes)))
-}
-
-fn inbound_of(tunnel: &TunnelSpec) -> Vec<Arc<InboundSa>> {
-    tunnel.protection.as_ref().map_or(Vec::new(), |protection| protection.inbound.clone())
 }
 
 /// The engine's name for a suite.
@@ -402,7 +438,7 @@ fn build(spec: TablesSpec, config: &Config) -> Result<Tables, Vec<Problem>> {
 }
 
 /// The engine's objection, in the configuration's names.
-fn explain(error: &BuildError, config: &Config) -> Problem {
+pub fn explain(error: &BuildError, config: &Config) -> Problem {
     let tunnel_name = |tunnel: &Tunnel| format!("tunnel {:?}", tunnel.name);
     let (what, remedy, at) = match error {
         BuildError::DuplicateRoute(twice) => {

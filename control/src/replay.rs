@@ -24,7 +24,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use culvert_engine::capture::{MAX_RECORD, Writer};
-use culvert_engine::counters::{Counter, TunnelCounterSet, TunnelCounters, WorkerCounters};
+use culvert_engine::counters::WorkerCounters;
 use culvert_engine::drops::Reason;
 use culvert_engine::ring::capture::{CaptureRx, CaptureTx};
 use culvert_engine::ring::{BATCH, HEADROOM, Port, Region};
@@ -35,8 +35,9 @@ use serde::ser::{Serialize, SerializeMap, Serializer};
 
 use crate::Failure;
 use crate::cli::{self, PortFile};
-use crate::config::{Config, Direction, ManualSa, Protect};
+use crate::config::Config;
 use crate::plan::{self, Plan};
+use crate::report::{self, Counts, Numbers, SaReport};
 use crate::table::Table;
 
 /// The name of the port towards the host stack.
@@ -86,7 +87,7 @@ pub fn run(arguments: &cli::Replay) -> Result<(), Failure> {
                 name: &config.name,
                 counts: Counts::of(counters),
                 mtu: inner_mtu(config, tunnel),
-                sas: sas(config, tunnel, inbound),
+                sas: report::sas(config, tunnel.outbound(), inbound),
             })
             .collect(),
         drops: replay.drops(),
@@ -328,7 +329,7 @@ impl Replay {
 
 /// Room for the longest packet of any port, with everything the engine puts around it.
 fn buffer_size(config: &Config) -> u32 {
-    let longest = config.ports.iter().map(|port| u32::from(port.mtu)).max().unwrap_or(0);
+    let longest = config.ports.iter().map(|port| u32::from(port.mtu())).max().unwrap_or(0);
     let size = (HEADROOM + AROUND_PACKET + longest).next_multiple_of(64);
     size.clamp(SMALLEST_BUFFER, LARGEST_BUFFER)
 }
@@ -375,85 +376,6 @@ struct TunnelReport<'a> {
     mtu: usize,
     #[serde(skip_serializing_if = "Option::is_none")]
     sas: Option<Vec<SaReport>>,
-}
-
-#[derive(serde::Serialize)]
-struct Counts {
-    in_packets: u64,
-    in_bytes: u64,
-    out_packets: u64,
-    out_bytes: u64,
-}
-
-impl Counts {
-    fn of(counters: &TunnelCounterSet) -> Counts {
-        let sum = |counter: fn(&TunnelCounters) -> &Counter| {
-            counters.workers().map(|worker| counter(worker).get()).sum()
-        };
-        Counts {
-            in_packets: sum(|counters| &counters.in_packets),
-            in_bytes: sum(|counters| &counters.in_bytes),
-            out_packets: sum(|counters| &counters.out_packets),
-            out_bytes: sum(|counters| &counters.out_bytes),
-        }
-    }
-}
-
-#[derive(serde::Serialize)]
-struct SaReport {
-    direction: &'static str,
-    spi: u32,
-    suite: &'static str,
-    #[serde(flatten)]
-    numbers: Numbers,
-    state: &'static str,
-}
-
-#[derive(serde::Serialize)]
-#[serde(untagged)]
-enum Numbers {
-    Out { used: u64, remaining: u64 },
-    In { highest: u64 },
-}
-
-/// The SAs of a protected tunnel, in the configuration's order.
-fn sas(
-    config: &crate::config::Tunnel,
-    tunnel: &culvert_engine::tunnel::Tunnel,
-    inbound: &[std::sync::Arc<culvert_engine::esp::InboundSa>],
-) -> Option<Vec<SaReport>> {
-    let manual = match &config.protect {
-        Protect::Manual(manual) => manual,
-        Protect::None | Protect::Ike(_) => return None,
-    };
-    let report = |sa: &ManualSa| {
-        let numbers = match sa.direction {
-            Direction::Out => tunnel
-                .outbound()
-                .find(|own| own.spi() == sa.spi)
-                .map(|sa| Numbers::Out { used: sa.used(), remaining: sa.remaining() }),
-            Direction::In => inbound
-                .iter()
-                .find(|inbound| inbound.spi() == sa.spi)
-                .map(|inbound| Numbers::In { highest: inbound.window().highest() }),
-        }?;
-        let last = if sa.esn { u64::MAX } else { u64::from(u32::MAX) };
-        let exhausted = match numbers {
-            Numbers::Out { remaining, .. } => remaining == 0,
-            Numbers::In { highest } => highest == last,
-        };
-        Some(SaReport {
-            direction: match sa.direction {
-                Direction::Out => "out",
-                Direction::In => "in",
-            },
-            spi: sa.spi,
-            suite: sa.suite.name(),
-            numbers,
-            state: if exhausted { "exhausted" } else { "live" },
-        })
-    };
-    Some(manual.sas.iter().filter_map(report).collect())
 }
 
 /// An object whose fields come in the order of the list.
@@ -509,8 +431,7 @@ fn tables(report: &Report<'_>) -> String {
                 Numbers::In { highest } => (highest, None),
             };
             let name = format!("{} {:#010x}", sa.direction, sa.spi);
-            let cells =
-                [tunnel.name.to_owned(), name, sa.suite.to_owned(), sa.state.to_owned(), last.to_string()];
+            let cells = [tunnel.name.to_owned(), name, sa.suite.clone(), sa.state.clone(), last.to_string()];
             sas.row(cells.into_iter().chain(remaining.map(|number| number.to_string())));
         }
     }

@@ -90,6 +90,12 @@ impl Worker {
         self
     }
 
+    /// The same worker, which also receives on another queue of port `port`. It sends by the one that it has of that port.
+    pub fn with_queue(mut self, port: usize, rx: RxQueue) -> Worker {
+        self.receive.push((rx, Role::Port(port)));
+        self
+    }
+
     /// What this worker counts.
     pub fn counters(&self) -> &Arc<WorkerCounters> {
         &self.counters
@@ -108,6 +114,24 @@ impl Worker {
     /// What a thread can wait on until there is something to do; queues that have nothing to wait on have to be looked at.
     pub fn wait_fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         self.receive.iter().filter_map(|(queue, _)| queue.wait_fd())
+    }
+
+    /// Has the exception thread not taken all that it was given?
+    #[inline]
+    pub fn waits_for_exceptions(&self) -> bool {
+        self.exits.exceptions.and_then(|queue| self.transmit.get(queue)).is_some_and(TxQueue::is_unread)
+    }
+
+    /// Has the other worker with the wire number `peer` (its own number, or one less beyond this worker's) not taken all that it
+    /// was handed?
+    #[inline]
+    pub fn waits_for_peer(&self, peer: usize) -> bool {
+        self.exits.peers.and_then(|first| self.transmit.get(first + peer)).is_some_and(TxQueue::is_unread)
+    }
+
+    /// Is anything queued for sending that has not gone? Another round sends it, so a thread should not sleep for long then.
+    pub fn is_sending(&self) -> bool {
+        self.transmit.iter().any(TxQueue::pending)
     }
 
     /// Takes one batch from every receive queue. Returns the number of frames.

@@ -31,13 +31,35 @@ pub struct Engine {
     pub workers: u16,
     /// Whether frames that are not the engine's go to the host stack.
     pub host_port: bool,
+    /// What a worker does that finds nothing to do.
+    pub idle: Idle,
     /// Where the table stands; `None` where the configuration has none.
     pub at: Option<Position>,
 }
 
 impl Default for Engine {
     fn default() -> Self {
-        Self { workers: 0, host_port: true, at: None }
+        Self { workers: 0, host_port: true, idle: Idle::Adaptive, at: None }
+    }
+}
+
+/// What a worker does that finds nothing to do.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Idle {
+    /// It looks again for a moment, then sleeps until something comes.
+    Adaptive,
+    /// It looks again, always: no packet waits for a thread to wake, and the core is busy all the time.
+    Spin,
+}
+
+impl Idle {
+    /// The name that the configuration uses.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Idle::Adaptive => "adaptive",
+            Idle::Spin => "spin",
+        }
     }
 }
 
@@ -52,11 +74,22 @@ pub struct Port {
     pub mac: Option<Mac>,
     /// Its own addresses with the length of their networks; host bits are kept.
     pub addresses: Vec<Prefix>,
-    /// Longest IP packet in bytes, 576 to 65535.
-    pub mtu: u16,
+    /// Longest IP packet in bytes, 576 to 65535; `None`: the device's.
+    pub mtu: Option<u16>,
     /// Where the entry stands.
     pub at: Position,
 }
+
+impl Port {
+    /// The longest IP packet in bytes as far as the configuration shows: Ethernet's where it says nothing.
+    #[must_use]
+    pub fn mtu(&self) -> u16 {
+        self.mtu.unwrap_or(ETHERNET_MTU)
+    }
+}
+
+/// The longest IP packet in a plain Ethernet frame, in bytes (RFC 894).
+const ETHERNET_MTU: u16 = 1500;
 
 /// What is behind a port.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]

@@ -10,7 +10,7 @@ use toml::de::DeValue;
 use zeroize::Zeroizing;
 
 use super::model::{
-    Auth, Config, Direction, Encapsulation, Engine, Ike, Keepalive, Local, Manual, ManualSa, Mode, Mtu,
+    Auth, Config, Direction, Encapsulation, Engine, Idle, Ike, Keepalive, Local, Manual, ManualSa, Mode, Mtu,
     Neighbour, Payload, Port, Prefix, Protect, Route, RouteTarget, Secret, Suite, Tunnel, UdpEncap,
 };
 use super::reader::{Table, number, wrong_kind};
@@ -103,10 +103,13 @@ fn read_engine(mut table: Table<'_>, draft: &mut Draft, report: &mut Report) {
     }
     let workers = table.number("workers", 0..=256, report);
     let host_port = table.boolean("host_port", report);
+    let words = [Idle::Adaptive, Idle::Spin].map(|idle| (idle.name(), idle));
+    let idle = table.text("idle", report, |text| values::word(text, &words));
     let default = Engine::default();
     draft.config.engine = Engine {
         workers: workers.unwrap_or(default.workers),
         host_port: host_port.unwrap_or(default.host_port),
+        idle: idle.unwrap_or(default.idle),
         at: Some(table.at.clone()),
     };
     table.finish(report);
@@ -143,8 +146,11 @@ fn read_port(mut table: Table<'_>, draft: &mut Draft, report: &mut Report) {
     let device = table.text("device", report, values::device);
     let mac = table.text("mac", report, values::mac);
     let addresses = without_positions(table.texts("addresses", report, values::interface_address));
-    let mtu = table.number("mtu", MIN_MTU..=MAX_MTU, report).unwrap_or(1500);
-    if mtu < MIN_MTU_IPV6 && addresses.iter().any(|address| address.addr.is_ipv6()) {
+    let mtu = table.number("mtu", MIN_MTU..=MAX_MTU, report);
+    if let Some(mtu) = mtu
+        && mtu < MIN_MTU_IPV6
+        && addresses.iter().any(|address| address.addr.is_ipv6())
+    {
         refuse_ipv6_mtu(&table, mtu, report);
     }
     let at = table.at.clone();

@@ -129,7 +129,7 @@ fn the_documented_example_loads() {
     assert_eq!(wan.device, Device::Netmap("vmx0".into()));
     assert_eq!(wan.mac, Some(Mac([2, 0, 0, 0, 0, 1])));
     assert_eq!(wan.addresses, [Prefix { addr: "192.0.2.1".parse().unwrap(), len: 24 }]);
-    assert_eq!((lan.name.as_str(), lan.mtu, lan.mac), ("lan", 1500, None));
+    assert_eq!((lan.name.as_str(), lan.mtu, lan.mtu(), lan.mac), ("lan", None, 1500, None));
     let [tunnel] = config.tunnels.as_slice() else { panic!("one tunnel") };
     assert_eq!(tunnel.inner.unwrap().to_string(), "172.27.27.252/32");
     assert_eq!(tunnel.peer, Some("172.27.27.33".parse().unwrap()));

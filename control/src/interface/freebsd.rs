@@ -5,24 +5,29 @@ use std::io;
 use std::net::IpAddr;
 use std::process::{Command, Output};
 
+use culvert_engine::fib::Prefix;
+
 use super::{Inner, Present, canonical};
 
 const IFCONFIG: &str = "/sbin/ifconfig";
+#[cfg(target_os = "freebsd")]
+const ROUTE: &str = "/sbin/route";
 
-/// The program.
+/// The programs.
 pub(super) struct System {
     program: String,
+    route: String,
 }
 
 impl System {
     #[cfg(target_os = "freebsd")]
     pub(super) fn open() -> io::Result<System> {
-        Ok(System::with(IFCONFIG))
+        Ok(System::with(IFCONFIG, ROUTE))
     }
 
     /// For tests on other systems, which have one of their own.
-    pub(super) fn with(program: &str) -> System {
-        System { program: program.to_owned() }
+    pub(super) fn with(program: &str, route: &str) -> System {
+        System { program: program.to_owned(), route: route.to_owned() }
     }
 
     pub(super) fn read(&mut self, name: &str) -> io::Result<Option<Present>> {
@@ -49,6 +54,27 @@ impl System {
         self.change(&remove_arguments(name, inner))
     }
 
+    pub(super) fn add_route(&mut self, name: &str, prefix: Prefix) -> io::Result<()> {
+        self.change_route("add", name, prefix, &["already in table", "File exists"])
+    }
+
+    pub(super) fn remove_route(&mut self, name: &str, prefix: Prefix) -> io::Result<()> {
+        self.change_route("delete", name, prefix, &["not in table", "No such process"])
+    }
+
+    /// `done` are the complaints, of releases with and without netlink, that nothing was left to do.
+    fn change_route(&self, verb: &str, name: &str, prefix: Prefix, done: &[&str]) -> io::Result<()> {
+        let family = if prefix.addr().is_ipv4() { "-inet" } else { "-inet6" };
+        let prefix = prefix.to_string();
+        let arguments = ["-n", verb, family, "-net", &prefix, "-interface", name];
+        let output = run(&self.route, &arguments.map(str::to_owned))?;
+        let told = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+        if output.status.success() || done.iter().any(|done| told.contains(done)) {
+            return Ok(());
+        }
+        Err(io::Error::other(told.lines().collect::<Vec<_>>().join("; ")))
+    }
+
     /// They go one by one, soon enough.
     #[cfg(target_os = "freebsd")]
     pub(super) fn delete_all(&mut self, _names: &[&str]) -> Result<(), (String, io::Error)> {
@@ -61,9 +87,13 @@ impl System {
     }
 
     fn run(&self, arguments: &[String]) -> io::Result<Output> {
-        let output = Command::new(&self.program).args(arguments).env("LC_ALL", "C").output();
-        output.map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", self.program)))
+        run(&self.program, arguments)
     }
+}
+
+fn run(program: &str, arguments: &[String]) -> io::Result<Output> {
+    let output = Command::new(program).args(arguments).env("LC_ALL", "C").output();
+    output.map_err(|error| io::Error::new(error.kind(), format!("{program}: {error}")))
 }
 
 /// What the program says to its failure.

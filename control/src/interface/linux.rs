@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use culvert_engine::fib::Prefix;
 use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
 
@@ -82,6 +83,32 @@ impl System {
         request.header(&address_header(family, inner.prefix_len, libc::IFA_F_NODAD, link.index));
         request.address(libc::IFA_LOCAL, inner.local);
         request.address(libc::IFA_ADDRESS, inner.peer.unwrap_or(inner.local));
+        self.ask(request).map(drop)
+    }
+
+    pub(super) fn add_route(&mut self, name: &str, prefix: Prefix) -> io::Result<()> {
+        let flags = libc::NLM_F_CREATE | libc::NLM_F_EXCL;
+        match self.change_route(libc::RTM_NEWROUTE, flags, name, prefix) {
+            Err(error) if error.raw_os_error() == Some(libc::EEXIST) => Ok(()),
+            result => result,
+        }
+    }
+
+    pub(super) fn remove_route(&mut self, name: &str, prefix: Prefix) -> io::Result<()> {
+        match self.change_route(libc::RTM_DELROUTE, 0, name, prefix) {
+            Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Ok(()),
+            result => result,
+        }
+    }
+
+    fn change_route(&mut self, kind: u16, flags: i32, name: &str, prefix: Prefix) -> io::Result<()> {
+        let link = self.link(name)?.ok_or_else(|| io::Error::from_raw_os_error(libc::ENODEV))?;
+        let mut request = Request::new(kind, libc::NLM_F_ACK | flags);
+        request.header(&route_header(prefix));
+        if prefix.prefix_len() > 0 {
+            request.address(libc::RTA_DST, prefix.addr());
+        }
+        request.attribute(libc::RTA_OIF, &link.index.to_ne_bytes());
         self.ask(request).map(drop)
     }
 
@@ -221,6 +248,14 @@ fn address_header(family: i32, prefix_len: u8, flags: u32, index: u32) -> Vec<u8
     let mut header = vec![family as u8, prefix_len, flags as u8, 0];
     header.extend(index.to_ne_bytes());
     header
+}
+
+/// `struct rtmsg`: family, lengths of the destination and the source, type of service, table, protocol, scope, type; flags.
+fn route_header(prefix: Prefix) -> Vec<u8> {
+    let family = if prefix.addr().is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
+    let (table, protocol) = (libc::RT_TABLE_MAIN, libc::RTPROT_STATIC);
+    let scope = libc::RT_SCOPE_LINK;
+    vec![family as u8, prefix.prefix_len(), 0, 0, table, protocol, scope, libc::RTN_UNICAST, 0, 0, 0, 0]
 }
 
 /// The first message of a datagram, its sequence number, and what follows it.

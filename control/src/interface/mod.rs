@@ -13,6 +13,8 @@ use std::fmt;
 use std::io;
 use std::net::IpAddr;
 
+use culvert_engine::fib::Prefix;
+
 #[cfg(any(target_os = "freebsd", test))]
 mod freebsd;
 #[cfg(target_os = "linux")]
@@ -87,6 +89,8 @@ pub struct HostInterfaces {
     system: System,
     /// What we gave to each interface.
     given: BTreeMap<String, BTreeSet<Inner>>,
+    /// The routes that we led into each interface.
+    routes: BTreeMap<String, BTreeSet<Prefix>>,
 }
 
 impl HostInterfaces {
@@ -95,7 +99,7 @@ impl HostInterfaces {
     /// # Errors
     /// The system's.
     pub fn open() -> io::Result<HostInterfaces> {
-        Ok(HostInterfaces { system: System::open()?, given: BTreeMap::new() })
+        Ok(HostInterfaces { system: System::open()?, given: BTreeMap::new(), routes: BTreeMap::new() })
     }
 
     /// Makes the interface up, with this MTU and these addresses. What is right already is not touched. Addresses that others
@@ -134,6 +138,29 @@ impl HostInterfaces {
         wanted.difference(&present.addresses).next().map_or(Ok(()), |missing| otherwise(missing.to_string()))
     }
 
+    /// Makes the host send packets to these prefixes into the interface, and none to those of an earlier call that are not
+    /// among them. A prefix that the host routes already, whoever said so, is left as it is.
+    ///
+    /// # Errors
+    /// [`ConfigureError::Refused`]. What has been set until then stays; calling again goes on.
+    pub fn set_routes(&mut self, name: &str, wanted: &BTreeSet<Prefix>) -> Result<(), ConfigureError> {
+        let HostInterfaces { system, routes, .. } = self;
+        let refused = |verb: &str, prefix: Prefix| {
+            let what = format!("{verb} the route to {prefix}");
+            move |source| ConfigureError::Refused { name: name.to_owned(), what, source }
+        };
+        let routes = routes.entry(name.to_owned()).or_default();
+        for old in routes.difference(wanted).copied().collect::<Vec<_>>() {
+            system.remove_route(name, old).map_err(refused("remove", old))?;
+            routes.remove(&old);
+        }
+        for new in wanted.difference(routes).copied().collect::<Vec<_>>() {
+            system.add_route(name, new).map_err(refused("add", new))?;
+            routes.insert(new);
+        }
+        Ok(())
+    }
+
     /// What the interface has.
     ///
     /// # Errors
@@ -151,6 +178,7 @@ impl HostInterfaces {
     /// The interface is gone, or no tunnel's any more.
     pub fn forget(&mut self, name: &str) {
         self.given.remove(name);
+        self.routes.remove(name);
     }
 
     /// Deletes these interfaces, all at once. One by one they go by themselves with [`culvert_engine::ring::TunSet`], which takes

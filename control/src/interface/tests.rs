@@ -52,6 +52,32 @@ mod linux {
     }
 
     #[test]
+    fn routes_lead_into_the_interface_as_long_as_they_are_wanted() {
+        in_namespace("routes_lead_into_the_interface_as_long_as_they_are_wanted", || {
+            let mut host = tun();
+            host.configure("t", 1400, &[]).expect("root");
+            ip("link set lo up");
+            ip("route add 10.3.0.0/16 dev lo");
+            let prefixes = |texts: &[&str]| texts.iter().map(|text| text.parse().expect(text)).collect();
+            let routes = || ip("-o route show dev t scope link") + &ip("-6 -o route show dev t proto static");
+            host.set_routes("t", &prefixes(&["10.2.0.0/16", "10.3.0.0/16", "2001:db8:20::/64"]))
+                .expect("root");
+            assert!(
+                routes().contains("10.2.0.0/16") && routes().contains("2001:db8:20::/64"),
+                "{}",
+                routes()
+            );
+            assert!(!routes().contains("10.3.0.0/16"), "somebody else's");
+            // What the host has lost since is no matter.
+            ip("route del 10.2.0.0/16 dev t");
+            host.set_routes("t", &prefixes(&["0.0.0.0/0"])).expect("root");
+            assert!(routes().starts_with("default") && !routes().contains("2001:db8:20::"), "{}", routes());
+            let error = host.set_routes("none", &prefixes(&["10.2.0.0/16"])).expect_err("there is none");
+            assert!(error.to_string().starts_with("interface none: cannot add the route to 10.2.0.0/16: "));
+        });
+    }
+
+    #[test]
     fn an_interface_is_made_what_it_should_be() {
         in_namespace("an_interface_is_made_what_it_should_be", || {
             let mut host = tun();
@@ -169,7 +195,8 @@ fn what_ifconfig_is_told() {
                 \tgroups: tun\n\tnd6 options=21<PERFORMNUD,AUTO_LINKLOCAL>\n\tOpened by PID 812\n";
     fs::write(folder.join("ifconfig.says"), says).expect("its words");
 
-    let mut system = freebsd::System::with(program.to_str().expect("a path"));
+    let program = program.to_str().expect("a path");
+    let mut system = freebsd::System::with(program, program);
     let present = system.read("paris-oslo").expect("it answers");
     let addresses = [
         inner("172.27.27.252", 32, Some("172.27.27.33")),
@@ -187,6 +214,8 @@ fn what_ifconfig_is_told() {
     system.remove_address("t", inner("10.1.2.3", 24, None)).expect("done");
     system.remove_address("t", inner("2001:db8::1", 128, None)).expect("done");
     assert!(system.add_address("bad", inner("10.1.2.3", 0, None)).is_err());
+    system.add_route("t", "10.2.0.0/16".parse().expect("a prefix")).expect("done");
+    system.remove_route("t", "2001:db8:20::/64".parse().expect("a prefix")).expect("done");
     let told = fs::read_to_string(folder.join("ifconfig.told")).expect("its arguments");
     fs::remove_dir_all(&folder).expect("ours");
     let expected = [
@@ -201,8 +230,10 @@ fn what_ifconfig_is_told() {
         "t|inet|10.1.2.3|-alias|",
         "t|inet6|2001:db8::1|-alias|",
         "bad|inet|10.1.2.3|10.1.2.3|netmask|0x00000000|alias|",
+        "-n|add|-inet|-net|10.2.0.0/16|-interface|t|",
+        "-n|delete|-inet6|-net|2001:db8:20::/64|-interface|t|",
     ];
     assert_eq!(told.lines().collect::<Vec<_>>(), expected);
-    let none = freebsd::System::with("/nonexistent/ifconfig").read("t").expect_err("none").to_string();
+    let none = freebsd::System::with("/nonexistent/ifconfig", "").read("t").expect_err("none").to_string();
     assert!(none.starts_with("/nonexistent/ifconfig: "), "{none}");
 }

@@ -100,6 +100,13 @@ impl WireTx {
     }
 }
 
+impl WireTx {
+    /// Has the receiving end not taken all that was sent?
+    pub(super) fn is_unread(&self) -> bool {
+        self.link.read.load(Ordering::Acquire) != self.written
+    }
+}
+
 /// The receiving end of a link, behind a receive ring.
 pub(super) struct WireRx {
     link: Arc<Link>,

@@ -189,6 +189,12 @@ impl TxQueue {
         }
     }
 
+    /// Is something on a wire that its far end has not taken? Whoever is there may have to be woken.
+    #[inline]
+    pub fn is_unread(&self) -> bool {
+        matches!(&self.sink, Sink::Wire(wire) if wire.is_unread())
+    }
+
     /// The capture file behind this queue, if that is what it is.
     pub fn capture_mut(&mut self) -> Option<&mut CaptureTx> {
         match &mut self.sink {

@@ -44,6 +44,14 @@ const FRAME_OVERHEAD: u32 = 18;
 /// Rings of its region that a port takes for each queue.
 pub const RINGS_PER_QUEUE: usize = 2;
 
+/// How many ring pairs a port of that interface has: one for each of its receive queues.
+///
+/// # Errors
+/// There is no such interface, or it is not Ethernet's.
+pub fn queues(interface: &str) -> Result<usize, XdpError> {
+    Interface::find(interface).map(|found| found.queues as usize)
+}
+
 /// What of an interface's frames the engine takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Take {

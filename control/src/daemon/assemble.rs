@@ -1,0 +1,328 @@
+//! From everything that is known to the engine's tables: pure, so that each change of the host is one call.
+//!
+//! [`build`]:
+//! 1. The configuration comes first; of the host it takes what the configuration does not say (addresses, MACs, MTUs), and
+//!    routes to prefixes that the configuration does not route; then stations that the exception thread has found.
+//! 2. The engine builds its tables.
+//! 3. A tunnel whose far end would now be reached through a tunnel keeps the way it had last ([`Built::held`]); one that never
+//!    had another stays down, since the engine sends no tunnel's packets into a tunnel.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use culvert_engine::exception::keepalive;
+use culvert_engine::exception::thread::{PortSetup, Setup, TunnelSetup};
+use culvert_engine::fib::Prefix;
+use culvert_engine::tables::{
+    BuildError, Gateway, NeighbourSpec, PortSpec, RouteSpec, Stack, Tables, TablesSpec,
+};
+use culvert_engine::wire::ethernet::MacAddr;
+
+use super::devices::is_of_host;
+use crate::config::{
+    Config, Direction, Local, ManualSa, Payload, Port, Prefix as ConfigPrefix, Protect, Tunnel,
+};
+use crate::plan::{self, Kept};
+use crate::routes::{Hop, HostTables, Way, prefix_around};
+
+/// IKE and ESP in UDP (RFC 3948 section 2.1).
+const NAT_T_PORT: u16 = 4500;
+
+/// What is known of a port's device.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Link {
+    /// The port's address on its link, where the configuration gives none.
+    pub(super) mac: Option<MacAddr>,
+    /// The device's MTU in bytes.
+    pub(super) mtu: Option<u32>,
+}
+
+/// Everything that tables are made of.
+pub(super) struct Known<'a> {
+    pub(super) config: &'a Config,
+    pub(super) kept: &'a Kept,
+    /// For each port.
+    pub(super) links: &'a [Link],
+    pub(super) host: &'a HostTables,
+    /// Stations that the exception thread has found, by port and address.
+    pub(super) found: &'a BTreeMap<(usize, IpAddr), MacAddr>,
+    /// For each tunnel what was learned of its path's MTU, in bytes.
+    pub(super) path_mtus: &'a [Option<u16>],
+    /// For each tunnel the way to its far end that it had last.
+    pub(super) ways: &'a [Option<Gateway>],
+}
+
+/// Tables, and what they were made of.
+pub(super) struct Built {
+    pub(super) tables: Tables,
+    /// All routes as the engine has them.
+    pub(super) routes: BTreeMap<Prefix, Gateway>,
+    pub(super) setup: Setup,
+    /// For each tunnel the way to its far end out of ports, or the last that there was.
+    pub(super) ways: Vec<Option<Gateway>>,
+    /// Tunnels that keep a way which the routes do not give any more.
+    pub(super) held: Vec<usize>,
+    /// Tunnels that a route leads into another one, and that have no way to keep.
+    pub(super) nested: Vec<usize>,
+}
+
+/// Builds the tables. See the module page.
+///
+/// # Errors
+/// What the engine finds contradictory.
+pub(super) fn build(known: &Known<'_>) -> Result<Built, BuildError> {
+    let spec = specification(known);
+    let mut routes = effective(&spec);
+    let mut setup = setup(known, &spec);
+    let mut tables = Tables::build(spec)?;
+    let nested: Vec<usize> = plan::nesting(known.config, &tables).nested().collect();
+    // One that is gone for a moment is remembered: what comes back first may be what leads into a tunnel.
+    let last = |tunnel: usize| known.ways.get(tunnel).cloned().flatten();
+    let mut ways: Vec<Option<Gateway>> = (0..)
+        .zip(&known.config.tunnels)
+        .map(|(number, tunnel)| way_out(tunnel.remote, &routes).or_else(|| last(number)))
+        .collect();
+    let (held, nested): (Vec<usize>, Vec<usize>) =
+        nested.into_iter().partition(|tunnel| last(*tunnel).is_some());
+    if !held.is_empty() {
+        let mut spec = specification(known);
+        for tunnel in &held {
+            hold(&mut spec, *tunnel, last(*tunnel));
+            if let Some(way) = ways.get_mut(*tunnel) {
+                *way = last(*tunnel);
+            }
+        }
+        routes = effective(&spec);
+        setup = self::setup(known, &spec);
+        tables = Tables::build(spec)?;
+    }
+    Ok(Built { tables, routes, setup, ways, held, nested })
+}
+
+/// Step 3: a route of its own to the tunnel's far end, in place of any that is there.
+fn hold(spec: &mut TablesSpec, tunnel: usize, way: Option<Gateway>) {
+    let (Some(tunnel), Some(gateway)) = (spec.tunnels.get(tunnel), way) else { return };
+    let prefix = Prefix::from(tunnel.remote);
+    spec.routes.retain(|route| route.prefix != prefix);
+    spec.routes.push(RouteSpec { prefix, gateway });
+}
+
+/// Step 1.
+fn specification(known: &Known<'_>) -> TablesSpec {
+    let Known { config, kept, host, .. } = known;
+    let mut spec = plan::specification(config, kept);
+    for (number, (port, spec)) in config.ports.iter().zip(&mut spec.ports).enumerate() {
+        let link = known.links.get(number).copied().unwrap_or_default();
+        complete(spec, port, link);
+        let of_host = host.port_addresses.iter().filter(|(port, ..)| *port == number);
+        add_addresses(&mut spec.addresses, of_host.map(|(_, address, len)| (*address, *len)));
+    }
+    for (number, spec) in spec.tunnels.iter_mut().enumerate() {
+        spec.path_mtu = known.path_mtus.get(number).copied().flatten();
+        let of_host = host.tunnel_addresses.iter().filter(|(tunnel, ..)| *tunnel == number);
+        add_addresses(&mut spec.inner, of_host.map(|(_, address, len)| (*address, *len)));
+    }
+    add_routes(&mut spec, config, host);
+    let mut stations: BTreeMap<(usize, IpAddr), MacAddr> = known.found.clone();
+    stations.extend(host.neighbours.iter().map(|station| ((station.port, station.address), station.mac)));
+    stations.extend(spec.neighbours.iter().map(|station| ((station.port, station.address), station.mac)));
+    let stations = stations.into_iter();
+    spec.neighbours = stations.map(|((port, address), mac)| NeighbourSpec { port, address, mac }).collect();
+    spec
+}
+
+/// What the configuration leaves to the device.
+fn complete(spec: &mut PortSpec, port: &Port, link: Link) {
+    spec.any_mac = false;
+    if let (None, Some(mac)) = (port.mac, link.mac) {
+        spec.mac = mac;
+    }
+    spec.mtu = mtu(port, link);
+    spec.stack = if is_of_host(port) { Stack::Kernel } else { Stack::Own };
+}
+
+fn mtu(port: &Port, link: Link) -> u16 {
+    let of_link = link.mtu.map(|mtu| u16::try_from(mtu).unwrap_or(u16::MAX));
+    match (port.mtu, of_link) {
+        (Some(mtu), Some(most)) => mtu.min(most),
+        (None, Some(mtu)) => mtu,
+        (_, None) => port.mtu(),
+    }
+}
+
+/// The ports' MTUs in bytes.
+pub(super) fn mtus(config: &Config, links: &[Link]) -> Vec<u16> {
+    let links = links.iter().copied().chain(std::iter::repeat(Link::default()));
+    config.ports.iter().zip(links).map(|(port, link)| mtu(port, link)).collect()
+}
+
+/// The tunnels' near ends.
+pub(super) fn local_ends(config: &Config) -> Vec<IpAddr> {
+    let local = |tunnel: &Tunnel| match tunnel.local {
+        Local::Address(address) => Some(address),
+        Local::Carp { .. } => None,
+    };
+    config.tunnels.iter().filter_map(local).collect()
+}
+
+/// The UDP ports on which tunnels receive ESP: where the far end sends to, and the well-known one.
+pub(super) fn esp_ports(config: &Config) -> BTreeSet<u16> {
+    let of_sa = |sa: &ManualSa| {
+        let udp = sa.udp_encap?;
+        Some(match sa.direction {
+            Direction::In => udp.destination,
+            Direction::Out => udp.source,
+        })
+    };
+    let manual = config.tunnels.iter().filter_map(|tunnel| match &tunnel.protect {
+        Protect::Manual(manual) => Some(&manual.sas),
+        Protect::None | Protect::Ike(_) => None,
+    });
+    manual.flatten().filter_map(of_sa).chain([NAT_T_PORT]).collect()
+}
+
+/// Link-local ones of IPv6 are the link's alone: what is for them is never forwarded (RFC 4291 section 2.5.6).
+fn add_addresses(to: &mut Vec<(IpAddr, u8)>, more: impl Iterator<Item = (IpAddr, u8)>) {
+    for (address, len) in more {
+        let link_local = matches!(address, IpAddr::V6(address) if address.is_unicast_link_local());
+        if !link_local && to.iter().all(|(known, _)| *known != address) {
+            to.push((address, len));
+        }
+    }
+}
+
+/// The host's routes to what the configuration does not route. What lies on a link where the host is but another station is
+/// reached by that link.
+fn add_routes(spec: &mut TablesSpec, config: &Config, host: &HostTables) {
+    let configured: BTreeSet<Prefix> = spec.routes.iter().map(|route| route.prefix).collect();
+    let apart = config.ports.iter().filter(|port| !is_of_host(port)).flat_map(|port| &port.addresses);
+    let apart: Vec<ConfigPrefix> = apart.map(|address| address.network()).collect();
+    for route in &host.routes {
+        let inside = |network: &ConfigPrefix| {
+            network.len <= route.prefix.prefix_len() && plan::covers(*network, route.prefix.addr())
+        };
+        let the_host_s = !matches!(route.way, Way::Forward(_));
+        if configured.contains(&route.prefix) || the_host_s && apart.iter().any(inside) {
+            continue;
+        }
+        spec.routes.push(RouteSpec { prefix: route.prefix, gateway: gateway(&route.way) });
+    }
+}
+
+fn gateway(way: &Way) -> Gateway {
+    let single = |hop: &Hop| match hop {
+        Hop::Port { port, via } => Gateway::Port { port: *port, via: *via },
+        Hop::Tunnel(tunnel) => Gateway::Tunnel(*tunnel),
+    };
+    match way {
+        Way::Forward(hops) => match hops.as_slice() {
+            [(hop, _)] => single(hop),
+            hops => {
+                let weight = |weight: u32| u16::try_from(weight).unwrap_or(u16::MAX);
+                Gateway::Group(hops.iter().map(|(hop, share)| (single(hop), weight(*share))).collect())
+            }
+        },
+        // The host tells the senders why.
+        Way::Host | Way::Unreachable | Way::Prohibit => Gateway::Host,
+        Way::Blackhole => Gateway::Discard,
+    }
+}
+
+/// All routes of a specification as `Tables::build` takes them: connected subnets where no other route to them is given, and
+/// our own addresses whatever is given.
+fn effective(spec: &TablesSpec) -> BTreeMap<Prefix, Gateway> {
+    let mut routes: BTreeMap<Prefix, Gateway> =
+        spec.routes.iter().map(|route| (route.prefix, route.gateway.clone())).collect();
+    for (number, tunnel) in spec.tunnels.iter().enumerate() {
+        for (address, len) in &tunnel.inner {
+            connect(&mut routes, *address, *len, Gateway::Tunnel(number));
+        }
+    }
+    for (number, port) in spec.ports.iter().enumerate() {
+        for (address, len) in &port.addresses {
+            connect(&mut routes, *address, *len, Gateway::Port { port: number, via: None });
+        }
+    }
+    let of_ports = spec.ports.iter().flat_map(|port| &port.addresses);
+    let ours = of_ports.chain(spec.tunnels.iter().flat_map(|tunnel| &tunnel.inner));
+    let ours = ours.map(|(address, _)| *address).chain(spec.tunnels.iter().map(|tunnel| tunnel.local));
+    routes.extend(ours.map(|address| (Prefix::from(address), Gateway::Host)));
+    routes
+}
+
+fn connect(routes: &mut BTreeMap<Prefix, Gateway>, address: IpAddr, len: u8, gateway: Gateway) {
+    if let Some(subnet) = prefix_around(address, len).filter(|subnet| *subnet != Prefix::from(address)) {
+        routes.entry(subnet).or_insert(gateway);
+    }
+}
+
+/// The route that an address takes; longest prefix first.
+fn route_of(address: IpAddr, routes: &BTreeMap<Prefix, Gateway>) -> Option<&Gateway> {
+    let longest = Prefix::from(address).prefix_len();
+    (0..=longest).rev().find_map(|len| routes.get(&prefix_around(address, len)?))
+}
+
+/// The way to a tunnel's far end, if it leaves by ports alone.
+fn way_out(remote: IpAddr, routes: &BTreeMap<Prefix, Gateway>) -> Option<Gateway> {
+    fn by_ports(gateway: &Gateway) -> bool {
+        match gateway {
+            Gateway::Port { .. } => true,
+            Gateway::Group(members) => members.iter().all(|(member, _)| by_ports(member)),
+            Gateway::Tunnel(_) | Gateway::Host | Gateway::Discard => false,
+        }
+    }
+    route_of(remote, routes).filter(|gateway| by_ports(gateway)).cloned()
+}
+
+/// What the exception thread is to know.
+fn setup(known: &Known<'_>, spec: &TablesSpec) -> Setup {
+    let ports = known.config.ports.iter().zip(&spec.ports).map(|(port, spec)| PortSetup {
+        mac: spec.mac,
+        addresses: spec.addresses.clone(),
+        host_resolves: is_of_host(port),
+    });
+    let tunnels = known.config.tunnels.iter().zip(&spec.tunnels).map(|(tunnel, spec)| TunnelSetup {
+        inner: spec.inner.iter().map(|(address, _)| *address).collect(),
+        keepalive: tunnel.keepalive.map(|keepalive| keepalive::Settings {
+            period: u64::try_from(keepalive.period.as_nanos()).unwrap_or(u64::MAX),
+            retries: keepalive.retries,
+        }),
+        fragment: tunnel.fragment,
+    });
+    Setup { ports: ports.collect(), tunnels: tunnels.collect(), neighbours: spec.neighbours.clone() }
+}
+
+/// What a port's steering is told: prefixes that lead into tunnels are the engine's, and what lies within one and leads
+/// elsewhere is the host's, as the tunnels' own ends are.
+pub(super) fn steered(config: &Config, routes: &BTreeMap<Prefix, Gateway>) -> Vec<(IpAddr, u8, bool)> {
+    let ours = |gateway: &Gateway| match gateway {
+        Gateway::Tunnel(_) => true,
+        Gateway::Group(members) => members.iter().any(|(member, _)| matches!(member, Gateway::Tunnel(_))),
+        Gateway::Port { .. } | Gateway::Host | Gateway::Discard => false,
+    };
+    let mut all: BTreeMap<Prefix, bool> =
+        routes.iter().map(|(prefix, gateway)| (*prefix, ours(gateway))).collect();
+    all.extend(config.tunnels.iter().map(|tunnel| (Prefix::from(tunnel.remote), false)));
+    // Where nothing around a prefix is ours, the host has it unasked.
+    let within_ours = |prefix: &Prefix| {
+        (0..prefix.prefix_len()).any(|len| {
+            prefix_around(prefix.addr(), len).is_some_and(|around| all.get(&around) == Some(&true))
+        })
+    };
+    let matters = all.iter().filter(|(prefix, ours)| **ours || within_ours(prefix));
+    matters.map(|(prefix, ours)| (prefix.addr(), prefix.prefix_len(), *ours)).collect()
+}
+
+/// The prefixes that the host is to send into a tunnel's interface: those that the configuration routes into it, but for
+/// the ones that hold a tunnel's far end, which the host has to reach as well (IKE).
+pub(super) fn host_routes(config: &Config, tunnel: usize) -> Vec<Prefix> {
+    let far_ends = || config.tunnels.iter().map(|tunnel| tunnel.remote);
+    let routes = plan::tunnel_routes(config).filter(|route| route.tunnel == tunnel);
+    let routes = routes.filter(|route| !far_ends().any(|remote| plan::covers(route.prefix, remote)));
+    routes.filter_map(|route| prefix_around(route.prefix.addr, route.prefix.len)).collect()
+}
+
+/// Does the tunnel have an interface of the host's? One that carries Ethernet frames belongs to its port.
+pub(super) fn has_interface(config: &Config, tunnel: usize) -> bool {
+    config.tunnels.get(tunnel).is_some_and(|tunnel| tunnel.payload == Payload::Ip)
+}

@@ -1,0 +1,366 @@
+//! The ports as devices: opened, shared out among workers, looked after and given back.
+//!
+//! [`open`]:
+//! 1. counts queues: each worker needs one of each port ([`Share`]), so the port with the fewest bounds their number;
+//! 2. makes one region for all rings and buffers, so that frames are swapped between any two ports;
+//! 3. opens the ports in the configuration's order, the tunnels' host interfaces, and the wires to the exception thread;
+//! 4. deals the queues out: what a port has beyond one for each worker is received by the workers in turn.
+
+use std::sync::Arc;
+
+#[cfg(target_os = "linux")]
+use culvert_engine::ring::xdp::{self, Take, Umem, XdpOptions, XdpPort};
+use culvert_engine::ring::{
+    Device as Seen, HEADROOM, Health, Port, RINGS_PER_QUEUE, Region, RegionError, RxQueue, SPARE_PER_QUEUE,
+    TapOptions, TunSet, wire,
+};
+use culvert_engine::tables::Published;
+use culvert_engine::worker::{QueuePair, Worker};
+
+use super::log;
+use crate::Failure;
+use crate::config::{Config, Device, Port as PortConfig, Problem};
+
+/// Slots in each ring of a port: some milliseconds of packets at the rates that a kernel's own stack hands over, so that a
+/// worker that has just been woken finds them all.
+const SLOTS: u32 = 1024;
+/// Sizes of buffers that AF_XDP takes, in bytes.
+const BUFFERS: [u32; 2] = [2048, 4096];
+/// Bytes of a buffer that are no IP packet, at most: what AF_XDP leaves free in front (`XDP_PACKET_HEADROOM`), or our own
+/// headroom with what ESP adds behind a packet (RFC 4303 section 2: 15 + 2 + 16 bytes); and an Ethernet header with a VLAN tag.
+const AROUND: u32 = 256 + 18;
+
+const _: () = assert!(HEADROOM + 33 + 18 <= AROUND);
+
+/// Rings that each pair of queues takes but those of wires.
+const RINGS: usize = 2;
+
+/// All ports, open.
+pub(super) struct Devices {
+    /// What manages each port, in the configuration's order.
+    pub(super) ports: Vec<OpenPort>,
+    /// The tunnels' host interfaces.
+    pub(super) tunnels: TunSet,
+    /// For each worker, its share.
+    pub(super) shares: Vec<Share>,
+}
+
+/// What one worker has of the devices.
+pub(super) struct Share {
+    ports: Vec<QueuePair>,
+    more: Vec<(usize, RxQueue)>,
+    interfaces: QueuePair,
+    exceptions: QueuePair,
+    /// To the other workers, in the order of their numbers.
+    peers: Vec<QueuePair>,
+    /// The far end of the worker's wire to the exception thread.
+    pub(super) far: QueuePair,
+}
+
+impl Share {
+    /// The worker, and the far end of its wire to the exception thread.
+    pub(super) fn into_worker(self, number: usize, tables: &Published) -> (Worker, QueuePair) {
+        let Share { ports, more, interfaces, exceptions, peers, far } = self;
+        let worker = Worker::new(number, tables, ports, None)
+            .with_interfaces(interfaces)
+            .with_exceptions(exceptions)
+            .with_peers(peers);
+        (more.into_iter().fold(worker, |worker, (port, rx)| worker.with_queue(port, rx)), far)
+    }
+}
+
+/// An open port, without its ring pairs.
+pub(super) struct OpenPort {
+    /// Receive queues.
+    pub(super) queues: usize,
+    held: Held,
+}
+
+/// What holds a port's device.
+enum Held {
+    #[cfg(target_os = "linux")]
+    Xdp(Box<XdpPort>),
+    Tap {
+        name: String,
+        seen: Vec<Arc<Seen>>,
+    },
+}
+
+impl OpenPort {
+    /// The name of the host's link that the device is.
+    pub(super) fn link(&self) -> &str {
+        match &self.held {
+            #[cfg(target_os = "linux")]
+            Held::Xdp(port) => port.interface(),
+            Held::Tap { name, .. } => name,
+        }
+    }
+
+    /// How it works, for people.
+    pub(super) fn mode(&self) -> String {
+        match &self.held {
+            #[cfg(target_os = "linux")]
+            Held::Xdp(port) => format!("xdp, {}", port.mode()),
+            Held::Tap { .. } => "tap, copy".to_owned(),
+        }
+    }
+
+    /// Is the device there?
+    pub(super) fn health(&self) -> Health {
+        match &self.held {
+            #[cfg(target_os = "linux")]
+            Held::Xdp(port) => port.health(),
+            Held::Tap { seen, .. } if seen.iter().any(|seen| seen.is_gone()) => Health::Departed,
+            Held::Tap { .. } => Health::Attached,
+        }
+    }
+
+    /// Frames that the device could not give us, and that it did not take, as far as it says.
+    pub(super) fn lost(&self) -> (u64, u64) {
+        match &self.held {
+            #[cfg(target_os = "linux")]
+            Held::Xdp(port) => port.statistics().map_or((0, 0), |counted| {
+                (counted.rx_dropped, counted.tx_invalid.saturating_add(counted.tx_unsendable))
+            }),
+            Held::Tap { seen, .. } => (
+                seen.iter().map(|seen| seen.receive_dropped.get()).sum(),
+                seen.iter().map(|seen| seen.transmit_dropped.get()).sum(),
+            ),
+        }
+    }
+
+    /// Takes hold of a device that has gone and is back. True where it did.
+    ///
+    /// # Errors
+    /// What is in the way.
+    pub(super) fn reattach(&mut self) -> Result<bool, String> {
+        match &mut self.held {
+            #[cfg(target_os = "linux")]
+            Held::Xdp(port) if port.health() == Health::Departed => {
+                port.reattach().map(|()| true).map_err(|error| error.to_string())
+            }
+            #[cfg(target_os = "linux")]
+            Held::Xdp(_) => Ok(false),
+            Held::Tap { .. } => Ok(false),
+        }
+    }
+
+    /// What of its frames the engine takes, where that can be said.
+    #[cfg(target_os = "linux")]
+    pub(super) fn steering(&mut self) -> Option<&mut xdp::Steering> {
+        match &mut self.held {
+            Held::Xdp(port) => port.steering(),
+            Held::Tap { .. } => None,
+        }
+    }
+}
+
+/// Is the port's device one that has the host's own link and addresses behind it, and whose neighbours the host resolves?
+pub(super) fn is_of_host(port: &PortConfig) -> bool {
+    matches!(port.device, Device::Xdp(_) | Device::Netmap(_))
+}
+
+/// What the daemon cannot open, each with what to do about it.
+pub(super) fn refuse(config: &Config) -> Vec<Problem> {
+    let refusal = |port: &PortConfig| {
+        let (why, remedy) = match &port.device {
+            Device::Pcap => ("capture files are no network", "name an interface, or use `culvert replay`"),
+            Device::Memory => ("nothing stands behind rings in memory", "name an interface"),
+            // One more arm of `open_port` and of `Held`, and this is gone.
+            Device::Netmap(_) => ("ports by netmap(4) are not opened yet", "use \"xdp:IF\" or \"tap:NAME\""),
+            Device::Xdp(_) if cfg!(not(target_os = "linux")) => {
+                ("only Linux has AF_XDP", "use \"netmap:IF\" or \"tap:NAME\"")
+            }
+            Device::Xdp(_) | Device::Tap(_) => return None,
+        };
+        Some(Problem {
+            what: format!("port {:?}, device", port.name),
+            why: why.to_owned(),
+            remedy: remedy.to_owned(),
+            at: Some(port.at.clone()),
+        })
+    };
+    config.ports.iter().filter_map(refusal).collect()
+}
+
+/// Opens everything. `longest` is the largest MTU of any port's device that is there already, in bytes.
+///
+/// # Errors
+/// A port that cannot be opened (code 1), and why; nothing is left open then.
+pub(super) fn open(config: &Config, cores: usize, longest: u32) -> Result<Devices, Failure> {
+    let queues = config.ports.iter().map(count_queues).collect::<Result<Vec<_>, _>>()?;
+    let workers = count_workers(usize::from(config.engine.workers), cores, &queues);
+    let wanted = usize::from(config.engine.workers);
+    if workers < wanted {
+        log::warn(format_args!(
+            "engine, workers: {workers} run instead of {wanted}: a port has no more receive queues; give it more (ethtool -L)"
+        ));
+    }
+    let queues: Vec<usize> = queues.into_iter().map(|queues| queues.unwrap_or(workers)).collect();
+
+    // One from each worker to the exception thread, and one between any two workers.
+    let wires = workers + workers * (workers - 1) / 2;
+    let rings = (queues.iter().sum::<usize>() + workers) * RINGS + wires * RINGS_PER_QUEUE;
+    let spare = u32::try_from(wires).unwrap_or(u32::MAX).saturating_mul(SPARE_PER_QUEUE);
+    let region = Region::new(rings, SLOTS, buffer_size(config, longest)?, spare, false)
+        .map_err(|error| Failure::failed(format!("memory: {error}")))?;
+    let mut opener = Opener::new(config, region);
+    let mut ports = Vec::with_capacity(queues.len());
+    let mut dealt: Vec<Vec<QueuePair>> = (0..workers).map(|_| Vec::new()).collect();
+    let mut more: Vec<Vec<(usize, RxQueue)>> = (0..workers).map(|_| Vec::new()).collect();
+    for (number, (port, queues)) in config.ports.iter().zip(queues).enumerate() {
+        let (opened, held) = opener.open_port(port, queues)?;
+        ports.push(OpenPort { queues: opened.queues.len(), held });
+        for (nth, pair) in opened.queues.into_iter().enumerate() {
+            if let Some(dealt) = dealt.get_mut(nth) {
+                dealt.push(pair);
+            } else if let Some(more) = more.get_mut(nth % workers) {
+                more.push((number, pair.0));
+            }
+        }
+    }
+    let failed =
+        |what: &'static str| move |error: &dyn std::fmt::Display| Failure::failed(format!("{what}: {error}"));
+    let (interfaces, tunnels) =
+        Port::tun(&opener.region, workers).map_err(|error| failed("tunnels' interfaces")(&error))?;
+    let (near, far) = wire(&opener.region, workers, true).map_err(|error| failed("memory")(&error))?;
+    let peers = join_workers(&opener.region, workers).map_err(|error| failed("memory")(&error))?;
+    let ends = near.queues.into_iter().zip(far.queues).zip(peers);
+    let shares = dealt.into_iter().zip(more).zip(interfaces.queues).zip(ends);
+    let shares = shares.map(|(((ports, more), interfaces), ((exceptions, far), peers))| Share {
+        ports,
+        more,
+        interfaces,
+        exceptions,
+        peers,
+        far,
+    });
+    Ok(Devices { ports, tunnels, shares: shares.collect() })
+}
+
+/// For each worker its ends of the wires to all others, in the order of their numbers.
+fn join_workers(region: &Arc<Region>, workers: usize) -> Result<Vec<Vec<QueuePair>>, RegionError> {
+    let mut ends: Vec<Vec<QueuePair>> = (0..workers).map(|_| Vec::new()).collect();
+    for one in 0..workers {
+        for other in one + 1..workers {
+            let (near, far) = wire(region, 1, true)?;
+            for (worker, port) in [(one, near), (other, far)] {
+                if let Some(ends) = ends.get_mut(worker) {
+                    ends.extend(port.queues);
+                }
+            }
+        }
+    }
+    Ok(ends)
+}
+
+/// The receive queues that a device has; `None` where it has as many as it is asked for.
+fn count_queues(port: &PortConfig) -> Result<Option<usize>, Failure> {
+    match &port.device {
+        #[cfg(target_os = "linux")]
+        Device::Xdp(interface) => xdp::queues(interface).map(Some).map_err(|error| about(port, &error)),
+        // FreeBSD's have one.
+        _ if cfg!(target_os = "freebsd") => Ok(Some(1)),
+        _ => Ok(None),
+    }
+}
+
+fn about(port: &PortConfig, why: &dyn std::fmt::Display) -> Failure {
+    Failure::failed(format!("port {:?}: {why}", port.name))
+}
+
+/// The number of workers: as many as `wanted` (0: one for each core), and one at least, but no more than the port with the
+/// fewest queues has.
+fn count_workers(wanted: usize, cores: usize, queues: &[Option<usize>]) -> usize {
+    let fewest = queues.iter().flatten().min().copied();
+    let wanted = match wanted {
+        // Devices that have any number of queues are given one.
+        0 => fewest.map_or(1, |fewest| fewest.min(cores)),
+        wanted => wanted,
+    };
+    wanted.min(fewest.unwrap_or(wanted)).max(1)
+}
+
+/// The smallest buffers that the longest packet of any port fits.
+fn buffer_size(config: &Config, longest: u32) -> Result<u32, Failure> {
+    let configured = config.ports.iter().map(|port| u32::from(port.mtu())).max().unwrap_or(0);
+    let longest = configured.max(longest);
+    BUFFERS.into_iter().find(|size| longest.saturating_add(AROUND) <= *size).ok_or_else(|| {
+        let most = BUFFERS.last().map_or(0, |size| size.saturating_sub(AROUND));
+        Failure::usage(format!("ports: a packet of {longest} bytes fits no buffer: lower the MTU to {most}"))
+    })
+}
+
+/// Opens ports one after the other.
+struct Opener<'c> {
+    config: &'c Config,
+    region: Arc<Region>,
+    #[cfg(target_os = "linux")]
+    umem: Option<Arc<Umem>>,
+}
+
+impl<'c> Opener<'c> {
+    fn new(config: &'c Config, region: Arc<Region>) -> Opener<'c> {
+        Opener {
+            config,
+            region,
+            #[cfg(target_os = "linux")]
+            umem: None,
+        }
+    }
+
+    fn open_port(&mut self, port: &PortConfig, queues: usize) -> Result<(Port, Held), Failure> {
+        match &port.device {
+            #[cfg(target_os = "linux")]
+            Device::Xdp(interface) => self.open_xdp(port, interface).map_err(|error| about(port, &error)),
+            Device::Tap(name) => {
+                let options = TapOptions { mtu: port.mtu.map(u32::from) };
+                let (opened, name) =
+                    Port::tap(&self.region, name, queues, options).map_err(|error| about(port, &error))?;
+                let seen = opened.queues.iter().filter_map(|(rx, _)| rx.device().cloned()).collect();
+                Ok((opened, Held::Tap { name, seen }))
+            }
+            _ => Err(about(port, &"no such device can be opened on this system")),
+        }
+    }
+
+    #[cfg(target_os = "linux")]
+    fn open_xdp(&mut self, port: &PortConfig, interface: &str) -> Result<(Port, Held), xdp::XdpError> {
+        let umem = match &self.umem {
+            Some(umem) => Arc::clone(umem),
+            None => Arc::clone(self.umem.insert(Umem::new(&self.region)?)),
+        };
+        let bridged = self.config.tunnels.iter().any(|tunnel| tunnel.bridge.as_ref() == Some(&port.name));
+        let take = if bridged { Take::Everything } else { Take::Steered };
+        let (opened, held) = XdpPort::open(&umem, interface, XdpOptions { queues: None, take })?;
+        if held.strips_tags().unwrap_or(false) {
+            log::warn(format_args!(
+                "port {:?}: {interface} takes VLAN tags off: tagged packets would count as untagged ones; say `ethtool -K \
+                 {interface} rxvlan off` where there are any",
+                port.name
+            ));
+        }
+        Ok((opened, Held::Xdp(Box::new(held))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_worker_has_a_queue_of_each_port() {
+        for (wanted, cores, queues, workers) in [
+            (0, 4, vec![Some(2), Some(8)], 2),
+            (0, 1, vec![Some(2), Some(8)], 1),
+            (0, 4, vec![None, None], 1),
+            (0, 4, vec![None, Some(3)], 3),
+            (8, 4, vec![Some(2), None], 2),
+            (3, 1, vec![None], 3),
+            (2, 4, vec![], 2),
+            (0, 0, vec![Some(2)], 1),
+        ] {
+            assert_eq!(count_workers(wanted, cores, &queues), workers, "{wanted} {cores} {queues:?}");
+        }
+    }
+}

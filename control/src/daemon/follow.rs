@@ -1,0 +1,290 @@
+//! The host followed: its state kept up to date from a [`HostSource`], the engine's share of it, and the stations that the host
+//! is asked to find.
+//!
+//! A station on a link of the host's is found by the host. It is asked for those that tables lead by ([`Host::want`]) and for
+//! those that packets wait for ([`Host::ask`]), and asked again every [`AGAIN`]: the host sees none of our packets, and would
+//! take a station for unused.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::os::fd::BorrowedFd;
+use std::time::{Duration, Instant};
+
+use culvert_engine::wire::ethernet::MacAddr;
+
+use super::assemble::{Link, has_interface};
+use super::devices::is_of_host;
+use super::log;
+use crate::config::{Config, Device};
+use crate::routes::{HostSource, HostState, HostTables, Interfaces, ResolveError, merge};
+
+/// How often the host is reminded of the stations that are in use: well before Linux forgets one that nobody uses
+/// (`gc_stale_time`, 60 s), and soon enough for one that was not there the first time.
+const AGAIN: Duration = Duration::from_secs(5);
+/// Stations that packets have waited for and that are kept fresh, at most.
+const MOST_ASKED: usize = 4096;
+
+/// The host as the daemon knows it.
+pub(super) struct Host {
+    source: Box<dyn HostSource>,
+    state: HostState,
+    interfaces: Interfaces,
+    /// By port number, the name of the host's link that it is.
+    links: Vec<String>,
+    /// What was wrong the last time, so that it is told once.
+    trouble: Option<String>,
+    /// The host resolves nobody; that has been told.
+    refuses: bool,
+    /// Stations that tables lead by.
+    wanted: BTreeSet<(usize, IpAddr)>,
+    /// Stations that packets waited for.
+    asked: BTreeSet<(usize, IpAddr)>,
+    again: Instant,
+}
+
+impl Host {
+    /// Starts to follow.
+    ///
+    /// # Errors
+    /// The host does not answer.
+    pub(super) fn new(mut source: Box<dyn HostSource>, config: &Config) -> Result<Host, String> {
+        let state = source.snapshot().map_err(|error| error.to_string())?;
+        let mut interfaces = Interfaces::default();
+        let mut links = Vec::with_capacity(config.ports.len());
+        for (number, port) in config.ports.iter().enumerate() {
+            let name = match &port.device {
+                Device::Xdp(name) | Device::Netmap(name) | Device::Tap(name) => name.clone(),
+                Device::Pcap | Device::Memory => String::new(),
+            };
+            if is_of_host(port) {
+                interfaces.ports.insert(name.clone(), number);
+            }
+            links.push(name);
+        }
+        let with_interface = (0..config.tunnels.len()).filter(|tunnel| has_interface(config, *tunnel));
+        interfaces.tunnels = with_interface
+            .filter_map(|tunnel| Some((config.tunnels.get(tunnel)?.name.clone(), tunnel)))
+            .collect();
+        let again = Instant::now();
+        let (wanted, asked) = (BTreeSet::new(), BTreeSet::new());
+        Ok(Host { source, state, interfaces, links, trouble: None, refuses: false, wanted, asked, again })
+    }
+
+    /// The largest MTU of a port's link, in bytes; 0 where no link is there.
+    pub(super) fn longest(&self) -> u32 {
+        let links = self.links.iter().filter_map(|name| self.state.link_named(name));
+        links.map(|(_, link)| link.mtu).max().unwrap_or(0)
+    }
+
+    /// Readable when the host has something to tell.
+    pub(super) fn wait_fd(&self) -> BorrowedFd<'_> {
+        self.source.wait_fd()
+    }
+
+    /// When to look although the descriptor is silent.
+    pub(super) fn deadline(&self) -> Instant {
+        self.source.deadline().map_or(self.again, |deadline| deadline.min(self.again))
+    }
+
+    /// Does the source fail?
+    pub(super) fn is_in_trouble(&self) -> bool {
+        self.trouble.is_some()
+    }
+
+    /// Takes in what the host has told. True where anything is otherwise.
+    pub(super) fn follow(&mut self) -> bool {
+        match self.source.changes() {
+            Ok(changes) => {
+                if self.trouble.take().is_some() {
+                    log::info("the host is followed again");
+                }
+                if changes.resynchronised {
+                    log::warn("the host told more than could be taken in; its tables were read again");
+                }
+                let any = !changes.list.is_empty();
+                changes.list.into_iter().for_each(|change| self.state.apply(change));
+                any
+            }
+            Err(error) => {
+                let error = error.to_string();
+                if self.trouble.as_ref() != Some(&error) {
+                    log::error(&error);
+                    self.trouble = Some(error);
+                }
+                false
+            }
+        }
+    }
+
+    /// The engine's share.
+    pub(super) fn tables(&self) -> HostTables {
+        merge(&self.state, &self.interfaces)
+    }
+
+    /// What the host knows of the ports' links, by number. A port that is only beside a link has an address of its own there,
+    /// which follows from the link's.
+    pub(super) fn links(&self) -> Vec<Link> {
+        let link = |(number, name): (usize, &String)| {
+            let Some((_, link)) = self.state.link_named(name) else { return Link::default() };
+            let ours = self.interfaces.ports.values().any(|port| *port == number);
+            let mac = if ours { link.mac } else { link.mac.and_then(beside) };
+            Link { mac, mtu: Some(link.mtu) }
+        };
+        self.links.iter().enumerate().map(link).collect()
+    }
+
+    /// Is there a link of that name, switched on?
+    pub(super) fn is_up(&self, name: &str) -> bool {
+        self.state.link_named(name).is_some_and(|(_, link)| link.up)
+    }
+
+    /// From now on, tables lead by these stations.
+    pub(super) fn want(&mut self, stations: Vec<(u16, IpAddr)>) {
+        let of_host = self.interfaces.ports.values().copied().collect::<BTreeSet<_>>();
+        let stations = stations.into_iter().map(|(port, address)| (usize::from(port), address));
+        let stations: BTreeSet<_> = stations.filter(|(port, _)| of_host.contains(port)).collect();
+        let before = std::mem::replace(&mut self.wanted, stations);
+        let new: Vec<_> = self.wanted.difference(&before).copied().collect();
+        new.into_iter().for_each(|station| self.resolve(station));
+    }
+
+    /// Packets wait for a station.
+    pub(super) fn ask(&mut self, port: usize, address: IpAddr) {
+        if self.asked.len() < MOST_ASKED {
+            self.asked.insert((port, address));
+        }
+        self.resolve((port, address));
+    }
+
+    /// Reminds the host of all stations, where it is time to.
+    pub(super) fn remind(&mut self, now: Instant) {
+        if now < self.again {
+            return;
+        }
+        self.again = now + AGAIN;
+        let known: BTreeMap<_, _> =
+            self.asked.iter().map(|station| (*station, self.is_known(*station))).collect();
+        // One that the host has given up is asked for again when there is a packet for it.
+        self.asked.retain(|station| known.get(station) == Some(&true));
+        let all: BTreeSet<_> = self.wanted.union(&self.asked).copied().collect();
+        all.into_iter().for_each(|station| self.resolve(station));
+    }
+
+    fn is_known(&self, (port, address): (usize, IpAddr)) -> bool {
+        let link = self.links.get(port).and_then(|name| self.state.link_named(name));
+        link.and_then(|(link, _)| self.state.neighbours.get(&(link, address)))
+            .is_some_and(|neighbour| neighbour.mac.is_some())
+    }
+
+    fn resolve(&mut self, (port, address): (usize, IpAddr)) {
+        let Some((link, _)) = self.links.get(port).and_then(|name| self.state.link_named(name)) else {
+            return;
+        };
+        match self.source.resolve(link, address) {
+            // A link that is down or gone; it is asked again.
+            Ok(()) | Err(ResolveError::Refused { .. }) => {}
+            Err(error @ ResolveError::Unsupported) => {
+                if !std::mem::replace(&mut self.refuses, true) {
+                    log::warn(error);
+                }
+            }
+        }
+    }
+}
+
+/// An address for a station beside the one with that address, on the same link: locally administered as that of a TAP is,
+/// and as different from all others as that is.
+fn beside(MacAddr([first, rest @ ..]): MacAddr) -> Option<MacAddr> {
+    let [b, c, d, e, f] = rest;
+    Some(MacAddr([(first | 0x02) ^ 0x04, b, c, d, e, f]))
+}
+
+/// What the running system's host is followed by.
+///
+/// # Errors
+/// The system refuses.
+#[cfg(target_os = "linux")]
+pub(super) fn source() -> Result<Box<dyn HostSource>, String> {
+    let source = crate::routes::netlink::NetlinkSource::open().map_err(|error| error.to_string())?;
+    Ok(Box::new(source))
+}
+
+/// What the running system's host is followed by.
+///
+/// # Errors
+/// The system refuses.
+#[cfg(target_os = "freebsd")]
+pub(super) fn source() -> Result<Box<dyn HostSource>, String> {
+    let source = crate::routes::pfroute::PfRouteSource::open().map_err(|error| error.to_string())?;
+    Ok(Box::new(source))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::routes::Neighbour;
+    use crate::routes::scripted::{Script, scripted};
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().expect("an address")
+    }
+
+    fn host() -> (Script, Host) {
+        let config = super::super::tests::config(
+            "[[port]]\nname = \"wan\"\ndevice = \"xdp:eth0\"\n[[port]]\nname = \"lan\"\ndevice = \"tap:tap0\"\n",
+        );
+        let (script, source) = scripted().expect("a host");
+        for (index, name) in [(7, "eth0"), (8, "tap0")] {
+            script.set_link(index, super::super::tests::link(name, index));
+        }
+        (script, Host::new(Box::new(source), &config).expect("a state"))
+    }
+
+    #[test]
+    fn the_host_finds_stations_on_its_own_links_alone() {
+        let (script, mut host) = host();
+        host.want(vec![(0, ip("192.0.2.254")), (1, ip("10.0.0.9"))]);
+        assert_eq!(script.asked(), [(7, ip("192.0.2.254"))]);
+        // The same once more is no news.
+        host.want(vec![(0, ip("192.0.2.254"))]);
+        assert_eq!(script.asked(), []);
+    }
+
+    #[test]
+    fn stations_in_use_are_kept_fresh_and_others_forgotten() {
+        let (script, mut host) = host();
+        let (router, station, nobody) = (ip("192.0.2.254"), ip("192.0.2.7"), ip("192.0.2.8"));
+        host.want(vec![(0, router)]);
+        host.ask(0, station);
+        host.ask(0, nobody);
+        assert_eq!(script.asked(), [(7, router), (7, station), (7, nobody)]);
+        let mac = Some("02:00:00:00:00:07".parse().expect("a MAC"));
+        script.set_neighbour(7, station, Some(Neighbour { mac, permanent: false }));
+        script.set_neighbour(7, nobody, Some(Neighbour { mac: None, permanent: false }));
+        assert!(host.follow());
+        let later = host.deadline() + AGAIN;
+        host.remind(later);
+        assert_eq!(script.asked(), [(7, station), (7, router)]);
+        host.remind(later);
+        assert_eq!(script.asked(), []);
+    }
+
+    #[test]
+    fn a_tap_has_another_address_than_the_host_behind_it() {
+        let (_, host) = host();
+        let links = host.links();
+        assert_eq!(links[0].mac, Some("02:00:00:00:00:07".parse().expect("a MAC")));
+        assert_eq!(links[1].mac, Some("06:00:00:00:00:08".parse().expect("a MAC")));
+    }
+
+    #[test]
+    fn a_source_that_fails_is_asked_again() {
+        let (script, mut host) = host();
+        script.set_failing(true);
+        assert!(!host.follow());
+        script.set_failing(false);
+        script.set_link(9, super::super::tests::link("new", 9));
+        assert!(host.follow());
+        assert!(host.is_up("new"));
+    }
+}

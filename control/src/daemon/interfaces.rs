@@ -1,0 +1,104 @@
+//! The tunnels' host interfaces: one for each tunnel that carries IP packets, named after it, with the tunnel's MTU and inner
+//! addresses, and the routes that the configuration leads into it, so that the host's own packets take the tunnel too.
+
+use std::collections::BTreeSet;
+
+use culvert_engine::fib::Prefix;
+use culvert_engine::ring::TunSet;
+
+use super::assemble::{has_interface, host_routes};
+use super::log;
+use crate::config::{Config, Tunnel};
+use crate::interface::{HostInterfaces, Inner};
+
+/// The interfaces, and what they were given.
+pub(super) struct TunnelInterfaces {
+    set: TunSet,
+    host: HostInterfaces,
+    /// By tunnel.
+    given: Vec<Option<u32>>,
+    /// What went wrong the last time, so that it is told once.
+    troubles: Vec<Option<String>>,
+}
+
+impl TunnelInterfaces {
+    /// None yet.
+    ///
+    /// # Errors
+    /// The system lets nobody configure interfaces.
+    pub(super) fn new(set: TunSet, config: &Config) -> Result<TunnelInterfaces, String> {
+        let host = HostInterfaces::open().map_err(|error| format!("tunnels' interfaces: {error}"))?;
+        let count = config.tunnels.len();
+        Ok(TunnelInterfaces { set, host, given: vec![None; count], troubles: vec![None; count] })
+    }
+
+    /// Makes each tunnel's interface what it should be, where that has changed: `mtus` are the tunnels' MTUs in bytes. What
+    /// cannot be done is told, and tried again with the next call.
+    pub(super) fn apply(&mut self, config: &Config, mtus: &[usize]) {
+        for (number, (tunnel, mtu)) in config.tunnels.iter().zip(mtus).enumerate() {
+            let mtu = u32::try_from(*mtu).unwrap_or(u32::MAX);
+            if !has_interface(config, number) || self.given.get(number) == Some(&Some(mtu)) {
+                continue;
+            }
+            let trouble = self.make(config, number, tunnel, mtu).err();
+            if let Some(given) = self.given.get_mut(number) {
+                *given = trouble.is_none().then_some(mtu);
+            }
+            if let Some(last) = self.troubles.get_mut(number)
+                && *last != trouble
+            {
+                trouble
+                    .iter()
+                    .for_each(|trouble| log::error(format_args!("tunnel {:?}: {trouble}", tunnel.name)));
+                *last = trouble;
+            }
+        }
+    }
+
+    /// The first tunnel whose interface is not as it should be, and why.
+    pub(super) fn trouble(&self) -> Option<(usize, &str)> {
+        self.troubles.iter().enumerate().find_map(|(tunnel, trouble)| Some((tunnel, trouble.as_deref()?)))
+    }
+
+    fn make(&mut self, config: &Config, number: usize, tunnel: &Tunnel, mtu: u32) -> Result<(), String> {
+        let place = u32::try_from(number).unwrap_or(u32::MAX);
+        self.set.add(place, &tunnel.name, mtu).map_err(|error| error.to_string())?;
+        let inner: Vec<Inner> = tunnel.inner.iter().map(|inner| inner_of(*inner, tunnel)).collect();
+        self.host.configure(&tunnel.name, mtu, &inner).map_err(|error| error.to_string())?;
+        let routes: BTreeSet<Prefix> = host_routes(config, number).into_iter().collect();
+        self.host.set_routes(&tunnel.name, &routes).map_err(|error| error.to_string())
+    }
+
+    /// Makes interfaces anew that somebody has deleted. True where there were any.
+    pub(super) fn restore(&mut self, config: &Config, mtus: &[usize]) -> bool {
+        let lost = self.set.lost();
+        for number in &lost {
+            let Some(tunnel) = config.tunnels.get(*number as usize) else { continue };
+            log::warn(format_args!("tunnel {:?}: its interface was deleted; it is made again", tunnel.name));
+            self.host.forget(&tunnel.name);
+            if let Some(given) = self.given.get_mut(*number as usize) {
+                *given = None;
+            }
+        }
+        let unfinished = self.trouble().is_some();
+        if !lost.is_empty() || unfinished {
+            self.apply(config, mtus);
+        }
+        !lost.is_empty()
+    }
+
+    /// Takes all of them away.
+    pub(super) fn remove(mut self) {
+        let made: Vec<String> = self.set.made().into_iter().map(str::to_owned).collect();
+        let made: Vec<&str> = made.iter().map(String::as_str).collect();
+        if let Err(error) = self.host.delete_all(&made) {
+            log::warn(error);
+        }
+    }
+}
+
+/// The configuration's inner address as the interface has it.
+fn inner_of(inner: crate::config::Prefix, tunnel: &Tunnel) -> Inner {
+    let peer = tunnel.peer.filter(|peer| peer.is_ipv4() == inner.addr.is_ipv4());
+    Inner { local: inner.addr, prefix_len: inner.len, peer }
+}

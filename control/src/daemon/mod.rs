@@ -1,0 +1,646 @@
+//! `culvert run`: the daemon. One control thread, which this is; a thread for each worker; one for exceptions; and small ones
+//! for signals and clients.
+//!
+//! It starts ([`run`]):
+//! 1. The configuration is loaded; everything that is wrong with it, or that cannot be run, is told, and nothing was changed.
+//! 2. The socket is taken, so that no second daemon touches the same devices.
+//! 3. The host's state is read, the devices are opened, the first tables built and published ([`Daemon::start`]).
+//! 4. The tunnels' host interfaces are made, workers and the exception thread started, and steering is set.
+//! 5. `ready` is printed.
+//!
+//! It runs ([`Daemon::run`]): what the host, the exception thread or time change ends in new tables, at most every
+//! [`DEBOUNCE`]; clients are answered; devices and interfaces that went away and came back are taken again.
+//!
+//! It stops ([`Daemon::stop`]): devices are given back to the host first, while the workers still take out of the rings what
+//! had been directed to them; then the tunnels' interfaces go, then threads and rings; the socket's file last.
+
+mod api;
+mod assemble;
+mod bell;
+mod devices;
+mod exceptions;
+mod follow;
+mod interfaces;
+mod log;
+mod service;
+mod show;
+mod status;
+#[cfg(test)]
+mod tests;
+mod threads;
+mod view;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{self, Write};
+use std::net::IpAddr;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
+use culvert_engine::counters::WorkerCounters;
+use culvert_engine::exception::keepalive::Liveness;
+use culvert_engine::exception::neighbour;
+use culvert_engine::exception::thread::{Event, Exceptions, Setup};
+use culvert_engine::fib::Prefix;
+use culvert_engine::ring::Health;
+use culvert_engine::tables::{Gateway, NeighbourSpec, Published};
+use culvert_engine::wire::ethernet::MacAddr;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use ring::rand::{SecureRandom, SystemRandom};
+
+use self::api::{Endpoint, Query};
+use self::assemble::{Built, Known, Link};
+use self::bell::Bell;
+use self::devices::OpenPort;
+use self::exceptions::{Bells, ExceptionThread};
+use self::follow::Host;
+use self::interfaces::TunnelInterfaces;
+use self::service::Signals;
+use self::threads::{Others, WorkerThread};
+use crate::config::{Config, Local, Problem, Protect};
+use crate::plan::{self, Kept};
+use crate::routes::HostTables;
+use crate::{Failure, cli, replay};
+
+pub use api::SOCKET;
+pub use show::run as show;
+pub use status::What;
+
+/// How long changes are collected before tables are built of them: a link that comes up brings a dozen within this time.
+const DEBOUNCE: Duration = Duration::from_millis(20);
+/// How often devices and interfaces are looked after.
+const LOOK: Duration = Duration::from_secs(1);
+/// Questions of clients that wait to be answered, at most.
+const QUERIES: usize = 64;
+
+/// Runs the daemon until it is told to end.
+///
+/// # Errors
+/// Code 2 where the configuration is wrong or cannot be run; nothing was changed then. Code 1 where something cannot be had
+/// from the system; everything is given back then.
+pub fn run(arguments: &cli::Run) -> Result<(), Failure> {
+    let (config, warnings) = Config::load(&arguments.config)?;
+    warnings.iter().for_each(log::warn);
+    let refused: Vec<Problem> = refuse(&config).into_iter().chain(devices::refuse(&config)).collect();
+    if !refused.is_empty() {
+        return Err(Failure::configuration(&refused));
+    }
+    let failed = |error: io::Error| Failure::failed(format!("run: {error}"));
+    let signals = Signals::hold().map_err(failed)?;
+    let bell = Arc::new(Bell::new().map_err(failed)?);
+    let stop = Arc::new(AtomicBool::new(false));
+    let endpoint = Endpoint::bind(&arguments.socket).map_err(Failure::failed)?;
+    let mut daemon = Daemon::start(config, &bell, &stop)?;
+
+    let (queries, asked) = bounded(QUERIES);
+    let ready = signals
+        .deliver(stop, Arc::clone(&bell))
+        .and_then(|()| endpoint.serve(queries, bell))
+        .map_err(failed)
+        .and_then(|()| say_ready());
+    if ready.is_ok() {
+        daemon.run(&asked);
+    }
+    daemon.stop();
+    ready
+}
+
+fn say_ready() -> Result<(), Failure> {
+    let mut out = io::stdout().lock();
+    writeln!(out, "ready").and_then(|()| out.flush()).map_err(Failure::stdout)?;
+    service::notify_ready();
+    Ok(())
+}
+
+/// What no daemon can run yet.
+fn refuse(config: &Config) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    for tunnel in &config.tunnels {
+        if let Local::Carp { .. } = &tunnel.local {
+            problems.push(Problem {
+                what: format!("tunnel {:?}, local", tunnel.name),
+                why: format!("{} is an address that CARP gives, and CARP is not followed yet", tunnel.local),
+                remedy: "give the address itself: local = \"192.0.2.1\"".to_owned(),
+                at: Some(tunnel.at.clone()),
+            });
+        }
+        if let Protect::Ike(ike) = &tunnel.protect {
+            problems.push(Problem {
+                what: format!("tunnel {:?}, protect", tunnel.name),
+                why: "its keys are negotiated by IKE, which is not followed yet".to_owned(),
+                remedy: "give it fixed SAs, [[tunnel.protect.manual]], instead of `ike`".to_owned(),
+                at: Some(ike.at.clone()),
+            });
+        }
+    }
+    problems
+}
+
+/// The daemon, running.
+struct Daemon {
+    config: Config,
+    kept: Kept,
+    host: Host,
+    ports: Vec<OpenPort>,
+    interfaces: TunnelInterfaces,
+    tables: Published,
+    workers: Vec<WorkerThread>,
+    exceptions: Option<ExceptionThread>,
+    exceptions_bell: Arc<Bell>,
+    /// The workers' counters, then the exception thread's.
+    counters: Vec<Arc<WorkerCounters>>,
+    setups: Sender<Setup>,
+    events: Receiver<Event>,
+    bell: Arc<Bell>,
+    stop: Arc<AtomicBool>,
+    started: Instant,
+    learned: Learned,
+    /// What the tables were built of.
+    made_of: MadeOf,
+    /// What has been built last, but for the tables.
+    view: View,
+    /// Since when something is otherwise than the tables have it.
+    changed: Option<Instant>,
+    /// When devices are looked after.
+    look: Instant,
+    told: Told,
+}
+
+/// What the exception thread has found out.
+#[derive(Debug, Clone, Default, PartialEq)]
+struct Learned {
+    stations: BTreeMap<(usize, IpAddr), MacAddr>,
+    path_mtus: Vec<Option<u16>>,
+    liveness: Vec<Option<Liveness>>,
+}
+
+/// What tables are built of, as far as it changes: equal, and there is nothing to build.
+#[derive(Debug, Clone, Default, PartialEq)]
+struct MadeOf {
+    host: HostTables,
+    links: Vec<Link>,
+    stations: BTreeMap<(usize, IpAddr), MacAddr>,
+    path_mtus: Vec<Option<u16>>,
+}
+
+/// What is shown of the tables.
+#[derive(Default)]
+struct View {
+    routes: BTreeMap<Prefix, Gateway>,
+    neighbours: Vec<NeighbourSpec>,
+    /// By port, address and MTU in bytes.
+    links: Vec<(MacAddr, u16)>,
+    ways: Vec<Option<Gateway>>,
+    held: BTreeSet<usize>,
+    nested: BTreeSet<usize>,
+}
+
+/// What was told last, so that nothing is told twice.
+#[derive(Default)]
+struct Told {
+    build: Option<String>,
+    steering: Option<String>,
+    tunnels: Vec<Option<Result<(), String>>>,
+    health: Vec<Option<Health>>,
+    reattach: Vec<Option<String>>,
+}
+
+impl Daemon {
+    /// Steps 3 and 4.
+    fn start(config: Config, bell: &Arc<Bell>, stop: &Arc<AtomicBool>) -> Result<Daemon, Failure> {
+        let started = Instant::now();
+        let mut host =
+            Host::new(follow::source().map_err(Failure::failed)?, &config).map_err(Failure::failed)?;
+        let cores = threads::cores();
+        let devices = devices::open(&config, cores.len(), host.longest())?;
+        // TAP interfaces have come with that.
+        host.follow();
+        let kept = Kept::new(&config, devices.shares.len())?;
+        let count = config.tunnels.len();
+        let learned =
+            Learned { path_mtus: vec![None; count], liveness: vec![None; count], ..Learned::default() };
+        let made_of = MadeOf {
+            host: host.tables(),
+            links: host.links(),
+            stations: BTreeMap::new(),
+            path_mtus: learned.path_mtus.clone(),
+        };
+        let built = assemble::build(&known(&config, &kept, &made_of, &[]))
+            .map_err(|error| Failure::configuration(&[plan::explain(&error, &config)]))?;
+        let Built { tables, routes, setup, ways, held, nested } = built;
+        let tables = tables.publish();
+
+        let (setups, setups_told) = unbounded();
+        let (told, events) = unbounded();
+        let mut secret = [0; 8];
+        SystemRandom::new()
+            .fill(&mut secret)
+            .map_err(|_| Failure::failed("run: the system gives no random numbers".to_owned()))?;
+        let (workers, wires): (Vec<_>, Vec<_>) =
+            (0..).zip(devices.shares).map(|(number, share)| share.into_worker(number, &tables)).unzip();
+        let exceptions =
+            Exceptions::new(&tables, wires, setups_told, told.clone(), u64::from_ne_bytes(secret));
+        let mut counters: Vec<_> = workers.iter().map(|worker| Arc::clone(worker.counters())).collect();
+        counters.push(Arc::clone(exceptions.counters()));
+
+        let ports = devices.ports.len();
+        let mut daemon = Daemon {
+            interfaces: TunnelInterfaces::new(devices.tunnels, &config).map_err(Failure::failed)?,
+            kept,
+            host,
+            ports: devices.ports,
+            tables,
+            workers: Vec::with_capacity(workers.len()),
+            exceptions: None,
+            exceptions_bell: Arc::new(Bell::new().map_err(|error| Failure::failed(format!("run: {error}")))?),
+            counters,
+            setups,
+            events,
+            bell: Arc::clone(bell),
+            stop: Arc::clone(stop),
+            started,
+            learned,
+            made_of,
+            view: View::default(),
+            changed: None,
+            look: started + LOOK,
+            told: Told {
+                tunnels: vec![None; count],
+                health: vec![None; ports],
+                reattach: vec![None; ports],
+                ..Told::default()
+            },
+            config,
+        };
+        daemon.take_view(routes, ways, held, nested, &setup);
+        daemon.put_to_use(setup);
+        if let Some((tunnel, why)) = daemon.interfaces.trouble() {
+            let name = daemon.config.tunnels.get(tunnel).map_or("?", |tunnel| &tunnel.name);
+            let failure = Failure::failed(format!("tunnel {name:?}: {why}"));
+            daemon.stop();
+            return Err(failure);
+        }
+        // What the tunnels' interfaces brought about on the host.
+        daemon.host.follow();
+        daemon.rebuild();
+        match daemon.start_threads(workers, exceptions, told, &cores) {
+            Ok(()) => Ok(daemon),
+            Err(error) => {
+                daemon.stop();
+                Err(Failure::failed(format!("threads: {error}")))
+            }
+        }
+    }
+
+    fn start_threads(
+        &mut self,
+        workers: Vec<culvert_engine::worker::Worker>,
+        exceptions: Exceptions,
+        events: Sender<Event>,
+        cores: &[usize],
+    ) -> io::Result<()> {
+        let bells: Vec<Arc<Bell>> =
+            workers.iter().map(|_| Bell::new().map(Arc::new)).collect::<io::Result<_>>()?;
+        for (number, worker) in workers.into_iter().enumerate() {
+            let Some(bell) = bells.get(number).cloned() else { continue };
+            let others = bells.iter().enumerate().filter(|(other, _)| *other != number);
+            let others = Others {
+                peers: others.map(|(_, bell)| Arc::clone(bell)).collect(),
+                exceptions: Some(Arc::clone(&self.exceptions_bell)),
+            };
+            let core = number.checked_rem(cores.len()).and_then(|nth| cores.get(nth)).copied();
+            let idle = self.config.engine.idle;
+            self.workers.push(WorkerThread::start(number, worker, (bell, others), core, idle)?);
+        }
+        let bells = Bells {
+            own: Arc::clone(&self.exceptions_bell),
+            worker: bells.into_iter().next(),
+            control: Arc::clone(&self.bell),
+        };
+        self.exceptions = Some(ExceptionThread::start(exceptions, events, bells, self.started)?);
+        Ok(())
+    }
+
+    /// Runs until it is told to end.
+    fn run(&mut self, queries: &Receiver<Query>) {
+        while !self.stop.load(Ordering::Relaxed) {
+            self.wait(queries);
+            while let Ok(event) = self.events.try_recv() {
+                self.hear(event);
+            }
+            if self.host.follow() {
+                self.note_change();
+            }
+            while let Ok(query) = queries.try_recv() {
+                // A client that has left wants no answer.
+                let _ = query.answer.send(self.answer(query.what));
+            }
+            let now = Instant::now();
+            self.host.remind(now);
+            if now >= self.look {
+                self.look = now + LOOK;
+                self.look_after();
+            }
+            if self.changed.is_some_and(|since| now >= since + DEBOUNCE) {
+                self.rebuild();
+            }
+        }
+    }
+
+    /// Waits until there is something to do.
+    fn wait(&self, queries: &Receiver<Query>) {
+        let due = self.look.min(self.host.deadline());
+        let due = self.changed.map_or(due, |since| due.min(since + DEBOUNCE));
+        // Rounded up, so as not to look in vain.
+        let wait = due.saturating_duration_since(Instant::now()) + Duration::from_micros(999);
+        let wait = PollTimeout::try_from(wait).unwrap_or(PollTimeout::from(1_000_u16));
+        let mut waited = vec![PollFd::new(self.bell.as_fd(), PollFlags::POLLIN)];
+        // A source that is in trouble may be readable for ever.
+        if !self.host.is_in_trouble() {
+            waited.push(PollFd::new(self.host.wait_fd(), PollFlags::POLLIN));
+        }
+        self.bell.lie_down();
+        if self.events.is_empty() && queries.is_empty() && !self.stop.load(Ordering::Relaxed) {
+            // Whatever it says: what there is to do is looked for.
+            let _ = poll(&mut waited, wait);
+        }
+        self.bell.get_up();
+    }
+
+    fn note_change(&mut self) {
+        self.changed.get_or_insert_with(Instant::now);
+    }
+
+    /// Takes in what the exception thread tells.
+    fn hear(&mut self, event: Event) {
+        match event {
+            Event::Neighbour(neighbour::Change::Added(port, address, mac))
+            | Event::Neighbour(neighbour::Change::Changed(port, address, mac)) => {
+                self.learned.stations.insert((usize::from(port), address), mac);
+            }
+            Event::Neighbour(neighbour::Change::Removed(port, address)) => {
+                self.learned.stations.remove(&(usize::from(port), address));
+            }
+            Event::Resolve { port, address } => return self.host.ask(usize::from(port), address),
+            Event::PathMtu { tunnel, mtu } => {
+                if let Some(learned) = self.learned.path_mtus.get_mut(tunnel as usize) {
+                    *learned = Some(u16::try_from(mtu).unwrap_or(u16::MAX));
+                    log::info(format_args!(
+                        "{}: its path takes {mtu} bytes",
+                        self.tunnel_name(tunnel as usize)
+                    ));
+                }
+            }
+            Event::Liveness { tunnel, liveness } => {
+                if let Some(learned) = self.learned.liveness.get_mut(tunnel as usize) {
+                    *learned = Some(liveness);
+                }
+                return self.tell_tunnels();
+            }
+        }
+        self.note_change();
+    }
+
+    /// Builds and publishes new tables, where they would differ. On an error, the last good ones stay.
+    fn rebuild(&mut self) {
+        self.changed = None;
+        let made_of = MadeOf {
+            host: self.host.tables(),
+            links: self.host.links(),
+            stations: self.learned.stations.clone(),
+            path_mtus: self.learned.path_mtus.clone(),
+        };
+        if made_of == self.made_of {
+            return;
+        }
+        let known = known(&self.config, &self.kept, &made_of, &self.view.ways);
+        let built = match assemble::build(&known) {
+            Ok(built) => built,
+            Err(error) => {
+                let error = plan::explain(&error, &self.config).to_string();
+                if self.told.build.as_ref() != Some(&error) {
+                    log::error(format_args!("the tables stay as they are: {error}"));
+                    self.told.build = Some(error);
+                }
+                return;
+            }
+        };
+        self.told.build = None;
+        self.made_of = made_of;
+        let Built { tables, routes, setup, ways, held, nested } = built;
+        self.tables.store(Arc::new(tables));
+        self.take_view(routes, ways, held, nested, &setup);
+        self.put_to_use(setup);
+    }
+
+    fn take_view(
+        &mut self,
+        routes: BTreeMap<Prefix, Gateway>,
+        ways: Vec<Option<Gateway>>,
+        held: Vec<usize>,
+        nested: Vec<usize>,
+        setup: &Setup,
+    ) {
+        let (held, nested): (BTreeSet<_>, BTreeSet<_>) =
+            (held.into_iter().collect(), nested.into_iter().collect());
+        for tunnel in held.difference(&self.view.held) {
+            log::error(format_args!(
+                "{}: a route leads its far end into a tunnel; it keeps the way that it had",
+                self.tunnel_name(*tunnel)
+            ));
+        }
+        for tunnel in self.view.held.difference(&held).filter(|tunnel| !nested.contains(tunnel)) {
+            log::info(format_args!(
+                "{}: its far end is routed out of a port again",
+                self.tunnel_name(*tunnel)
+            ));
+        }
+        self.view = View {
+            routes,
+            neighbours: setup.neighbours.clone(),
+            links: setup
+                .ports
+                .iter()
+                .zip(assemble::mtus(&self.config, &self.made_of.links))
+                .map(|(port, mtu)| (port.mac, mtu))
+                .collect(),
+            ways,
+            held,
+            nested,
+        };
+    }
+
+    /// Makes everybody else follow tables that have just been published.
+    fn put_to_use(&mut self, setup: Setup) {
+        // The thread ends with this one.
+        let _ = self.setups.send(setup);
+        self.exceptions_bell.wake();
+        let tables = self.tables.load_full();
+        self.host.want(tables.wanted_neighbours());
+        self.interfaces.apply(&self.config, &self.mtus());
+        self.steer();
+        self.tell_tunnels();
+    }
+
+    /// The tunnels' MTUs as their hosts know them, in bytes.
+    fn mtus(&self) -> Vec<usize> {
+        let tables = self.tables.load();
+        let tunnels = self.config.tunnels.iter().zip(tables.tunnels());
+        tunnels.map(|(config, tunnel)| replay::inner_mtu(config, tunnel)).collect()
+    }
+
+    /// Tells each port what of its frames is ours.
+    #[cfg(target_os = "linux")]
+    fn steer(&mut self) {
+        use culvert_engine::ring::xdp::Encapsulation;
+
+        let local = assemble::local_ends(&self.config);
+        let prefixes = assemble::steered(&self.config, &self.view.routes);
+        let ports: Vec<(u16, Encapsulation)> = assemble::esp_ports(&self.config)
+            .into_iter()
+            .map(|port| (port, Encapsulation::Esp))
+            .chain([(culvert_engine::wire::udp::GRE_PORT, Encapsulation::Gre)])
+            .collect();
+        let mut trouble = None;
+        for steering in self.ports.iter_mut().filter_map(OpenPort::steering) {
+            let set = steering
+                .set_ports(&ports)
+                .and_then(|()| steering.set_local(&local))
+                .and_then(|()| steering.set_prefixes(&prefixes));
+            trouble = trouble.or(set.err().map(|error| error.to_string()));
+        }
+        if trouble != self.told.steering {
+            trouble.iter().for_each(|trouble| log::error(format_args!("steering: {trouble}")));
+            self.told.steering = trouble;
+        }
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn steer(&mut self) {}
+
+    /// Devices and interfaces that went away and came back are taken again.
+    fn look_after(&mut self) {
+        for (number, port) in self.ports.iter_mut().enumerate() {
+            let name = self.config.ports.get(number).map_or("?", |port| &port.name);
+            let link = port.link().to_owned();
+            if port.health() == Health::Departed && self.host.is_up(&link) {
+                let trouble = match port.reattach() {
+                    Ok(true) => {
+                        log::info(format_args!("port {name:?}: {link} is back and held again"));
+                        None
+                    }
+                    Ok(false) => None,
+                    Err(error) => Some(error),
+                };
+                if let Some(last) = self.told.reattach.get_mut(number)
+                    && *last != trouble
+                {
+                    trouble.iter().for_each(|why| {
+                        log::error(format_args!("port {name:?}: {link} is back, but: {why}"))
+                    });
+                    *last = trouble;
+                }
+            }
+            let health = port.health();
+            if let Some(last) = self.told.health.get_mut(number)
+                && last.replace(health) != Some(health)
+            {
+                match health {
+                    Health::Attached => log::info(format_args!("port {name:?}: {link} is up")),
+                    Health::Down => log::warn(format_args!("port {name:?}: {link} is down")),
+                    Health::Departed => log::warn(format_args!("port {name:?}: {link} is gone")),
+                }
+            }
+        }
+        let mtus = self.mtus();
+        if self.interfaces.restore(&self.config, &mtus) {
+            self.note_change();
+        }
+        self.tell_tunnels();
+    }
+
+    /// Is a tunnel up? If not, why.
+    fn state(&self, number: usize) -> Result<(), String> {
+        let tables = self.tables.load();
+        let down = |why: &str| Err(why.to_owned());
+        let (Some(config), Some(tunnel)) = (self.config.tunnels.get(number), tables.tunnels().get(number))
+        else {
+            return down("unknown");
+        };
+        if self.view.nested.contains(&number) {
+            return down("its far end is routed into a tunnel");
+        }
+        if !matches!(config.protect, Protect::None) && tunnel.outbound().next().is_none() {
+            return down("no SA");
+        }
+        let port = match tunnel.way_out() {
+            Err(culvert_engine::drops::Reason::NoNeighbour) => return down("no neighbour"),
+            Err(_) => return down("no way out"),
+            Ok(port) => port,
+        };
+        let name = self.config.ports.get(port).map_or("?", |port| &port.name);
+        match self.ports.get(port).map(OpenPort::health) {
+            Some(Health::Attached) | None => {}
+            Some(Health::Down) => return Err(format!("port {name} is down")),
+            Some(Health::Departed) => return Err(format!("port {name} is gone")),
+        }
+        match self.learned.liveness.get(number).copied().flatten() {
+            Some(Liveness::Down { .. }) => down("keepalives unanswered"),
+            Some(Liveness::Up { .. } | Liveness::Unknown) | None => Ok(()),
+        }
+    }
+
+    /// Logs tunnels that went up or down.
+    fn tell_tunnels(&mut self) {
+        for number in 0..self.config.tunnels.len() {
+            let state = self.state(number);
+            let Some(last) = self.told.tunnels.get_mut(number) else { continue };
+            if last.as_ref() == Some(&state) {
+                continue;
+            }
+            *last = Some(state.clone());
+            let name = self.tunnel_name(number);
+            match state {
+                Ok(()) => log::info(format_args!("{name}: up")),
+                Err(why) => log::warn(format_args!("{name}: down: {why}")),
+            }
+        }
+    }
+
+    fn tunnel_name(&self, number: usize) -> String {
+        self.config
+            .tunnels
+            .get(number)
+            .map_or("a tunnel".to_owned(), |tunnel| format!("tunnel {:?}", tunnel.name))
+    }
+
+    /// Gives everything back. See the module page.
+    fn stop(mut self) {
+        drop(std::mem::take(&mut self.ports));
+        self.interfaces.remove();
+        let workers: Vec<_> = self.workers.into_iter().map(WorkerThread::stop).collect();
+        let exceptions = self.exceptions.map(ExceptionThread::stop);
+        if workers.iter().any(Option::is_none) || matches!(exceptions, Some(None)) {
+            log::error("a thread had ended before it was told to");
+        }
+    }
+}
+
+fn known<'a>(
+    config: &'a Config,
+    kept: &'a Kept,
+    made_of: &'a MadeOf,
+    ways: &'a [Option<Gateway>],
+) -> Known<'a> {
+    Known {
+        config,
+        kept,
+        links: &made_of.links,
+        host: &made_of.host,
+        found: &made_of.stations,
+        path_mtus: &made_of.path_mtus,
+        ways,
+    }
+}

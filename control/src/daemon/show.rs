@@ -1,0 +1,216 @@
+//! `culvert show`: asks the daemon, and prints its answer as it is (`--json`) or as tables that fit 80 columns.
+
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use super::api::{self, Request};
+use super::status::{NeighbourStatus, PortStatus, RouteStatus, Sas, TunnelStatus, What, WorkerStatus};
+use crate::report::Numbers;
+use crate::table::Table;
+use crate::{Failure, cli};
+
+/// Runs the command.
+///
+/// # Errors
+/// Code 1 where no daemon answers, or with something else, and where standard output takes no more.
+pub fn run(arguments: &cli::Show) -> Result<(), Failure> {
+    let what = arguments.what;
+    let failed = |why: String| Failure::failed(format!("show: {why}"));
+    let result = api::call(&arguments.socket, &Request::show(what)).map_err(failed)?;
+    let text = if arguments.json {
+        serde_json::to_string(&result).map_err(|error| failed(error.to_string()))? + "\n"
+    } else {
+        text(what, &result).map_err(|error| failed(format!("the daemon's answer: {error}")))?
+    };
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).map_err(Failure::stdout)
+}
+
+/// The tables of an answer.
+fn text(what: What, result: &Value) -> Result<String, serde_json::Error> {
+    let value = result.get(what.name()).unwrap_or(&Value::Null);
+    let tables = match what {
+        What::Ports => ports(&read(value)?),
+        What::Workers => workers(&read(value)?),
+        What::Tunnels => tunnels(&read(value)?),
+        What::Sas => sas(&read(value)?),
+        What::Routes => routes(&read(value)?),
+        What::Neighbours => neighbours(&read(value)?),
+        What::Drops => drops(&read(value)?),
+        What::Config => return Ok(serde_json::to_string_pretty(value)? + "\n"),
+    };
+    let filled = tables.into_iter().filter(|table| !table.is_empty());
+    let blocks: Vec<String> = filled.map(|table| table.lines().map(|line| line + "\n").collect()).collect();
+    Ok(blocks.join("\n"))
+}
+
+fn read<T: DeserializeOwned>(value: &Value) -> Result<T, serde_json::Error> {
+    T::deserialize(value)
+}
+
+fn ports(ports: &BTreeMap<String, PortStatus>) -> Vec<Table> {
+    let mut devices = Table::new(3, ["port", "device", "health", "mtu", "queues", "mac"]);
+    let mut counts = Table::new(1, ["port", "received", "sent", "receive lost", "send lost"]);
+    let mut modes = Table::new(2, ["port", "mode"]);
+    for (name, port) in ports {
+        let PortStatus { device, health, mac, .. } = port;
+        devices.row([name, device, health].map(String::clone).into_iter().chain([
+            port.mtu.to_string(),
+            port.queues.to_string(),
+            mac.clone(),
+        ]));
+        let numbers = [port.rx, port.tx, port.rx_lost, port.tx_lost].map(|number| number.to_string());
+        counts.row([name.clone()].into_iter().chain(numbers));
+        modes.row([name.clone(), port.mode.clone()]);
+    }
+    vec![devices, counts, modes]
+}
+
+fn workers(workers: &Vec<WorkerStatus>) -> Vec<Table> {
+    let mut table = Table::new(0, ["worker", "core", "frames", "cpu seconds", "cpu %"]);
+    for worker in workers {
+        table.row([
+            worker.worker.to_string(),
+            worker.core.map_or("any".to_owned(), |core| core.to_string()),
+            worker.frames.to_string(),
+            format!("{:.2}", worker.cpu_seconds),
+            format!("{:.1}", worker.cpu_percent),
+        ]);
+    }
+    vec![table]
+}
+
+fn tunnels(tunnels: &BTreeMap<String, TunnelStatus>) -> Vec<Table> {
+    let mut ways = Table::new(3, ["tunnel", "local", "remote"]);
+    let mut states = Table::new(3, ["tunnel", "port", "state", "mtu", "sas"]);
+    let mut counts = Table::new(1, ["tunnel", "in packets", "in bytes", "out packets", "out bytes"]);
+    for (name, tunnel) in tunnels {
+        ways.row([name.clone(), tunnel.local.clone(), tunnel.remote.to_string()]);
+        let state = match &tunnel.why {
+            Some(why) => format!("{}: {why}", tunnel.state),
+            None if tunnel.held => format!("{} (way kept)", tunnel.state),
+            None => tunnel.state.clone(),
+        };
+        let port = tunnel.port.clone().unwrap_or_else(|| "-".to_owned());
+        states.row([name.clone(), port, state, tunnel.mtu.to_string(), tunnel.sas.to_string()]);
+        let of = &tunnel.counts;
+        let numbers = [of.in_packets, of.in_bytes, of.out_packets, of.out_bytes];
+        counts.row([name.clone()].into_iter().chain(numbers.map(|number| number.to_string())));
+    }
+    vec![states, ways, counts]
+}
+
+fn sas(sas: &BTreeMap<String, Sas>) -> Vec<Table> {
+    let mut table = Table::new(4, ["tunnel", "SA", "suite", "state"]);
+    let mut numbers = Table::new(2, ["tunnel", "SA", "last number", "remaining"]);
+    for (name, sa) in sas.iter().flat_map(|(name, sas)| sas.iter().map(move |sa| (name, sa))) {
+        let number = format!("{} {:#010x}", sa.direction, sa.spi);
+        let (last, remaining) = match sa.numbers {
+            Numbers::Out { used, remaining } => (used, Some(remaining.to_string())),
+            Numbers::In { highest } => (highest, None),
+        };
+        table.row([name.clone(), number.clone(), sa.suite.clone(), sa.state.clone()]);
+        numbers.row([name.clone(), number, last.to_string()].into_iter().chain(remaining));
+    }
+    vec![table, numbers]
+}
+
+fn routes(routes: &Vec<RouteStatus>) -> Vec<Table> {
+    let mut table = Table::new(2, ["prefix", "to"]);
+    for route in routes {
+        // One line for each of several ways.
+        let mut prefix = route.prefix.as_str();
+        for way in route.to.split(", ") {
+            table.row([prefix.to_owned(), way.to_owned()]);
+            prefix = "";
+        }
+    }
+    vec![table]
+}
+
+fn neighbours(neighbours: &Vec<NeighbourStatus>) -> Vec<Table> {
+    let mut table = Table::new(3, ["port", "address", "mac"]);
+    for station in neighbours {
+        table.row([station.port.clone(), station.address.to_string(), station.mac.clone()]);
+    }
+    vec![table]
+}
+
+fn drops(drops: &BTreeMap<String, u64>) -> Vec<Table> {
+    let mut table = Table::new(1, ["dropped", "packets"]);
+    for (reason, count) in drops {
+        table.row([reason.clone(), count.to_string()]);
+    }
+    vec![table]
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn tables_fit_the_screen() {
+        let long = "a-tunnel-of-15c";
+        let most = u64::MAX;
+        for (what, result) in [
+            (
+                What::Ports,
+                json!({"ports": {long: {"device": "xdp:a-link-of-15-ch", "mode": "xdp, generic (native: Operation not supported), copy",
+                    "mac": "02:00:00:00:00:01", "mtu": 9000, "health": "departed", "queues": 16,
+                    "rx": 9_999_999_999_999_u64, "tx": 9_999_999_999_999_u64, "rx_lost": 999_999_999, "tx_lost": 9_999_999}}}),
+            ),
+            (
+                What::Workers,
+                json!({"workers": [{"worker": 255, "core": 255, "frames": most, "cpu_seconds": 99999.5, "cpu_percent": 99.9},
+                    {"worker": 1, "core": null, "frames": 1, "cpu_seconds": 0.0, "cpu_percent": 0.0}]}),
+            ),
+            (
+                What::Tunnels,
+                json!({"tunnels": {long: {"local": "2001:db8:aaaa:bbbb:cccc:dddd:eeee:ffff", "remote": "2001:db8::1",
+                    "state": "down", "why": "its far end is routed into a tunnel", "port": null, "mtu": 1500,
+                    "in_packets": 9_999_999_999_999_u64, "in_bytes": 9_999_999_999_999_999_u64, "out_packets": 1, "out_bytes": 1, "sas": 2}}}),
+            ),
+            (
+                What::Sas,
+                json!({"sas": {long: [
+                    {"direction": "out", "spi": 4097, "suite": "chacha20poly1305", "state": "exhausted", "used": 1, "remaining": most},
+                    {"direction": "in", "spi": 4098, "suite": "aes128gcm16", "state": "live", "highest": most}]}}),
+            ),
+            (
+                What::Routes,
+                json!({"routes": [{"prefix": "2001:db8:aaaa:bbbb::/64", "to": "port wan via 2001:db8::1 weight 1, tunnel oslo weight 2"}]}),
+            ),
+            (
+                What::Neighbours,
+                json!({"neighbours": [{"port": "wan", "address": "192.0.2.254", "mac": "02:00:00:00:00:01"}]}),
+            ),
+            (What::Drops, json!({"drops": {"cleartext-for-protected": most}})),
+        ] {
+            let shown = text(what, &result).expect("an answer");
+            assert!(shown.lines().count() > 1, "{shown}");
+            for line in shown.lines() {
+                assert!(line.chars().count() <= 80, "{line}");
+            }
+        }
+    }
+
+    #[test]
+    fn several_ways_stand_below_each_other() {
+        let result =
+            json!({"routes": [{"prefix": "10.0.0.0/8", "to": "port a weight 1, tunnel b weight 2"}]});
+        let shown = text(What::Routes, &result).expect("an answer");
+        let lines: Vec<&str> = shown.lines().collect();
+        assert_eq!(lines, ["prefix      to", "10.0.0.0/8  port a weight 1", "            tunnel b weight 2"]);
+    }
+
+    #[test]
+    fn an_answer_that_is_none_is_an_error() {
+        assert!(text(What::Ports, &json!({})).is_err());
+        assert!(text(What::Ports, &json!({"ports": {"wan": {}}})).is_err());
+    }
+}

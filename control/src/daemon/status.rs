@@ -1,0 +1,244 @@
+//! What `culvert show` gives: an object with one key, the name of what was asked for.
+
+use std::net::IpAddr;
+
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+use crate::config::{Config, Device, Mtu, Payload, Protect, RouteTarget, Tunnel};
+use crate::report::{Counts, SaReport};
+
+/// What can be shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum What {
+    /// Ports: their devices, and the frames through them
+    Ports,
+    /// Worker threads
+    Workers,
+    /// Tunnels: up or down and why, MTU, packets
+    Tunnels,
+    /// Security associations and their sequence numbers
+    Sas,
+    /// Routes as the engine has them
+    Routes,
+    /// Stations on the ports' links
+    Neighbours,
+    /// Packets dropped, by reason
+    Drops,
+    /// The configuration as it is understood, without keys
+    Config,
+}
+
+impl What {
+    /// Its name on the command line and in requests.
+    pub fn name(self) -> &'static str {
+        match self {
+            What::Ports => "ports",
+            What::Workers => "workers",
+            What::Tunnels => "tunnels",
+            What::Sas => "sas",
+            What::Routes => "routes",
+            What::Neighbours => "neighbours",
+            What::Drops => "drops",
+            What::Config => "config",
+        }
+    }
+}
+
+/// A port, by its name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct PortStatus {
+    /// As the configuration names it: `xdp:eth0`.
+    pub(super) device: String,
+    /// How it works: `xdp, native, zero-copy`.
+    pub(super) mode: String,
+    pub(super) mac: String,
+    /// In bytes of IP.
+    pub(super) mtu: u16,
+    /// `attached`, `down` (it resumes by itself) or `departed`.
+    pub(super) health: String,
+    /// Receive queues.
+    pub(super) queues: usize,
+    /// Frames received and sent.
+    pub(super) rx: u64,
+    pub(super) tx: u64,
+    /// Frames that the device could not give to us, and that it did not take.
+    pub(super) rx_lost: u64,
+    pub(super) tx_lost: u64,
+}
+
+/// A worker, in the order of their numbers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct WorkerStatus {
+    pub(super) worker: usize,
+    /// The core that it stays on.
+    pub(super) core: Option<usize>,
+    /// Frames handled.
+    pub(super) frames: u64,
+    /// Processor time used, in seconds.
+    pub(super) cpu_seconds: f64,
+    /// The same in percent of the time that it runs.
+    pub(super) cpu_percent: f64,
+}
+
+/// A tunnel, by its name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct TunnelStatus {
+    pub(super) local: String,
+    pub(super) remote: IpAddr,
+    /// `up` or `down`.
+    pub(super) state: String,
+    /// Why it is down.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(super) why: Option<String>,
+    /// It keeps a way that the routes do not give any more, as they lead into a tunnel.
+    #[serde(skip_serializing_if = "std::ops::Not::not", default)]
+    pub(super) held: bool,
+    /// The port that its packets leave by.
+    pub(super) port: Option<String>,
+    /// In bytes of an inner packet.
+    pub(super) mtu: usize,
+    #[serde(flatten)]
+    pub(super) counts: Counts,
+    /// How many SAs it has.
+    pub(super) sas: usize,
+}
+
+/// The SAs of a tunnel, by its name.
+pub(super) type Sas = Vec<SaReport>;
+
+/// A route, in the order of prefixes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct RouteStatus {
+    pub(super) prefix: String,
+    /// `port wan via 192.0.2.254`, `tunnel oslo`, `host`, `discard`; several with their weights.
+    pub(super) to: String,
+}
+
+/// A station, in the order of ports and addresses.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct NeighbourStatus {
+    pub(super) port: String,
+    pub(super) address: IpAddr,
+    pub(super) mac: String,
+}
+
+/// A device as the configuration names it.
+pub(super) fn device(device: &Device) -> String {
+    match device {
+        Device::Netmap(name) => format!("netmap:{name}"),
+        Device::Xdp(name) => format!("xdp:{name}"),
+        Device::Tap(name) => format!("tap:{name}"),
+        Device::Pcap => "pcap".to_owned(),
+        Device::Memory => "memory".to_owned(),
+    }
+}
+
+/// The configuration with all its defaults, in the file's own words, without anything secret.
+pub(super) fn configuration(config: &Config) -> Value {
+    let texts = |list: &[crate::config::Prefix]| list.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let ports = config.ports.iter().map(|port| {
+        json!({
+            "name": port.name,
+            "device": device(&port.device),
+            "mac": port.mac.map(|mac| mac.to_string()),
+            "addresses": texts(&port.addresses),
+            "mtu": port.mtu,
+        })
+    });
+    let routes = config.routes.iter().map(|route| match &route.target {
+        RouteTarget::Port { port, via } => {
+            json!({"prefix": route.prefix.to_string(), "port": port, "via": via})
+        }
+        RouteTarget::Tunnel(tunnel) => json!({"prefix": route.prefix.to_string(), "tunnel": tunnel}),
+    });
+    let neighbours = config.neighbours.iter().map(
+        |station| json!({"address": station.address, "port": station.port, "mac": station.mac.to_string()}),
+    );
+    json!({
+        "engine": {
+            "workers": config.engine.workers,
+            "host_port": config.engine.host_port,
+            "idle": config.engine.idle.name(),
+        },
+        "port": ports.collect::<Value>(),
+        "tunnel": config.tunnels.iter().map(tunnel).collect::<Value>(),
+        "route": routes.collect::<Value>(),
+        "neighbour": neighbours.collect::<Value>(),
+    })
+}
+
+fn tunnel(tunnel: &Tunnel) -> Value {
+    json!({
+        "name": tunnel.name,
+        "local": tunnel.local.to_string(),
+        "remote": tunnel.remote,
+        "inner": tunnel.inner.map(|inner| inner.to_string()),
+        "peer": tunnel.peer,
+        "routes": tunnel.routes.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "key": tunnel.key,
+        "checksum": tunnel.checksum,
+        "sequence": tunnel.sequence,
+        "ttl": tunnel.ttl,
+        "mtu": match tunnel.mtu {
+            Mtu::Auto => json!("auto"),
+            Mtu::Bytes(bytes) => json!(bytes),
+        },
+        "payload": match tunnel.payload {
+            Payload::Ip => "ip",
+            Payload::Ethernet => "ethernet",
+        },
+        "encapsulation": tunnel.encapsulation.name(),
+        "bridge": tunnel.bridge,
+        "fragment": tunnel.fragment,
+        "clamp_mss": tunnel.clamp_mss,
+        "keepalive": tunnel.keepalive.map(|keepalive| json!({
+            "period": format!("{}ms", keepalive.period.as_millis()),
+            "retries": keepalive.retries,
+        })),
+        "protect": protection(&tunnel.protect),
+    })
+}
+
+/// Everything but keys.
+fn protection(protect: &Protect) -> Value {
+    let mode = |mode: crate::config::Mode| match mode {
+        crate::config::Mode::Transport => "transport",
+        crate::config::Mode::Tunnel => "tunnel",
+    };
+    match protect {
+        Protect::None => json!("none"),
+        Protect::Manual(manual) => {
+            let sas = manual.sas.iter().map(|sa| {
+                let mut entry = Map::new();
+                let direction = match sa.direction {
+                    crate::config::Direction::In => "in",
+                    crate::config::Direction::Out => "out",
+                };
+                entry.insert("direction".to_owned(), json!(direction));
+                entry.insert("spi".to_owned(), json!(sa.spi));
+                entry.insert("suite".to_owned(), json!(sa.suite.name()));
+                entry.insert("esn".to_owned(), json!(sa.esn));
+                if let Some(udp) = sa.udp_encap {
+                    let ports = json!({"source": udp.source, "destination": udp.destination});
+                    entry.insert("udp_encap".to_owned(), ports);
+                }
+                if sa.direction == crate::config::Direction::In {
+                    entry.insert("replay_window".to_owned(), json!(sa.replay_window));
+                }
+                Value::Object(entry)
+            });
+            json!({"mode": mode(manual.mode), "pad": manual.pad, "manual": sas.collect::<Value>()})
+        }
+        Protect::Ike(ike) => json!({
+            "mode": mode(ike.mode),
+            "pad": ike.pad,
+            "suites": ike.suites.iter().map(|suite| suite.name()).collect::<Vec<_>>(),
+            "replay_window": ike.replay_window,
+            "esn": ike.esn,
+            "ike": {"auth": "psk", "local_id": ike.local_id, "remote_id": ike.remote_id},
+        }),
+    }
+}

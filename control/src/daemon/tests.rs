@@ -1,0 +1,263 @@
+//! Tables made of a configuration and a host that is played.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use culvert_engine::tables::{Gateway, To};
+use culvert_engine::wire::ethernet::MacAddr;
+
+use super::assemble::{self, Built, Known, Link};
+use crate::config::Config;
+use crate::plan::Kept;
+use crate::routes::{self, Hop, HostTables, MergedRoute, PortNeighbour, Way};
+
+/// The configuration of that text.
+pub(super) fn config(text: &str) -> Config {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    let path = std::env::temp_dir().join(format!("culvert-daemon-{}-{number}.toml", std::process::id()));
+    std::fs::write(&path, text).expect("a file");
+    let loaded = Config::load(&path);
+    std::fs::remove_file(&path).expect("ours");
+    loaded.expect("a configuration").0
+}
+
+/// A link that is up, with a MAC that ends with `last`.
+pub(super) fn link(name: &str, last: u32) -> routes::Link {
+    let mac = Some(MacAddr([2, 0, 0, 0, 0, last as u8]));
+    routes::Link { name: name.to_owned(), mac, mtu: 1500, up: true, carrier: true, kind: None }
+}
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().expect("an address")
+}
+
+fn route(prefix: &str, way: Way) -> MergedRoute {
+    MergedRoute { prefix: prefix.parse().expect("a prefix"), way }
+}
+
+fn forward(hop: Hop) -> Way {
+    Way::Forward(vec![(hop, 1)])
+}
+
+const WAN: usize = 0;
+const LAN: usize = 1;
+const CONFIG: &str = r#"
+[[port]]
+name = "wan"
+device = "xdp:eth0"
+[[port]]
+name = "lan"
+device = "tap:tap0"
+addresses = ["10.1.0.1/24"]
+[[tunnel]]
+name = "oslo"
+local = "192.0.2.1"
+remote = "198.51.100.2"
+inner = "172.27.27.1/32"
+peer = "172.27.27.2"
+routes = ["10.2.0.0/16"]
+protect = "none"
+[[tunnel]]
+name = "paris"
+local = "192.0.2.1"
+remote = "198.51.100.3"
+protect = "none"
+"#;
+
+/// A router whose WAN has its address and its default route from the host.
+fn host() -> HostTables {
+    HostTables {
+        routes: vec![
+            route("0.0.0.0/0", forward(Hop::Port { port: WAN, via: Some(ip("192.0.2.254")) })),
+            route("192.0.2.0/24", forward(Hop::Port { port: WAN, via: None })),
+            route("192.0.2.1", Way::Host),
+            route("203.0.113.0/24", Way::Blackhole),
+        ],
+        neighbours: vec![PortNeighbour {
+            port: WAN,
+            address: ip("192.0.2.254"),
+            mac: MacAddr([2, 0, 0, 0, 0, 0xfe]),
+        }],
+        port_addresses: vec![(WAN, ip("192.0.2.1"), 24), (WAN, ip("fe80::1"), 64)],
+        tunnel_addresses: vec![],
+    }
+}
+
+struct World {
+    config: Config,
+    kept: Kept,
+    host: HostTables,
+    links: Vec<Link>,
+    found: BTreeMap<(usize, IpAddr), MacAddr>,
+    ways: Vec<Option<Gateway>>,
+}
+
+impl World {
+    fn new() -> World {
+        let config = config(CONFIG);
+        let kept = Kept::new(&config, 1).expect("no SAs");
+        let links = vec![
+            Link { mac: Some(MacAddr([2, 0, 0, 0, 0, 7])), mtu: Some(1400) },
+            Link { mac: Some(MacAddr([2, 0, 0, 0, 0, 8])), mtu: Some(1500) },
+        ];
+        World { config, kept, host: host(), links, found: BTreeMap::new(), ways: vec![] }
+    }
+
+    fn build(&mut self) -> Built {
+        let known = Known {
+            config: &self.config,
+            kept: &self.kept,
+            links: &self.links,
+            host: &self.host,
+            found: &self.found,
+            path_mtus: &[None, Some(1300)],
+            ways: &self.ways,
+        };
+        let built = assemble::build(&known).expect("tables");
+        self.ways = built.ways.clone();
+        built
+    }
+}
+
+fn to(built: &Built, address: &str) -> Option<To> {
+    built.tables.route(ip(address)).map(|hop| hop.to)
+}
+
+#[test]
+fn the_host_gives_what_the_configuration_leaves_out() {
+    let built = World::new().build();
+    let router = To::Station { port: 0, mac: MacAddr([2, 0, 0, 0, 0, 0xfe]) };
+    assert_eq!(to(&built, "198.51.100.2"), Some(router));
+    assert_eq!(to(&built, "192.0.2.1"), Some(To::Host));
+    assert_eq!(to(&built, "192.0.2.77"), Some(To::Unresolved { port: 0 }));
+    assert_eq!(to(&built, "10.2.3.4"), Some(To::Tunnel(0)));
+    assert_eq!(to(&built, "203.0.113.9"), Some(To::Nowhere));
+    // 1400 bytes of the link less 24 of the headers; 1300 of the path.
+    let mtus: Vec<usize> = built.tables.tunnels().iter().map(|tunnel| tunnel.mtu()).collect();
+    assert_eq!(mtus, [1376, 1276]);
+    let wan = &built.setup.ports[WAN];
+    assert!(wan.host_resolves && wan.mac == MacAddr([2, 0, 0, 0, 0, 7]));
+    // Addresses of the link alone are not forwarded to.
+    assert_eq!(wan.addresses, [(ip("192.0.2.1"), 24)]);
+    assert!(!built.setup.ports[LAN].host_resolves);
+}
+
+#[test]
+fn the_configuration_comes_before_the_host() {
+    let mut world = World::new();
+    world.host.routes.push(route("10.2.0.0/16", Way::Host));
+    world.host.routes.push(route("10.3.0.0/16", forward(Hop::Tunnel(1))));
+    let built = world.build();
+    assert_eq!(to(&built, "10.2.3.4"), Some(To::Tunnel(0)));
+    assert_eq!(to(&built, "10.3.0.1"), Some(To::Tunnel(1)));
+}
+
+/// The host has an address on the TAP's link: there, it is a station like any other.
+#[test]
+fn the_host_behind_a_tap_is_a_neighbour() {
+    let mut world = World::new();
+    world.host.routes.push(route("10.1.0.0/24", Way::Host));
+    world.host.routes.push(route("10.1.0.2", Way::Host));
+    world.found.insert((LAN, ip("10.1.0.2")), MacAddr([6, 0, 0, 0, 0, 1]));
+    let built = world.build();
+    assert_eq!(to(&built, "10.1.0.2"), Some(To::Station { port: 1, mac: MacAddr([6, 0, 0, 0, 0, 1]) }));
+    assert_eq!(to(&built, "10.1.0.3"), Some(To::Unresolved { port: 1 }));
+    assert_eq!(to(&built, "10.1.0.1"), Some(To::Host));
+}
+
+#[test]
+fn several_ways_are_a_group() {
+    let mut world = World::new();
+    let hops = vec![(Hop::Tunnel(0), 1), (Hop::Tunnel(1), 300_000)];
+    world.host.routes.push(route("10.4.0.0/16", Way::Forward(hops)));
+    let built = world.build();
+    assert_eq!(to(&built, "10.4.0.1"), Some(To::Group(0)));
+    let group = Gateway::Group(vec![(Gateway::Tunnel(0), 1), (Gateway::Tunnel(1), u16::MAX)]);
+    assert_eq!(built.routes.get(&"10.4.0.0/16".parse().expect("a prefix")), Some(&group));
+}
+
+/// A route that would lead a tunnel into a tunnel leaves it on the way that it had, and is taken when it is right again.
+#[test]
+fn a_tunnel_keeps_its_way_out() {
+    let mut world = World::new();
+    let before = world.build();
+    assert!(before.held.is_empty() && before.nested.is_empty());
+    let router = to(&before, "198.51.100.3");
+    // A routing daemon learns paris' network through oslo.
+    world.host.routes.push(route("198.51.100.0/28", forward(Hop::Tunnel(0))));
+    let during = world.build();
+    assert_eq!((during.held.as_slice(), during.nested.len()), (&[0, 1][..], 0));
+    assert_eq!((to(&during, "198.51.100.2"), to(&during, "198.51.100.3")), (router, router));
+    assert_eq!(to(&during, "198.51.100.4"), Some(To::Tunnel(0)));
+    assert!(during.tables.tunnels().iter().all(|tunnel| tunnel.way_out() == Ok(WAN)));
+    // Again, from what was held.
+    assert_eq!(world.build().held, [0, 1]);
+    world.host.routes.pop();
+    let after = world.build();
+    assert!(after.held.is_empty() && to(&after, "198.51.100.3") == router);
+}
+
+/// Everything vanishes and comes back, the route into the tunnel first.
+#[test]
+fn the_last_way_out_is_remembered_while_there_is_none() {
+    let mut world = World::new();
+    world.build();
+    let whole = std::mem::take(&mut world.host);
+    assert!(world.build().held.is_empty());
+    world.host.routes = vec![route("0.0.0.0/0", forward(Hop::Tunnel(0)))];
+    let built = world.build();
+    assert_eq!((built.held.as_slice(), built.nested.len()), (&[0, 1][..], 0));
+    world.host = whole;
+    assert!(world.build().held.is_empty());
+}
+
+#[test]
+fn a_tunnel_without_any_way_out_stays_down_rather_than_nest() {
+    let mut world = World::new();
+    world.host.routes = vec![route("0.0.0.0/0", forward(Hop::Tunnel(0)))];
+    let built = world.build();
+    assert_eq!((built.held.len(), built.nested.as_slice()), (0, &[0, 1][..]));
+    assert!(built.tables.tunnels().iter().all(|tunnel| tunnel.way_out().is_err()));
+}
+
+#[test]
+fn ports_take_what_leads_into_tunnels_and_nothing_else() {
+    let mut world = World::new();
+    world.host.routes.extend([
+        route("10.0.0.0/8", forward(Hop::Tunnel(1))),
+        route("10.9.0.0/16", Way::Host),
+        route("10.9.1.0/24", forward(Hop::Tunnel(0))),
+        route("198.51.0.0/16", forward(Hop::Tunnel(0))),
+    ]);
+    world.build();
+    let built = world.build();
+    let steered = assemble::steered(&world.config, &built.routes);
+    let told = |prefix: &str, ours| {
+        let prefix: culvert_engine::fib::Prefix = prefix.parse().expect("a prefix");
+        steered.contains(&(prefix.addr(), prefix.prefix_len(), ours))
+    };
+    for (prefix, ours) in [
+        ("10.0.0.0/8", true),
+        ("10.9.0.0/16", false),
+        ("10.9.1.0/24", true),
+        ("10.2.0.0/16", true),
+        ("10.1.0.0/24", false),
+        ("172.27.27.2/32", true),
+        ("198.51.0.0/16", true),
+        ("198.51.100.2/32", false),
+        ("198.51.100.3/32", false),
+    ] {
+        assert!(told(prefix, ours), "{prefix} {steered:?}");
+    }
+    assert!(steered.iter().all(|(address, _, _)| *address != ip("192.0.2.0")), "the host has it unasked");
+}
+
+/// The host must reach far ends itself, for IKE.
+#[test]
+fn the_host_is_not_led_into_a_tunnel_on_its_way_to_a_far_end() {
+    let config = config(&CONFIG.replace("routes = [", "routes = [\"198.51.100.0/24\", "));
+    let routes: Vec<String> = assemble::host_routes(&config, 0).iter().map(ToString::to_string).collect();
+    assert_eq!(routes, ["10.2.0.0/16", "172.27.27.2/32"]);
+}

@@ -1,0 +1,110 @@
+//! What commands report of a tunnel: its counters, and where its SAs stand.
+
+use std::sync::Arc;
+
+use culvert_engine::counters::{Counter, TunnelCounterSet, TunnelCounters};
+use culvert_engine::esp::{InboundSa, OutboundSa};
+use serde::{Deserialize, Serialize};
+
+use crate::config::{Direction, ManualSa, Protect, Tunnel};
+
+/// Packets and bytes of inner packets, all workers' added up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "the names say it")]
+pub struct Counts {
+    pub in_packets: u64,
+    pub in_bytes: u64,
+    pub out_packets: u64,
+    pub out_bytes: u64,
+}
+
+impl Counts {
+    /// The counts so far.
+    pub fn of(counters: &TunnelCounterSet) -> Counts {
+        let sum = |counter: fn(&TunnelCounters) -> &Counter| {
+            counters.workers().map(|worker| counter(worker).get()).sum()
+        };
+        Counts {
+            in_packets: sum(|counters| &counters.in_packets),
+            in_bytes: sum(|counters| &counters.in_bytes),
+            out_packets: sum(|counters| &counters.out_packets),
+            out_bytes: sum(|counters| &counters.out_bytes),
+        }
+    }
+}
+
+/// An SA.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SaReport {
+    /// `in` or `out`.
+    pub direction: String,
+    /// Its number.
+    pub spi: u32,
+    /// Its cipher suite.
+    pub suite: String,
+    /// Its sequence numbers.
+    #[serde(flatten)]
+    pub numbers: Numbers,
+    /// `live` or `exhausted`.
+    pub state: String,
+}
+
+/// The sequence numbers of an SA.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Numbers {
+    /// Of one that sends.
+    Out {
+        /// How many were used.
+        used: u64,
+        /// How many are left.
+        remaining: u64,
+    },
+    /// Of one that receives.
+    In {
+        /// The highest that was received.
+        highest: u64,
+    },
+}
+
+/// The SAs of a protected tunnel, in the configuration's order; `None` where it has no fixed ones.
+pub fn sas<'a>(
+    config: &Tunnel,
+    outbound: impl Iterator<Item = &'a OutboundSa>,
+    inbound: &[Arc<InboundSa>],
+) -> Option<Vec<SaReport>> {
+    let manual = match &config.protect {
+        Protect::Manual(manual) => manual,
+        Protect::None | Protect::Ike(_) => return None,
+    };
+    let outbound: Vec<&OutboundSa> = outbound.collect();
+    let report = |sa: &ManualSa| {
+        let numbers = match sa.direction {
+            Direction::Out => outbound
+                .iter()
+                .find(|own| own.spi() == sa.spi)
+                .map(|sa| Numbers::Out { used: sa.used(), remaining: sa.remaining() }),
+            Direction::In => inbound
+                .iter()
+                .find(|inbound| inbound.spi() == sa.spi)
+                .map(|inbound| Numbers::In { highest: inbound.window().highest() }),
+        }?;
+        let last = if sa.esn { u64::MAX } else { u64::from(u32::MAX) };
+        let exhausted = match numbers {
+            Numbers::Out { remaining, .. } => remaining == 0,
+            Numbers::In { highest } => highest == last,
+        };
+        let direction = match sa.direction {
+            Direction::Out => "out",
+            Direction::In => "in",
+        };
+        Some(SaReport {
+            direction: direction.to_owned(),
+            spi: sa.spi,
+            suite: sa.suite.name().to_owned(),
+            numbers,
+            state: if exhausted { "exhausted" } else { "live" }.to_owned(),
+        })
+    };
+    Some(manual.sas.iter().filter_map(report).collect())
+}
