@@ -275,7 +275,11 @@ pub(super) fn call(path: &Path, request: &Request) -> Result<Value, String> {
     stream.set_write_timeout(Some(PATIENCE)).map_err(unreachable)?;
     let mut line = serde_json::to_vec(request).map_err(|error| error.to_string())?;
     line.push(b'\n');
-    stream.write_all(&line).map_err(unreachable)?;
+    match stream.write_all(&line) {
+        // A daemon that has no place for us says so, and does not listen.
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => return Err(unreachable(error)),
+        _ => {}
+    }
     let mut answer = Vec::new();
     BufReader::new(&stream).read_until(b'\n', &mut answer).map_err(unreachable)?;
     let reply: Reply =

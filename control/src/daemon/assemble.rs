@@ -19,14 +19,9 @@ use culvert_engine::tables::{
 use culvert_engine::wire::ethernet::MacAddr;
 
 use super::devices::is_of_host;
-use crate::config::{
-    Config, Direction, Local, ManualSa, Payload, Port, Prefix as ConfigPrefix, Protect, Tunnel,
-};
+use crate::config::{Config, Payload, Port, Prefix as ConfigPrefix};
 use crate::plan::{self, Kept};
 use crate::routes::{Hop, HostTables, Way, prefix_around};
-
-/// IKE and ESP in UDP (RFC 3948 section 2.1).
-const NAT_T_PORT: u16 = 4500;
 
 /// What is known of a port's device.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -156,31 +151,6 @@ pub(super) fn mtus(config: &Config, links: &[Link]) -> Vec<u16> {
     config.ports.iter().zip(links).map(|(port, link)| mtu(port, link)).collect()
 }
 
-/// The tunnels' near ends.
-pub(super) fn local_ends(config: &Config) -> Vec<IpAddr> {
-    let local = |tunnel: &Tunnel| match tunnel.local {
-        Local::Address(address) => Some(address),
-        Local::Carp { .. } => None,
-    };
-    config.tunnels.iter().filter_map(local).collect()
-}
-
-/// The UDP ports on which tunnels receive ESP: where the far end sends to, and the well-known one.
-pub(super) fn esp_ports(config: &Config) -> BTreeSet<u16> {
-    let of_sa = |sa: &ManualSa| {
-        let udp = sa.udp_encap?;
-        Some(match sa.direction {
-            Direction::In => udp.destination,
-            Direction::Out => udp.source,
-        })
-    };
-    let manual = config.tunnels.iter().filter_map(|tunnel| match &tunnel.protect {
-        Protect::Manual(manual) => Some(&manual.sas),
-        Protect::None | Protect::Ike(_) => None,
-    });
-    manual.flatten().filter_map(of_sa).chain([NAT_T_PORT]).collect()
-}
-
 /// Link-local ones of IPv6 are the link's alone: what is for them is never forwarded (RFC 4291 section 2.5.6).
 fn add_addresses(to: &mut Vec<(IpAddr, u8)>, more: impl Iterator<Item = (IpAddr, u8)>) {
     for (address, len) in more {
@@ -290,27 +260,6 @@ fn setup(known: &Known<'_>, spec: &TablesSpec) -> Setup {
         fragment: tunnel.fragment,
     });
     Setup { ports: ports.collect(), tunnels: tunnels.collect(), neighbours: spec.neighbours.clone() }
-}
-
-/// What a port's steering is told: prefixes that lead into tunnels are the engine's, and what lies within one and leads
-/// elsewhere is the host's, as the tunnels' own ends are.
-pub(super) fn steered(config: &Config, routes: &BTreeMap<Prefix, Gateway>) -> Vec<(IpAddr, u8, bool)> {
-    let ours = |gateway: &Gateway| match gateway {
-        Gateway::Tunnel(_) => true,
-        Gateway::Group(members) => members.iter().any(|(member, _)| matches!(member, Gateway::Tunnel(_))),
-        Gateway::Port { .. } | Gateway::Host | Gateway::Discard => false,
-    };
-    let mut all: BTreeMap<Prefix, bool> =
-        routes.iter().map(|(prefix, gateway)| (*prefix, ours(gateway))).collect();
-    all.extend(config.tunnels.iter().map(|tunnel| (Prefix::from(tunnel.remote), false)));
-    // Where nothing around a prefix is ours, the host has it unasked.
-    let within_ours = |prefix: &Prefix| {
-        (0..prefix.prefix_len()).any(|len| {
-            prefix_around(prefix.addr(), len).is_some_and(|around| all.get(&around) == Some(&true))
-        })
-    };
-    let matters = all.iter().filter(|(prefix, ours)| **ours || within_ours(prefix));
-    matters.map(|(prefix, ours)| (prefix.addr(), prefix.prefix_len(), *ours)).collect()
 }
 
 /// The prefixes that the host is to send into a tunnel's interface: those that the configuration routes into it, but for

@@ -204,12 +204,16 @@ pub(super) fn open(config: &Config, cores: usize, longest: u32) -> Result<Device
     let spare = u32::try_from(wires).unwrap_or(u32::MAX).saturating_mul(SPARE_PER_QUEUE);
     let region = Region::new(rings, SLOTS, buffer_size(config, longest)?, spare, false)
         .map_err(|error| Failure::failed(format!("memory: {error}")))?;
-    let mut opener = Opener::new(config, region);
+    let mut opener = Opener {
+        region,
+        #[cfg(target_os = "linux")]
+        umem: None,
+    };
     let mut ports = Vec::with_capacity(queues.len());
     let mut dealt: Vec<Vec<QueuePair>> = (0..workers).map(|_| Vec::new()).collect();
     let mut more: Vec<Vec<(usize, RxQueue)>> = (0..workers).map(|_| Vec::new()).collect();
     for (number, (port, queues)) in config.ports.iter().zip(queues).enumerate() {
-        let (opened, held) = opener.open_port(port, queues)?;
+        let (opened, held) = opener.open_port(config, port, queues)?;
         ports.push(OpenPort { queues: opened.queues.len(), held });
         for (nth, pair) in opened.queues.into_iter().enumerate() {
             if let Some(dealt) = dealt.get_mut(nth) {
@@ -292,27 +296,30 @@ fn buffer_size(config: &Config, longest: u32) -> Result<u32, Failure> {
 }
 
 /// Opens ports one after the other.
-struct Opener<'c> {
-    config: &'c Config,
+struct Opener {
     region: Arc<Region>,
     #[cfg(target_os = "linux")]
     umem: Option<Arc<Umem>>,
 }
 
-impl<'c> Opener<'c> {
-    fn new(config: &'c Config, region: Arc<Region>) -> Opener<'c> {
-        Opener {
-            config,
-            region,
-            #[cfg(target_os = "linux")]
-            umem: None,
-        }
-    }
-
-    fn open_port(&mut self, port: &PortConfig, queues: usize) -> Result<(Port, Held), Failure> {
+impl Opener {
+    #[cfg_attr(
+        not(target_os = "linux"),
+        allow(unused_variables, reason = "what is bridged matters to AF_XDP")
+    )]
+    fn open_port(
+        &mut self,
+        config: &Config,
+        port: &PortConfig,
+        queues: usize,
+    ) -> Result<(Port, Held), Failure> {
         match &port.device {
             #[cfg(target_os = "linux")]
-            Device::Xdp(interface) => self.open_xdp(port, interface).map_err(|error| about(port, &error)),
+            Device::Xdp(interface) => {
+                let bridged = config.tunnels.iter().any(|tunnel| tunnel.bridge.as_ref() == Some(&port.name));
+                let take = if bridged { Take::Everything } else { Take::Steered };
+                self.open_xdp(port, interface, take).map_err(|error| about(port, &error))
+            }
             Device::Tap(name) => {
                 let options = TapOptions { mtu: port.mtu.map(u32::from) };
                 let (opened, name) =
@@ -325,13 +332,16 @@ impl<'c> Opener<'c> {
     }
 
     #[cfg(target_os = "linux")]
-    fn open_xdp(&mut self, port: &PortConfig, interface: &str) -> Result<(Port, Held), xdp::XdpError> {
+    fn open_xdp(
+        &mut self,
+        port: &PortConfig,
+        interface: &str,
+        take: Take,
+    ) -> Result<(Port, Held), xdp::XdpError> {
         let umem = match &self.umem {
             Some(umem) => Arc::clone(umem),
             None => Arc::clone(self.umem.insert(Umem::new(&self.region)?)),
         };
-        let bridged = self.config.tunnels.iter().any(|tunnel| tunnel.bridge.as_ref() == Some(&port.name));
-        let take = if bridged { Take::Everything } else { Take::Steered };
         let (opened, held) = XdpPort::open(&umem, interface, XdpOptions { queues: None, take })?;
         if held.strips_tags().unwrap_or(false) {
             log::warn(format_args!(

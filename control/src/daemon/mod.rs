@@ -25,6 +25,8 @@ mod log;
 mod service;
 mod show;
 mod status;
+#[cfg(any(target_os = "linux", test))]
+mod steering;
 #[cfg(test)]
 mod tests;
 mod threads;
@@ -166,6 +168,8 @@ struct Daemon {
     /// When devices are looked after.
     look: Instant,
     told: Told,
+    #[cfg(target_os = "linux")]
+    steering: steering::Steering,
 }
 
 /// What the exception thread has found out.
@@ -201,7 +205,6 @@ struct View {
 #[derive(Default)]
 struct Told {
     build: Option<String>,
-    steering: Option<String>,
     tunnels: Vec<Option<Result<(), String>>>,
     health: Vec<Option<Health>>,
     reattach: Vec<Option<String>>,
@@ -272,6 +275,8 @@ impl Daemon {
                 reattach: vec![None; ports],
                 ..Told::default()
             },
+            #[cfg(target_os = "linux")]
+            steering: steering::Steering::default(),
             config,
         };
         daemon.take_view(routes, ways, held, nested, &setup);
@@ -480,7 +485,8 @@ impl Daemon {
         let tables = self.tables.load_full();
         self.host.want(tables.wanted_neighbours());
         self.interfaces.apply(&self.config, &self.mtus());
-        self.steer();
+        #[cfg(target_os = "linux")]
+        self.steering.set(&self.config, &self.view.routes, &mut self.ports);
         self.tell_tunnels();
     }
 
@@ -490,35 +496,6 @@ impl Daemon {
         let tunnels = self.config.tunnels.iter().zip(tables.tunnels());
         tunnels.map(|(config, tunnel)| replay::inner_mtu(config, tunnel)).collect()
     }
-
-    /// Tells each port what of its frames is ours.
-    #[cfg(target_os = "linux")]
-    fn steer(&mut self) {
-        use culvert_engine::ring::xdp::Encapsulation;
-
-        let local = assemble::local_ends(&self.config);
-        let prefixes = assemble::steered(&self.config, &self.view.routes);
-        let ports: Vec<(u16, Encapsulation)> = assemble::esp_ports(&self.config)
-            .into_iter()
-            .map(|port| (port, Encapsulation::Esp))
-            .chain([(culvert_engine::wire::udp::GRE_PORT, Encapsulation::Gre)])
-            .collect();
-        let mut trouble = None;
-        for steering in self.ports.iter_mut().filter_map(OpenPort::steering) {
-            let set = steering
-                .set_ports(&ports)
-                .and_then(|()| steering.set_local(&local))
-                .and_then(|()| steering.set_prefixes(&prefixes));
-            trouble = trouble.or(set.err().map(|error| error.to_string()));
-        }
-        if trouble != self.told.steering {
-            trouble.iter().for_each(|trouble| log::error(format_args!("steering: {trouble}")));
-            self.told.steering = trouble;
-        }
-    }
-
-    #[cfg(not(target_os = "linux"))]
-    fn steer(&mut self) {}
 
     /// Devices and interfaces that went away and came back are taken again.
     fn look_after(&mut self) {

@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::os::unix::fs::PermissionsExt;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use culvert_engine::tables::{Gateway, To};
 use culvert_engine::wire::ethernet::MacAddr;
 
 use super::assemble::{self, Built, Known, Link};
+use super::steering;
 use crate::config::Config;
 use crate::plan::Kept;
 use crate::routes::{self, Hop, HostTables, MergedRoute, PortNeighbour, Way};
@@ -18,6 +20,8 @@ pub(super) fn config(text: &str) -> Config {
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
     let path = std::env::temp_dir().join(format!("culvert-daemon-{}-{number}.toml", std::process::id()));
     std::fs::write(&path, text).expect("a file");
+    // It may have keys in it.
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).expect("its mode");
     let loaded = Config::load(&path);
     std::fs::remove_file(&path).expect("ours");
     loaded.expect("a configuration").0
@@ -233,7 +237,7 @@ fn ports_take_what_leads_into_tunnels_and_nothing_else() {
     ]);
     world.build();
     let built = world.build();
-    let steered = assemble::steered(&world.config, &built.routes);
+    let steered = steering::steered(&world.config, &built.routes);
     let told = |prefix: &str, ours| {
         let prefix: culvert_engine::fib::Prefix = prefix.parse().expect("a prefix");
         steered.contains(&(prefix.addr(), prefix.prefix_len(), ours))
@@ -252,6 +256,24 @@ fn ports_take_what_leads_into_tunnels_and_nothing_else() {
         assert!(told(prefix, ours), "{prefix} {steered:?}");
     }
     assert!(steered.iter().all(|(address, _, _)| *address != ip("192.0.2.0")), "the host has it unasked");
+}
+
+#[test]
+fn ports_take_esp_on_the_udp_ports_that_far_ends_send_to() {
+    let key = "00112233445566778899aabbccddeeff0102030";
+    let sa = |direction: &str, last: u32, ports: &str| {
+        format!(
+            "[[tunnel.protect.manual]]\ndirection = \"{direction}\"\nspi = {}\nsuite = \"aes128gcm16\"\n\
+             key = \"{key}{last}\"\nudp_encap = {{ {ports} }}\n",
+            4096 + last
+        )
+    };
+    let text = CONFIG.replacen("protect = \"none\"\n", "[tunnel.protect]\nmode = \"transport\"\nSAS", 1);
+    let sas =
+        sa("out", 1, "source = 5500, destination = 6500") + &sa("in", 2, "source = 6500, destination = 5501");
+    let config = config(&text.replace("SAS", &sas));
+    assert_eq!(steering::esp_ports(&config).into_iter().collect::<Vec<_>>(), [4500, 5500, 5501]);
+    assert_eq!(steering::local_ends(&config), [ip("192.0.2.1"), ip("192.0.2.1")]);
 }
 
 /// The host must reach far ends itself, for IKE.
