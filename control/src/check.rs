@@ -173,8 +173,10 @@ fn path(config: &Config, tunnel: &Tunnel, tables: &Tables) -> PathReport {
             ..PathReport::default()
         },
         // The host's routing table, which is not read here, may know the way.
-        Some(To::Nowhere | To::Group(_)) | None if follows_host(config) => PathReport::default(),
-        Some(To::Nowhere | To::Group(_)) | None => {
+        Some(To::HostForwards | To::Nowhere | To::Group(_)) | None if follows_host(config) => {
+            PathReport::default()
+        }
+        Some(To::HostForwards | To::Nowhere | To::Group(_)) | None => {
             PathReport { problem: Some("no route leads to the far end (no-route)"), ..PathReport::default() }
         }
     }

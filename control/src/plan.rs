@@ -145,7 +145,12 @@ pub fn preview(config: &Config) -> Result<Tables, Vec<Problem>> {
 pub fn nesting(config: &Config, tables: &Tables) -> Nesting {
     let carrier = |tunnel: &Tunnel| match tables.route(tunnel.remote)?.to {
         To::Tunnel(index) => usize::try_from(index).ok(),
-        To::Host | To::Station { .. } | To::Unresolved { .. } | To::Group(_) | To::Nowhere => None,
+        To::Host
+        | To::HostForwards
+        | To::Station { .. }
+        | To::Unresolved { .. }
+        | To::Group(_)
+        | To::Nowhere => None,
     };
     Nesting::new(config.tunnels.iter().map(carrier).collect())
 }

@@ -9,17 +9,22 @@ const NUMBER_BITS: u32 = 24;
 const NUMBER: u32 = (1 << NUMBER_BITS) - 1;
 /// Set in the number of an origin that is a tunnel.
 const TUNNEL: u32 = 1 << (NUMBER_BITS - 1);
+/// Set beside it where the packet was on its way in.
+const INTO: u32 = TUNNEL >> 1;
 
 /// Ports and tunnels that tags can tell apart, of each.
-pub const MAX_NUMBER: u32 = TUNNEL;
+pub const MAX_NUMBER: u32 = INTO;
 
 /// Where a packet came in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Origin {
     /// By the port of that number.
     Port(u32),
-    /// Out of the tunnel of that number, or from the host into it.
+    /// Out of the tunnel of that number.
     Tunnel(u32),
+    /// From the host, a bridged port or the exception thread, into the tunnel of that number and no other way: such a packet
+    /// is never routed, since its route may lead past the tunnel's protection.
+    Into(u32),
 }
 
 impl Origin {
@@ -27,15 +32,18 @@ impl Origin {
     #[inline]
     pub const fn encode(self) -> u32 {
         match self {
-            Origin::Port(number) => number & (TUNNEL - 1),
-            Origin::Tunnel(number) => number & (TUNNEL - 1) | TUNNEL,
+            Origin::Port(number) => number & (INTO - 1),
+            Origin::Tunnel(number) => number & (INTO - 1) | TUNNEL,
+            Origin::Into(number) => number & (INTO - 1) | TUNNEL | INTO,
         }
     }
 
     const fn decode(number: u32) -> Origin {
-        match number & TUNNEL {
-            0 => Origin::Port(number & (TUNNEL - 1)),
-            _ => Origin::Tunnel(number & (TUNNEL - 1)),
+        let (kind, number) = (number & (TUNNEL | INTO), number & (INTO - 1));
+        match kind {
+            TUNNEL => Origin::Tunnel(number),
+            kind if kind & TUNNEL == 0 => Origin::Port(number),
+            _ => Origin::Into(number),
         }
     }
 }
@@ -195,8 +203,9 @@ mod tests {
     #[test]
     fn tags_survive() {
         for cause in Cause::ALL {
-            for origin in
-                [Origin::Port(0), Origin::Port(7), Origin::Tunnel(0), Origin::Tunnel(MAX_NUMBER - 1)]
+            for origin in [0, 7, MAX_NUMBER - 1]
+                .into_iter()
+                .flat_map(|number| [Origin::Port(number), Origin::Tunnel(number), Origin::Into(number)])
             {
                 let exception = Exception { cause, origin };
                 assert_eq!(Exception::decode(exception.encode()), Some(exception));

@@ -11,7 +11,7 @@ use crate::drops::Reason;
 use crate::esp::{self, InboundSa, Mode, OutboundSa, Spi};
 use crate::exception::keepalive;
 use crate::exception::pmtu::{Inside, Ports, Sends};
-use crate::gre::{Options, Sequences};
+use crate::gre::{Options, Payload, Sequences};
 use crate::mss;
 use crate::wire::ethernet::{self, EthernetHeader, MacAddr};
 use crate::wire::{EspHeader, GreHeader, Ipv4Header, Ipv6Header, UdpHeader, protocol, udp};
@@ -137,6 +137,8 @@ pub(crate) struct Underlay {
     pub(crate) destination: MacAddr,
     pub(crate) port: Result<u16, Reason>,
     pub(crate) path_mtu: usize,
+    /// The part of `path_mtu` that was learned from routers on the way.
+    pub(crate) learned: Option<usize>,
 }
 
 /// Settings that [`Tunnel::new`] lays out.
@@ -195,7 +197,10 @@ impl Tunnel {
             gre,
             mode,
             pad: protection.map_or(esp::ALIGNMENT, |protection| usize::from(protection.pad)),
-            mtu: mtu.map_or(fitting, |mtu| mtu + frame),
+            // A setting is obeyed until the path is known to take less.
+            mtu: mtu.map_or(fitting, |mtu| {
+                underlay.learned.map_or(usize::MAX, |path_mtu| layout.mtu(path_mtu)).min(mtu + frame)
+            }),
             path_mtu: underlay.path_mtu,
             way_out: underlay.port,
             bridge,
@@ -228,6 +233,11 @@ impl Tunnel {
     pub fn ends(&self) -> keepalive::Ends {
         let Options { key, checksum, .. } = self.gre;
         keepalive::Ends { local: self.local, remote: self.remote, key, checksum }
+    }
+
+    /// Are keepalives defined for it? Not where it carries Ethernet frames, nor for GRE in UDP.
+    pub(crate) fn has_keepalives(&self) -> bool {
+        self.gre.payload == Payload::Ip && (self.mode.is_some() || self.layout.udp == 0)
     }
 
     /// Lowers the segment size that a TCP SYN of this tunnel asks for to what fits, where that is set.

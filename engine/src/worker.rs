@@ -3,7 +3,7 @@
 //! 1. A receive queue is synchronised and up to a batch of frames lent out.
 //! 2. Each frame is classified as its queue wants it: as received by a port, here or by another worker, from the host into a
 //!    tunnel, as a frame that the exception thread made.
-//! 3. The batch goes through the stages of [`crate::path`].
+//! 3. The batch goes through the stages of `path`.
 //! 4. Slots are given back, transmit queues synchronised.
 
 use std::os::fd::BorrowedFd;

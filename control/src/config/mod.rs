@@ -2,11 +2,11 @@
 //! tables and touches no packet; whoever builds those tables may rely on everything that is promised here.
 //!
 //! Steps of [`Config::load`]:
-//! 1. read the named file, through a buffer that is wiped afterwards ([`source`]);
-//! 2. read its tables with typed getters that note what is wrong and go on ([`reader`], [`sections`]);
+//! 1. read the named file, through a buffer that is wiped afterwards (`source`);
+//! 2. read its tables with typed getters that note what is wrong and go on (`reader`, `sections`);
 //! 3. do the same for every file that `include` names;
-//! 4. check what only the whole can show: names, references, duplicates ([`checks`]);
-//! 5. hand back the model, or everything that is wrong in the order of files and lines ([`report`]).
+//! 4. check what only the whole can show: names, references, duplicates (`checks`);
+//! 5. hand back the model, or everything that is wrong in the order of files and lines (`report`).
 
 mod checks;
 mod model;

@@ -4,14 +4,14 @@
 //! It starts ([`run`]):
 //! 1. The configuration is loaded; everything that is wrong with it, or that cannot be run, is told, and nothing was changed.
 //! 2. The socket is taken, so that no second daemon touches the same devices.
-//! 3. The host's state is read, the devices are opened, the first tables built and published ([`Daemon::start`]).
+//! 3. The host's state is read, the devices are opened, the first tables built and published (`Daemon::start`).
 //! 4. The tunnels' host interfaces are made, workers and the exception thread started, and steering is set.
 //! 5. `ready` is printed.
 //!
-//! It runs ([`Daemon::run`]): what the host, the exception thread or time change ends in new tables, at most every
-//! [`DEBOUNCE`]; clients are answered; devices and interfaces that went away and came back are taken again.
+//! It runs (`Daemon::run`): what the host, the exception thread or time change ends in new tables, at most every
+//! `DEBOUNCE`; clients are answered; devices and interfaces that went away and came back are taken again.
 //!
-//! It stops ([`Daemon::stop`]): devices are given back to the host first, while the workers still take out of the rings what
+//! It stops (`Daemon::stop`): devices are given back to the host first, while the workers still take out of the rings what
 //! had been directed to them; then the tunnels' interfaces go, then threads and rings; the socket's file last.
 
 mod api;

@@ -29,10 +29,11 @@ use super::waiting::Waiting;
 use crate::counters::WorkerCounters;
 use crate::drops::Reason;
 use crate::flow;
+use crate::gre::Payload;
 use crate::tables::{NeighbourSpec, Published, Tables, To};
 use crate::tag::{Cause, Exception, Injected, Origin};
 use crate::wire::ethernet::{self, Ethernet, EthernetHeader, MacAddr};
-use crate::wire::{Gre, Ipv4, Ipv6, ipv4};
+use crate::wire::{Gre, Ipv4, Ipv6, ipv4, nd};
 use crate::worker::QueuePair;
 
 /// What the thread is told, whole, after each change of the tables.
@@ -98,16 +99,24 @@ pub enum Event {
 
 /// A packet that waits for a station.
 enum Held {
-    /// An IP packet for the station itself, or for those behind it.
-    Forward(Vec<u8>),
-    /// A packet for a tunnel whose outer packets go there.
-    IntoTunnel(u32, Vec<u8>),
+    /// An IP packet for the station itself, or for those behind it, and where it came in.
+    Forward(Origin, Vec<u8>),
+    /// A packet for a tunnel whose outer packets go there: for the one between these ends, whatever has its number later.
+    IntoTunnel(u32, keepalive::Ends, Vec<u8>),
 }
 
 /// How many errors about outer packets are looked at in a second: with many tunnels, each takes its time.
 const JUDGED_PER_SECOND: u32 = 200;
 /// How often all neighbours count as used, in nanoseconds: workers do not tell which they use.
 const USED_EVERY: u64 = 300_000_000_000;
+/// What reassembly drops fragments for.
+const REASSEMBLY: [Reason; 5] = [
+    Reason::FragmentLimit,
+    Reason::FragmentOverlap,
+    Reason::FragmentDuplicate,
+    Reason::IpMalformed,
+    Reason::Ecn,
+];
 
 /// The state of the thread. See the module page.
 pub struct Exceptions {
@@ -131,9 +140,10 @@ struct Parts {
     errors: RateLimit,
     judged: (u64, u32),
     reassembly: Reassembly,
-    reassembly_dropped: [u64; 3],
+    reassembly_dropped: [u64; REASSEMBLY.len()],
     ids: Ids,
-    path_mtus: HashMap<u32, PathMtu>,
+    /// By tunnel number; the ends show when that is another tunnel's.
+    path_mtus: HashMap<u32, (keepalive::Ends, PathMtu)>,
     used_at: u64,
     random: u64,
     counters: Arc<WorkerCounters>,
@@ -161,7 +171,7 @@ impl Exceptions {
             errors: RateLimit::new(Rates::default(), secret),
             judged: (0, 0),
             reassembly: Reassembly::new(reassembly::Limits::default()),
-            reassembly_dropped: [0; 3],
+            reassembly_dropped: [0; REASSEMBLY.len()],
             ids: Ids::new(secret as u16),
             path_mtus: HashMap::new(),
             used_at: 0,
@@ -185,7 +195,8 @@ impl Exceptions {
     pub fn next_due(&self) -> Option<u64> {
         let parts = &self.parts;
         let reassembly = parts.reassembly.deadline().map(nanoseconds);
-        let path_mtus = parts.path_mtus.values().filter_map(PathMtu::deadline).min().map(nanoseconds);
+        let learned = parts.path_mtus.values().filter_map(|(_, path)| path.deadline());
+        let path_mtus = learned.min().map(nanoseconds);
         [
             parts.neighbours.next_due(),
             parts.keepalives.next_due(),
@@ -212,8 +223,9 @@ impl Exceptions {
             let mut broken = 0;
             let slots = rx.ring.take(&mut broken, |mut frame| {
                 count += 1;
-                if let Some(exception) = Exception::decode(frame.tag()) {
-                    parts.handle(exception, frame.bytes_mut(), tables, now);
+                match Exception::decode(frame.tag()) {
+                    Some(exception) => parts.handle(exception, frame.bytes_mut(), tables, now),
+                    None => parts.drop(Reason::SlotBroken),
                 }
             });
             parts.counters.count_drop(Reason::SlotBroken, broken);
@@ -261,12 +273,14 @@ impl Parts {
         self.neighbours.set_ports(now, stations, &mut self.neighbours_out);
         self.neighbours.set_kept(now, &tables.wanted_neighbours(), &mut self.neighbours_out);
         let random = &mut self.random;
-        let tunnels = (0..).zip(tables.tunnels()).map(|(number, tunnel)| {
+        let carriers = (0..).zip(tables.tunnels()).filter(|(_, tunnel)| tunnel.has_keepalives());
+        let tunnels = carriers.map(|(number, tunnel): (u32, _)| {
             let settings = self.setup.tunnels.get(number as usize).and_then(|setup| setup.keepalive);
             (number, tunnel.ends(), settings)
         });
         self.keepalives.set_tunnels(now, tunnels, || next_random(random));
-        for (number, path) in &mut self.path_mtus {
+        self.path_mtus.retain(|number, (ends, _)| is_still(tables, *number, *ends));
+        for (number, (_, path)) in &mut self.path_mtus {
             if let Some(tunnel) = tables.tunnel(*number)
                 && let Some(link) = tables.link_mtu(tunnel.remote)
                 && path.set_link(link)
@@ -275,17 +289,20 @@ impl Parts {
             }
         }
         self.drain(tables, now);
-        self.release();
+        self.release(tables);
     }
 
     /// Packets whose station the tables know now.
-    fn release(&mut self) {
+    fn release(&mut self, tables: &Tables) {
         let known: HashMap<(u16, IpAddr), MacAddr> =
             self.setup.neighbours.iter().map(|n| ((n.port as u16, n.address), n.mac)).collect();
         for ((port, address), held) in self.waiting.release(|key| known.contains_key(&key)) {
             match held {
-                Held::IntoTunnel(tunnel, packet) => self.made.push((Injected::IntoTunnel(tunnel), packet)),
-                Held::Forward(packet) => {
+                Held::IntoTunnel(tunnel, ends, packet) if is_still(tables, tunnel, ends) => {
+                    self.made.push((Injected::IntoTunnel(tunnel), packet));
+                }
+                Held::IntoTunnel(..) => self.drop(Reason::NoNeighbour),
+                Held::Forward(_, packet) => {
                     if let Some(mac) = known.get(&(port, address)) {
                         self.send(port, *mac, &packet);
                     }
@@ -307,17 +324,24 @@ impl Parts {
             Cause::Local => self.local(frame, origin, tables, now),
             Cause::IcmpError => self.icmp_error(frame, origin, tables, now),
             Cause::Keepalive => {
-                if let Origin::Tunnel(tunnel) = origin
-                    && !self.keepalives.came_out(now, tunnel, frame, &mut self.keepalives_out)
-                {
+                let known = match origin {
+                    Origin::Tunnel(tunnel) => {
+                        self.keepalives.came_out(now, tunnel, frame, &mut self.keepalives_out)
+                    }
+                    Origin::Port(_) | Origin::Into(_) => false,
+                };
+                if !known {
                     self.drop(Reason::Nested);
                 }
             }
             Cause::Returned => {
-                let payload = Gre::parse(frame).map(|gre| gre.payload().to_vec());
-                if let (Origin::Tunnel(tunnel), Ok(payload)) = (origin, payload)
-                    && !self.keepalives.came_back(now, tunnel, &payload, &mut self.keepalives_out)
-                {
+                let known = match (origin, Gre::parse(frame)) {
+                    (Origin::Tunnel(tunnel), Ok(gre)) => {
+                        self.keepalives.came_back(now, tunnel, gre.payload(), &mut self.keepalives_out)
+                    }
+                    _ => false,
+                };
+                if !known {
                     self.drop(Reason::GreUnknown);
                 }
             }
@@ -343,7 +367,7 @@ impl Parts {
         for held in expired {
             self.unreachable(held, tables, now);
         }
-        for (number, path) in &mut self.path_mtus {
+        for (number, (_, path)) in &mut self.path_mtus {
             if path.expire(Duration::from_nanos(now)) {
                 self.events.push(Event::PathMtu { tunnel: *number, mtu: path.get() });
             }
@@ -367,24 +391,8 @@ impl Parts {
         let released: Vec<_> = self.neighbours_out.released.drain(..).collect();
         for (port, mac, held) in released {
             match held {
-                Held::Forward(packet) => self.send(port, mac, &packet),
-                // The tunnel's headers have the station's address only once the tables do.
-                Held::IntoTunnel(tunnel, packet) => {
-                    match tables.tunnel(tunnel).map(|tunnel| tunnel.way_out()) {
-                        Some(Ok(_)) => self.made.push((Injected::IntoTunnel(tunnel), packet)),
-                        _ => {
-                            let key =
-                                tables.tunnel(tunnel).and_then(|tunnel| tables.station(tunnel.remote, 0));
-                            let lost = match key {
-                                Some(key) => self.waiting.push(now, key, Held::IntoTunnel(tunnel, packet)).0,
-                                None => Some(Held::IntoTunnel(tunnel, packet)),
-                            };
-                            if lost.is_some() {
-                                self.drop(Reason::NoNeighbour);
-                            }
-                        }
-                    }
-                }
+                Held::Forward(_, packet) => self.send(port, mac, &packet),
+                Held::IntoTunnel(number, ends, packet) => self.enter(number, ends, packet, tables, now),
             }
         }
         for (tunnel, packet) in self.keepalives_out.probes.drain(..) {
@@ -395,6 +403,20 @@ impl Parts {
         }
         let changes = self.keepalives_out.changes.drain(..);
         self.events.extend(changes.map(|(tunnel, liveness)| Event::Liveness { tunnel, liveness }));
+    }
+
+    /// A packet for a tunnel whose next station is known. The tunnel's headers have its address only once the tables do.
+    fn enter(&mut self, number: u32, ends: keepalive::Ends, packet: Vec<u8>, tables: &Tables, now: u64) {
+        let Some(tunnel) = tables.tunnel(number).filter(|tunnel| tunnel.ends() == ends) else {
+            return self.drop(Reason::NoNeighbour);
+        };
+        if tunnel.way_out().is_ok() {
+            return self.made.push((Injected::IntoTunnel(number), packet));
+        }
+        let Some(key) = tables.station(tunnel.remote, 0) else { return self.drop(Reason::NoNeighbour) };
+        if self.waiting.push(now, key, Held::IntoTunnel(number, ends, packet)).0.is_some() {
+            self.drop(Reason::NoNeighbour);
+        }
     }
 
     fn drop(&self, reason: Reason) {
@@ -420,12 +442,12 @@ impl Parts {
 
     /// An address of ours to send errors from: of where the packet came in, else any.
     fn own_address(&self, origin: Origin, v4: bool) -> Option<IpAddr> {
-        let fits = |address: &IpAddr| address.is_ipv4() == v4;
+        let fits = |address: &IpAddr| address.is_ipv4() == v4 && !is_link_local(*address);
         let of_port = |port: &PortSetup| port.addresses.iter().map(|(address, _)| *address).find(fits);
         let ports = || self.setup.ports.iter().find_map(of_port);
         match origin {
             Origin::Port(port) => self.setup.ports.get(port as usize).and_then(of_port),
-            Origin::Tunnel(tunnel) => {
+            Origin::Tunnel(tunnel) | Origin::Into(tunnel) => {
                 let setup = self.setup.tunnels.get(tunnel as usize)?;
                 setup.inner.iter().copied().find(fits)
             }
@@ -437,17 +459,23 @@ impl Parts {
     /// Tells the sender of a packet what became of it, as often as that is allowed.
     fn tell(&mut self, packet: &[u8], what: Error, origin: Origin, tables: &Tables, now: u64) {
         let Some((src, dst)) = ends(packet) else { return };
-        let Some(from) = self.own_address(origin, dst.is_ipv4()) else { return };
+        let hosts = tables.route(src).is_none_or(|hop| matches!(hop.to, To::Host | To::HostForwards));
+        let own = self.own_address(origin, dst.is_ipv4());
+        let (injected, from) = match origin {
+            // What the host sent goes back by the tunnel's interface, from where it was going to: a host takes no packet
+            // from an address of its own.
+            Origin::Into(tunnel) if hosts => {
+                (Injected::FromTunnel(tunnel), Some(dst).filter(|dst| !dst.is_multicast()).or(own))
+            }
+            // A packet of ours, or of somebody that no route leads to.
+            Origin::Port(_) | Origin::Tunnel(_) if hosts => return,
+            Origin::Port(_) | Origin::Tunnel(_) | Origin::Into(_) => (Injected::Route, own),
+        };
+        let Some(from) = from else { return };
         let Some(error) = error_for(packet, what, from) else { return };
         if !self.errors.allow(src, Duration::from_nanos(now)) {
             return;
         }
-        // The host's own packets come through its tunnel's interface, and so does the answer.
-        let to_host = tables.route(src).is_some_and(|hop| hop.to == To::Host);
-        let injected = match origin {
-            Origin::Tunnel(tunnel) if to_host => Injected::FromTunnel(tunnel),
-            _ => Injected::Route,
-        };
         self.made.push((injected, error));
     }
 
@@ -477,11 +505,15 @@ impl Parts {
     fn no_neighbour(&mut self, packet: &[u8], origin: Origin, tables: &Tables, now: u64) {
         let out = ends(packet).and_then(|(_, dst)| way(packet, dst, origin, tables));
         let (key, held) = match out {
-            Some(Out::Station(port, address)) => ((port, address), Held::Forward(packet.to_vec())),
+            Some(Out::Station(port, address)) => ((port, address), Held::Forward(origin, packet.to_vec())),
             Some(Out::Tunnel(number)) => {
-                let station = tables.tunnel(number).and_then(|tunnel| tables.station(tunnel.remote, 0));
-                let Some(key) = station else { return self.drop(Reason::NoNeighbour) };
-                (key, Held::IntoTunnel(number, packet.to_vec()))
+                let tunnel = tables.tunnel(number);
+                let Some((tunnel, key)) =
+                    tunnel.and_then(|tunnel| Some((tunnel, tables.station(tunnel.remote, 0)?)))
+                else {
+                    return self.drop(Reason::NoNeighbour);
+                };
+                (key, Held::IntoTunnel(number, tunnel.ends(), packet.to_vec()))
             }
             None => return self.drop(Reason::NoNeighbour),
         };
@@ -502,9 +534,8 @@ impl Parts {
     /// A packet that nobody on the link takes.
     fn unreachable(&mut self, held: Held, tables: &Tables, now: u64) {
         self.drop(Reason::NoNeighbour);
-        if let Held::Forward(packet) = held {
-            // Where it came in is forgotten by now; any address of ours will do.
-            self.tell(&packet, Error::HostUnreachable, Origin::Port(u32::MAX), tables, now);
+        if let Held::Forward(origin, packet) = held {
+            self.tell(&packet, Error::HostUnreachable, origin, tables, now);
         }
     }
 
@@ -526,8 +557,7 @@ impl Parts {
 
     /// Takes over what reassembly dropped since the last time.
     fn count_reassembly(&mut self) {
-        let reasons = [Reason::FragmentLimit, Reason::FragmentOverlap, Reason::FragmentDuplicate];
-        for (reason, before) in reasons.into_iter().zip(&mut self.reassembly_dropped) {
+        for (reason, before) in REASSEMBLY.into_iter().zip(&mut self.reassembly_dropped) {
             let dropped = self.reassembly.dropped(reason);
             self.counters.count_drop(reason, dropped.saturating_sub(*before));
             *before = dropped;
@@ -536,27 +566,50 @@ impl Parts {
 
     /// A frame to us, or to all, on a port that no host stack stands behind.
     fn local(&mut self, frame: &[u8], origin: Origin, tables: &Tables, now: u64) {
-        let Origin::Port(port) = origin else { return };
+        let Origin::Port(port) = origin else { return self.drop(Reason::NoHost) };
         match self.neighbours.received(now, port as u16, frame, &mut self.neighbours_out) {
             Received::Done => {}
             Received::Malformed(reason) => self.drop(reason),
             Received::NotMine => {
                 let Ok(link) = Ethernet::parse(frame) else { return self.drop(Reason::EthernetMalformed) };
-                let packet = link.payload();
-                let ours = ends(packet).is_some_and(|(_, dst)| {
-                    tables.route(dst).is_some_and(|hop| hop.to == To::Host) && !dst.is_multicast()
-                });
-                match echo::reply(packet).filter(|_| ours) {
-                    Some(reply) => self.made.push((Injected::Route, reply)),
-                    None => self.drop(Reason::NoHost),
-                }
+                self.echo(&link, port as u16, tables);
             }
         }
     }
 
+    /// An echo request to an address of ours is answered, unless it came for all stations (RFC 1122 section 3.2.2.6).
+    fn echo(&mut self, link: &Ethernet<'_>, port: u16, tables: &Tables) {
+        let to_us = link.tags_len() == 0 && !link.dst().is_multicast();
+        let ends = ends(link.payload()).filter(|(_, dst)| to_us && self.owns(port, *dst, tables));
+        match ends.zip(echo::reply(link.payload())) {
+            // Link-local addresses have no routes.
+            Some(((src, dst), reply)) if is_link_local(src) || is_link_local(dst) => {
+                self.send(port, link.src(), &reply);
+            }
+            Some((_, reply)) => self.made.push((Injected::Route, reply)),
+            None => self.drop(Reason::NoHost),
+        }
+    }
+
+    /// Is that an address of ours, seen from port `port`?
+    fn owns(&self, port: u16, address: IpAddr, tables: &Tables) -> bool {
+        let setup = &self.setup;
+        let on_port = |port: &PortSetup| port.addresses.iter().any(|(own, _)| *own == address);
+        if is_link_local(address) {
+            let port = setup.ports.get(usize::from(port));
+            return port
+                .is_some_and(|port| on_port(port) || address == IpAddr::from(nd::link_local(port.mac)));
+        }
+        setup.ports.iter().any(on_port)
+            || setup.tunnels.iter().any(|tunnel| tunnel.inner.contains(&address))
+            || tables.tunnels().iter().any(|tunnel| tunnel.local == address)
+    }
+
     /// An ICMP error to a tunnel's end. About a packet of ours, it tells of that tunnel's path; otherwise it is the host's.
     fn icmp_error(&mut self, frame: &[u8], origin: Origin, tables: &Tables, now: u64) {
-        let (Origin::Port(port), Ok(link)) = (origin, Ethernet::parse(frame)) else { return };
+        let (Origin::Port(port), Ok(link)) = (origin, Ethernet::parse(frame)) else {
+            return self.drop(Reason::NoHost);
+        };
         let second = now / 1_000_000_000;
         if self.judged.0 != second {
             self.judged = (second, 0);
@@ -570,9 +623,15 @@ impl Parts {
         let judged = (self.judged.1 <= JUDGED_PER_SECOND).then(|| pmtu::judge(link.payload(), sends));
         match judged {
             Some(Ok((number, Told::Mtu(mtu)))) => {
-                let link = tables.tunnel(number).and_then(|tunnel| tables.link_mtu(tunnel.remote));
-                let Some(link) = link else { return };
-                let path = self.path_mtus.entry(number).or_insert(PathMtu::new(link));
+                let tunnel = tables.tunnel(number);
+                // Without a link there is no path that it could be about.
+                let Some((tunnel, link)) =
+                    tunnel.and_then(|tunnel| Some((tunnel, tables.link_mtu(tunnel.remote)?)))
+                else {
+                    return;
+                };
+                let entry = self.path_mtus.entry(number);
+                let (_, path) = entry.or_insert_with(|| (tunnel.ends(), PathMtu::new(link)));
                 if path.learn(mtu, Duration::from_nanos(now)) {
                     self.events.push(Event::PathMtu { tunnel: number, mtu: path.get() });
                 }
@@ -592,16 +651,33 @@ enum Out {
     Station(u16, IpAddr),
 }
 
-/// The way of a packet to `dst`. What the host sends into a tunnel takes that tunnel, whatever the route says.
+/// The way of an IP packet to `dst`. What was to go into a tunnel takes that tunnel, whatever the route says.
 fn way(packet: &[u8], dst: IpAddr, origin: Origin, tables: &Tables) -> Option<Out> {
     let flow = flow::hash(packet);
-    if let Some((port, address)) = tables.station(dst, flow) {
-        return Some(Out::Station(port, address));
-    }
-    match (tables.tunnel_to(dst, flow), origin) {
-        (Some(tunnel), _) => Some(Out::Tunnel(tunnel)),
-        (None, Origin::Tunnel(tunnel)) => Some(Out::Tunnel(tunnel)),
-        (None, Origin::Port(_)) => None,
+    let tunnel = match origin {
+        Origin::Into(tunnel) => Some(tunnel),
+        Origin::Port(_) | Origin::Tunnel(_) => {
+            if let Some((port, address)) = tables.station(dst, flow) {
+                return Some(Out::Station(port, address));
+            }
+            tables.tunnel_to(dst, flow)
+        }
+    };
+    // Ethernet frames are neither cut nor held.
+    let carries_ip = |tunnel: &u32| tables.tunnel(*tunnel).is_some_and(|it| it.gre.payload == Payload::Ip);
+    tunnel.filter(carries_ip).map(Out::Tunnel)
+}
+
+/// Is tunnel `number` still the one between these ends?
+fn is_still(tables: &Tables, number: u32, ends: keepalive::Ends) -> bool {
+    tables.tunnel(number).is_some_and(|tunnel| tunnel.ends() == ends)
+}
+
+/// Is that address good on its own link alone?
+fn is_link_local(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => address.is_link_local(),
+        IpAddr::V6(address) => address.is_unicast_link_local(),
     }
 }
 

@@ -1,7 +1,7 @@
 //! Packets that wait until the tables know a neighbour which somebody else resolves: the host, on ports with a host stack,
 //! or [`super::neighbour`], for what goes into a tunnel once the tunnel's next station is known.
 //!
-//! Bounded: [`PACKETS`] for each neighbour, [`NEIGHBOURS`] neighbours, [`PATIENCE`]; the oldest gives way.
+//! Bounded: 16 packets for each neighbour, 256 neighbours, [`PATIENCE`]; the oldest gives way.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;

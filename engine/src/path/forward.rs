@@ -65,7 +65,7 @@ fn before(hop: &NextHop, link_local: bool) -> Result<(), Reason> {
         return Err(Reason::LinkLocal);
     }
     match hop.to {
-        To::Nowhere | To::Host => Err(Reason::NoRoute),
+        To::Nowhere | To::Host | To::HostForwards => Err(Reason::NoRoute),
         To::Station { .. } | To::Unresolved { .. } | To::Tunnel(_) | To::Group(_) => Ok(()),
     }
 }
@@ -91,7 +91,7 @@ fn onward(packet: &mut Packet<'_>, hop: u32, next: &NextHop, tables: &Tables) ->
             }
         }
         To::Group(group) => spread(packet, group, tables),
-        To::Host | To::Nowhere => Err(Reason::NoRoute),
+        To::Host | To::HostForwards | To::Nowhere => Err(Reason::NoRoute),
     }
 }
 
@@ -100,7 +100,7 @@ fn onward(packet: &mut Packet<'_>, hop: u32, next: &NextHop, tables: &Tables) ->
 fn spread(packet: &mut Packet<'_>, group: u32, tables: &Tables) -> Result<Next, Reason> {
     let flow = flow::hash(packet.frame.bytes());
     match tables.member(group, flow) {
-        Some((_, NextHop { to: To::Group(_) | To::Host, .. })) | None => Err(Reason::NoRoute),
+        Some((_, NextHop { to: To::Group(_), .. })) | None => Err(Reason::NoRoute),
         Some((hop, next)) => onward(packet, hop, next, tables),
     }
 }

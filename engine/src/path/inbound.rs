@@ -188,7 +188,11 @@ fn uncommon(
             return Err(Reason::EspDummy);
         }
         (Some(Mode::Transport), protocol::GRE) => {}
-        (Some(Mode::Tunnel), protocol::IPV4 | protocol::IPV6) => strip_middle(packet, tunnel, next_header)?,
+        (Some(Mode::Tunnel), protocol::IPV4 | protocol::IPV6) => {
+            // A fragment in here is no frame that a port received, and not put together.
+            packet.origin = Origin::Tunnel(inbound.tunnel).encode();
+            strip_middle(packet, tunnel, next_header)?;
+        }
         _ => return Err(Reason::EspMalformed),
     }
     let gre = Gre::parse(packet.frame.bytes()).map_err(|_| Reason::GreMalformed)?;
@@ -275,8 +279,8 @@ fn deliver(
     packet.origin = Origin::Tunnel(index).encode();
     clamp(packet, &inner, index, tables);
     match inner {
-        Inner::V4(Some((_, NextHop { to: To::Host, .. })))
-        | Inner::V6(Some((_, NextHop { to: To::Host, .. }))) => Ok(Next::HostInner(index)),
+        Inner::V4(Some((_, NextHop { to: To::Host | To::HostForwards, .. })))
+        | Inner::V6(Some((_, NextHop { to: To::Host | To::HostForwards, .. }))) => Ok(Next::HostInner(index)),
         Inner::V4(Some((hop, way))) => forward::ipv4(packet, hop, way, tables),
         Inner::V6(Some((hop, way))) => forward::ipv6(packet, hop, way, tables),
         Inner::V4(None) | Inner::V6(None) => Err(Reason::NoRoute),

@@ -12,7 +12,7 @@ use crate::wire::{Ipv4, Ipv6, ethernet};
 /// Runs the first stage for an IP packet that the host sent into a tunnel by its interface; the tag is the tunnel's number.
 pub(crate) fn from_host(packet: &mut Packet<'_>, tables: &Tables) {
     let tunnel = packet.frame.tag();
-    packet.origin = Origin::Tunnel(tunnel).encode();
+    packet.origin = Origin::Into(tunnel).encode();
     packet.next = into_tunnel(packet, tunnel, tables).unwrap_or_else(Next::Drop);
 }
 
@@ -64,12 +64,12 @@ fn place(
             None => Err(Reason::NoRoute),
         },
         Injected::IntoTunnel(tunnel) => {
-            packet.origin = Origin::Tunnel(tunnel).encode();
+            packet.origin = Origin::Into(tunnel).encode();
             route(packet, tables)?;
             Ok(Next::Tunnel(tunnel))
         }
         Injected::Answer(tunnel) => {
-            packet.origin = Origin::Tunnel(tunnel).encode();
+            packet.origin = Origin::Into(tunnel).encode();
             (packet.protocol, packet.tos) = (keepalive::PROTOCOL, 0);
             Ok(Next::Tunnel(tunnel))
         }
@@ -77,7 +77,9 @@ fn place(
             packet.origin = Origin::Tunnel(tunnel).encode();
             Ok(Next::HostInner(tunnel))
         }
-        Injected::Send(port) => Ok(Next::Send(port)),
+        // Behind the ports' queues stand those of rings that carry other things.
+        Injected::Send(port) if (port as usize) < tables.ports.len() => Ok(Next::Send(port)),
+        Injected::Send(_) => Err(Reason::NoRoute),
         Injected::Receive(port) => {
             packet.origin = Origin::Port(port).encode();
             let entry = tables.ports.get(port as usize).ok_or(Reason::NoRoute)?;

@@ -11,7 +11,7 @@ use super::forward;
 use super::{Next, Packet};
 use crate::drops::Reason;
 use crate::tables::{Address, Ends, NextHop, PortEntry, PortKind, Tables, To};
-use crate::tag::Cause;
+use crate::tag::{Cause, Origin};
 use crate::wire::{Ethernet, Gre, Ipv4, Ipv6, Udp, ethernet, icmpv4, icmpv6, protocol, udp};
 
 /// Asks the processor for what the look-ups of a batch will read first, where there are so many tunnels that it would have
@@ -115,22 +115,24 @@ fn bridged(packet: &mut Packet<'_>, tunnel: u32) -> Result<Next, Reason> {
     }
     packet.protocol = ethernet::TEB;
     packet.tos = 0;
+    packet.origin = Origin::Into(tunnel).encode();
     Ok(Next::Tunnel(tunnel))
 }
 
 /// What the host sends by a port leaves as it is, but for what would undo a tunnel's protection: a kernel that was given the
-/// tunnel's SAs or GRE as well must not send beside us.
+/// tunnel's SAs or GRE as well must not send beside us. Headers are read as they stand: a frame in several slots, or with a
+/// checksum that the host left to the card, is guarded like any other.
 #[cold]
 fn from_host(packet: &Packet<'_>, nic: u32, tables: &Tables) -> Result<Next, Reason> {
     let frame = Ethernet::parse(packet.frame.bytes()).map_err(|_| Reason::EthernetMalformed)?;
     match frame.ethertype() {
         ethernet::IPV4 => {
-            if let Ok(ip) = Ipv4::parse(frame.payload()) {
+            if let Ok(ip) = Ipv4::quoted(frame.payload()) {
                 guard(ip.src(), ip.dst(), ip.protocol(), ip.payload(), tables)?;
             }
         }
         ethernet::IPV6 => {
-            if let Ok(ip) = Ipv6::parse(frame.payload())
+            if let Ok(ip) = Ipv6::quoted(frame.payload())
                 && let Ok(upper) = ip.upper()
             {
                 let payload = frame.payload().get(upper.offset..).unwrap_or_default();
@@ -181,7 +183,7 @@ fn several_slots(packet: &mut Packet<'_>, tables: &Tables) -> Result<Next, Reaso
         _ => return Ok(Next::Host),
     };
     match tables.route(destination) {
-        Some(NextHop { to: To::Host, .. }) => Ok(Next::Host),
+        Some(NextHop { to: To::Host | To::HostForwards, .. }) => Ok(Next::Host),
         _ => Err(Reason::MultiSlot),
     }
 }
@@ -204,8 +206,10 @@ fn ipv4(packet: &mut Packet<'_>, tables: &Tables, worker: u32) -> Result<Next, R
         return Ok(next);
     }
     let hop = tables.fib().lookup_v4(outer.dst).and_then(|hop| Some((hop, tables.next_hop(hop)?)));
-    if let Some((_, NextHop { to: To::Host, .. })) = hop {
-        return local(packet, &outer, tables, worker);
+    match hop {
+        Some((_, NextHop { to: To::Host, .. })) => return local(packet, &outer, tables, worker),
+        Some((_, NextHop { to: To::HostForwards, .. })) => return Ok(Next::Host),
+        _ => {}
     }
     strip_ethernet(packet, outer.end);
     let (hop, way) = hop.ok_or(Reason::NoRoute)?;
@@ -234,6 +238,9 @@ fn ipv6(packet: &mut Packet<'_>, tables: &Tables, worker: u32) -> Result<Next, R
             Some(next) => Ok(next),
             None => local(packet, &outer, tables, worker),
         };
+    }
+    if let Some((_, NextHop { to: To::HostForwards, .. })) = hop {
+        return Ok(Next::Host);
     }
     strip_ethernet(packet, end);
     let (hop, way) = hop.ok_or(Reason::NoRoute)?;
@@ -365,11 +372,11 @@ fn encapsulated_in_udp<A: Address>(
     let bytes = packet.frame.bytes().get(outer.payload_at..outer.end).ok_or(Reason::IpMalformed)?;
     let ours = |port| tables.is_encap_port(port) || tables.is_gre_port(port);
     if outer.fragment {
-        // Only a first fragment says which port it is for; the host reassembles the others in vain.
+        // Only a first fragment says which port it is for; the host reassembles the others in vain, but those of IKE.
+        let port = bytes.get(2..4).and_then(<[u8]>::first_chunk).map(|port| u16::from_be_bytes(*port));
+        let is_ike = bytes.get(udp::HEADER_LEN..).is_some_and(|payload| payload.starts_with(&[0; 4]));
         let to_us = outer.first
-            && bytes
-                .get(2..4)
-                .is_some_and(|port| matches!(port, [high, low] if ours(u16::from_be_bytes([*high, *low]))));
+            && port.is_some_and(|port| tables.is_gre_port(port) || tables.is_encap_port(port) && !is_ike);
         return if to_us { Err(Reason::Fragment) } else { Ok(Next::Host) };
     }
     let datagram = Udp::parse(bytes).map_err(|_| Reason::IpMalformed)?;

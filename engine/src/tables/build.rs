@@ -356,7 +356,7 @@ fn way(gateway: &Gateway, routes: &mut Routes, stations: &HashMap<(usize, IpAddr
             To::Group(routes.groups.len() as u32 - 1).into()
         }
         Gateway::Tunnel(index) => To::Tunnel(*index as u32).into(),
-        Gateway::Host => To::Host.into(),
+        Gateway::Host => To::HostForwards.into(),
         Gateway::Discard => To::Nowhere.into(),
         Gateway::Port { port, via } => {
             let to = match via.and_then(|via| stations.get(&(*port, via))) {
@@ -405,20 +405,19 @@ fn lay_out(tunnel: &TunnelSpec, to: To, ports: &[PortEntry]) -> Result<Tunnel, B
         To::Station { port, mac } => (Ok(port), mac),
         To::Unresolved { .. } => (Err(Reason::NoNeighbour), none),
         To::Tunnel(_) => (Err(Reason::Nested), none),
-        To::Host | To::Nowhere | To::Group(_) => (Err(Reason::NoRoute), none),
+        To::Host | To::HostForwards | To::Nowhere | To::Group(_) => (Err(Reason::NoRoute), none),
     };
     let link = match to {
         To::Station { port, .. } | To::Unresolved { port } => ports.get(usize::from(port)),
         _ => None,
     };
+    let learned = tunnel.path_mtu.map(usize::from);
     let underlay = Underlay {
         source: link.map_or(none, |port| port.mac),
         destination,
         port,
-        path_mtu: tunnel
-            .path_mtu
-            .map_or(usize::MAX, usize::from)
-            .min(link.map_or(DEFAULT_MTU, |port| port.mtu)),
+        path_mtu: learned.unwrap_or(usize::MAX).min(link.map_or(DEFAULT_MTU, |port| port.mtu)),
+        learned,
     };
     let settings = Settings {
         local: tunnel.local,

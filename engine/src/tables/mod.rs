@@ -30,6 +30,8 @@ const SPREAD: usize = 64;
 pub enum To {
     /// To us: the engine's own protocols, and the host stack for all others.
     Host,
+    /// To the host stack, which forwards it: nothing in it is ours.
+    HostForwards,
     /// Out of a port, to that station.
     Station {
         /// The port's number.
@@ -284,7 +286,7 @@ impl Tables {
             To::Station { port, .. } | To::Unresolved { port } => {
                 Some((port, self.routers.get(&hop).copied().unwrap_or(address)))
             }
-            To::Host | To::Tunnel(_) | To::Group(_) | To::Nowhere => None,
+            To::Host | To::HostForwards | To::Tunnel(_) | To::Group(_) | To::Nowhere => None,
         }
     }
 

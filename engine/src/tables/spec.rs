@@ -84,7 +84,7 @@ pub enum Gateway {
     },
     /// Into that tunnel.
     Tunnel(usize),
-    /// To the host stack, which knows the way.
+    /// To the host stack, which forwards it as it came.
     Host,
     /// Nowhere, on purpose.
     Discard,

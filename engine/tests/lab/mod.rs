@@ -12,8 +12,9 @@ use std::sync::Arc;
 
 use culvert_engine::counters::{TunnelCounterBank, WorkerCounters};
 use culvert_engine::drops::Reason;
+use culvert_engine::esp::cipher::{self, Aad, SealJob};
 use culvert_engine::esp::replay::ReplayWindow;
-use culvert_engine::esp::{InboundSa, IvRange, Key, Mode, OutboundSa, Router, Suite};
+use culvert_engine::esp::{ICV_LEN, InboundSa, IvRange, Key, Mode, OutboundSa, Router, Suite};
 use culvert_engine::fib::Prefix;
 use culvert_engine::gre::{Options, Payload};
 use culvert_engine::ring::{self, Port, RINGS_PER_QUEUE, Region, RxQueue, SPARE_PER_QUEUE, TxQueue};
@@ -86,26 +87,40 @@ pub(crate) fn spi(from: u8) -> u32 {
 pub(crate) struct Far(RxQueue, TxQueue);
 
 impl Far {
-    fn new(mut port: Port) -> Far {
+    pub(crate) fn new(mut port: Port) -> Far {
         let (rx, tx) = port.queues.pop().expect("a wire has a queue");
         Far(rx, tx)
     }
 
     /// Puts one frame on the wire.
     pub(crate) fn send(&mut self, frame: &[u8]) {
+        self.send_tagged(0, frame);
+    }
+
+    /// As [`Far::send`], on a ring whose frames have tags.
+    pub(crate) fn send_tagged(&mut self, tag: u32, frame: &[u8]) {
         self.1.sync();
-        self.1.ring.push_bytes(frame).expect("room for the frame");
+        let pushed = self.1.ring.push_with(tag, |buffer| {
+            buffer.get_mut(..frame.len()).expect("room in the buffer").copy_from_slice(frame);
+            Ok(frame.len())
+        });
+        pushed.expect("room for the frame");
         self.1.sync();
     }
 
     /// Takes all frames off the wire and returns how many.
     pub(crate) fn receive(&mut self, mut each: impl FnMut(&[u8])) -> usize {
+        self.receive_tagged(|_, frame| each(frame))
+    }
+
+    /// As [`Far::receive`], each with its tag.
+    pub(crate) fn receive_tagged(&mut self, mut each: impl FnMut(u32, &[u8])) -> usize {
         let (mut count, mut broken) = (0, 0);
         loop {
             self.0.sync();
             let slots = self.0.ring.take(&mut broken, |frame| {
                 count += 1;
-                each(frame.bytes());
+                each(frame.tag(), frame.bytes());
             });
             self.0.ring.release(slots);
             if slots == 0 {
@@ -346,7 +361,8 @@ pub(crate) fn frame(number: u8, port: usize, packet: &[u8]) -> Vec<u8> {
     link(mac(number, port), station(number, port), packet)
 }
 
-fn link(dst: MacAddr, src: MacAddr, packet: &[u8]) -> Vec<u8> {
+/// An IP packet in a frame.
+pub(crate) fn link(dst: MacAddr, src: MacAddr, packet: &[u8]) -> Vec<u8> {
     let ethertype = if packet.first().is_some_and(|first| first >> 4 == 6) { [0x86, 0xdd] } else { [8, 0] };
     [&dst.0[..], &src.0, &ethertype, packet].concat()
 }
@@ -371,4 +387,33 @@ pub(crate) fn inner(v6: bool, len: usize, tos: u8, seed: u8) -> Vec<u8> {
     let payload: Vec<u8> = (0..len - header).map(|n| (n as u8).wrapping_mul(31) ^ seed).collect();
     // 59: no next header, so that IPv6 finds nothing to read behind its own.
     ip(src, dst, 59, tos, 64, &payload)
+}
+
+/// An ESP packet as only the holder of the key can make it: router 1's SA, any plaintext, whatever it says.
+pub(crate) fn forge(plan: &Plan, sequence: u64, plaintext: &[u8]) -> Vec<u8> {
+    let iv = (sequence ^ 0x0123_4567).to_be_bytes();
+    let mut data = [plaintext, &[0; ICV_LEN]].concat();
+    let key = plan.key(1);
+    cipher::seal(&mut [SealJob {
+        key: &key,
+        iv,
+        aad: Aad::new(spi(1), sequence, plan.esn),
+        data: &mut data,
+    }]);
+    let esp = [&spi(1).to_be_bytes()[..], &(sequence as u32).to_be_bytes(), &iv, &data].concat();
+    let (src, dst) = (end(1, plan.v6), end(2, plan.v6));
+    let outer = if plan.udp {
+        let len = (8 + esp.len()) as u16;
+        let udp = [&[0x11, 0x94, 0x11, 0x94][..], &len.to_be_bytes(), &[0, 0], &esp].concat();
+        ip(src, dst, 17, 0, 64, &udp)
+    } else {
+        ip(src, dst, 50, 0, 64, &esp)
+    };
+    frame(2, WAN, &outer)
+}
+
+/// Padding to a multiple of 4, pad length, next header.
+pub(crate) fn trailer(payload: &[u8], next_header: u8) -> Vec<u8> {
+    let pad = (payload.len() + 2).next_multiple_of(4) - payload.len() - 2;
+    [payload, &[1, 2, 3][..pad], &[pad as u8, next_header]].concat()
 }
