@@ -5,7 +5,8 @@ import pytest
 from routers import FAMILIES, GRE, TRANSPORT, Carrier, Sites, host
 from traffic import capture, datagrams, ping, tool_result, wait_ping
 
-CARRIERS = [GRE, TRANSPORT, Carrier(mode="tunnel", family=6), Carrier(mode="transport", udp_encap=(4500, 4500))]
+# Not in UDP: whose a later fragment of a datagram is, ours or IKE's, nothing in it says.
+CARRIERS = [GRE, TRANSPORT, Carrier(mode="tunnel", family=6)]
 WHOLE = {"duplicates": 0, "reordered": 0, "corrupt": 0}
 
 

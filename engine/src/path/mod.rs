@@ -82,6 +82,8 @@ pub(crate) struct Packet<'a> {
     pub(crate) sequence: u64,
     /// Bytes at the end of the frame that are no plaintext once it has been opened.
     pub(crate) spent: usize,
+    /// The packet goes in a datagram whose checksum is to be computed once it is whole.
+    pub(crate) summed: bool,
     /// The station that sent the frame.
     pub(crate) source: MacAddr,
     /// Where the packet came in, as [`crate::tag::Origin`] encodes it.
@@ -92,7 +94,17 @@ impl<'a> Packet<'a> {
     #[inline]
     pub(crate) fn new(frame: Frame<'a>) -> Packet<'a> {
         let next = Next::Drop(Reason::EthernetMalformed);
-        Packet { frame, next, protocol: 0, tos: 0, sequence: 0, spent: 0, source: MacAddr([0; 6]), origin: 0 }
+        Packet {
+            frame,
+            next,
+            protocol: 0,
+            tos: 0,
+            sequence: 0,
+            spent: 0,
+            summed: false,
+            source: MacAddr([0; 6]),
+            origin: 0,
+        }
     }
 }
 

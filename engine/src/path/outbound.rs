@@ -7,7 +7,7 @@
 //!
 //! A packet that gets a sequence number has passed every check before, so numbers are not spent on packets that do not leave.
 
-use std::net::IpAddr;
+use std::net::Ipv6Addr;
 
 use arrayvec::ArrayVec;
 
@@ -74,12 +74,15 @@ struct Numbers {
 fn build_and_seal(packets: &mut Batch<'_>, tables: &Tables, worker: usize) {
     let mut jobs: ArrayVec<cipher::SealJob<'_>, BATCH> = ArrayVec::new();
     let mut numbers = Numbers { tunnel: 0, lease: Lease { first: 0, count: 0 } };
+    let mut any_summed = false;
     let mut rest = packets.as_mut_slice();
     while let Some((packet, following)) = rest.split_first_mut() {
         rest = following;
-        let Packet { frame, next, protocol, tos, .. } = packet;
+        let Packet { frame, next, protocol, tos, summed, .. } = packet;
         let Next::Tunnel(index) = *next else { continue };
         let Some(tunnel) = tables.tunnel(index) else { continue };
+        *summed = tunnel.layout.v6 && tunnel.layout.udp != 0;
+        any_summed |= *summed;
         let inner_len = frame.len() as u64;
         let built = match (tunnel.outbound_of(worker), tunnel.mode) {
             (Some(sa), Some(mode)) => {
@@ -100,6 +103,34 @@ fn build_and_seal(packets: &mut Batch<'_>, tables: &Tables, worker: usize) {
         };
     }
     cipher::seal(&mut jobs);
+    drop(jobs);
+    if any_summed {
+        sum_up(packets);
+    }
+}
+
+/// Over IPv6 a datagram has a checksum (RFC 8200 section 8.1), of what the cipher made: receivers such as Linux insist on it
+/// for ESP in UDP too, unlike over IPv4 (RFC 3948 section 2.1).
+#[cold]
+fn sum_up(packets: &mut Batch<'_>) {
+    for packet in packets.iter_mut().filter(|packet| packet.summed && matches!(packet.next, Next::Send(_))) {
+        if sum_datagram(packet.frame.bytes_mut()).is_none() {
+            packet.next = Next::Drop(Reason::TooBig);
+        }
+    }
+}
+
+/// Fills in the checksum of the datagram in a frame of ours, behind an IPv6 header without extensions.
+fn sum_datagram(frame: &mut [u8]) -> Option<()> {
+    let packet = frame.get_mut(ethernet::HEADER_LEN..)?;
+    let (header, datagram) = packet.split_first_chunk_mut::<{ ipv6::HEADER_LEN }>()?;
+    let (src, dst) = header.last_chunk::<32>()?.split_first_chunk::<16>()?;
+    let (src, dst) = (Ipv6Addr::from(*src), Ipv6Addr::from(*dst.first_chunk::<16>()?));
+    *datagram.get_mut(6..8)?.first_chunk_mut()? = [0, 0];
+    let length = u32::try_from(datagram.len()).ok()?;
+    let checksum = udp::checksum(datagram, Sum::pseudo_v6(src, dst, protocol::UDP, length));
+    *datagram.get_mut(6..8)?.first_chunk_mut()? = checksum.to_be_bytes();
+    Some(())
 }
 
 impl Numbers {
@@ -135,7 +166,7 @@ fn wrap(frame: &mut Frame<'_>, tunnel: &Tunnel, protocol: u16, tos: u8) -> Resul
 }
 
 /// GRE in UDP (RFC 8086): steps 2 and 3. The source port is the flow's, so that the routers on the way may spread flows, and
-/// keep each in order. Over IPv6 the checksum is computed (section 6.2), over IPv4 it is 0 (section 6.1).
+/// keep each in order. Over IPv6 the checksum is computed by [`sum_up`] (section 6.2), over IPv4 it is 0 (section 6.1).
 #[inline(never)]
 fn wrap_in_udp(frame: &mut Frame<'_>, tunnel: &Tunnel, protocol: u16, tos: u8) -> Result<(), Reason> {
     let flow = match protocol {
@@ -154,11 +185,6 @@ fn wrap_in_udp(frame: &mut Frame<'_>, tunnel: &Tunnel, protocol: u16, tos: u8) -
     let header = datagram.first_chunk_mut::<{ udp::HEADER_LEN }>().ok_or(Reason::TooBig)?;
     [header[0], header[1]] = flow::source_port(flow).to_be_bytes();
     [header[4], header[5]] = length.to_be_bytes();
-    if let (IpAddr::V6(local), IpAddr::V6(remote)) = (tunnel.local, tunnel.remote) {
-        let pseudo = Sum::pseudo_v6(local, remote, protocol::UDP, u32::from(length));
-        let checksum = udp::checksum(datagram, pseudo).to_be_bytes();
-        *datagram.get_mut(6..8).and_then(<[u8]>::first_chunk_mut).ok_or(Reason::TooBig)? = checksum;
-    }
     Ok(())
 }
 
