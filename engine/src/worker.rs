@@ -14,6 +14,7 @@ use arc_swap::cache::Cache;
 
 use crate::counters::WorkerCounters;
 use crate::drops::Reason;
+use crate::path::inbound::Here;
 use crate::path::transmit::Exits;
 use crate::path::{Batch, Packet, Stages, inbound, inject, outbound, receive, transmit};
 use crate::ring::{RxQueue, TxQueue};
@@ -157,7 +158,8 @@ impl Worker {
         let received = batch.len();
         if received > 0 {
             let stages = classify(&mut batch, *role, tables, counters, *number);
-            process(&mut batch, stages, tables, *number);
+            let here = Here { worker: *number, exceptions: exits.exceptions.is_some() };
+            process(&mut batch, stages, tables, here);
             let received_by = match role {
                 Role::Port(port) => tables.ports.get(*port).map(|port| port.mac),
                 Role::Interfaces | Role::Exceptions | Role::Peer => None,
@@ -224,11 +226,11 @@ fn classify(
 
 /// Step 3.
 #[inline]
-fn process(batch: &mut Batch<'_>, mut stages: Stages, tables: &Tables, worker: usize) {
+fn process(batch: &mut Batch<'_>, mut stages: Stages, tables: &Tables, here: Here) {
     if stages.inbound {
-        inbound::open(batch, &mut stages, tables, worker);
+        inbound::open(batch, &mut stages, tables, here);
     }
     if stages.outbound {
-        outbound::encapsulate(batch, tables, worker);
+        outbound::encapsulate(batch, tables, here.worker);
     }
 }

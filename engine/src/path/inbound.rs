@@ -27,35 +27,44 @@ use crate::wire::{Ecn, Gre, Ipv4, Ipv6, esp, ethernet, ipv4, ipv6, protocol};
 /// Bytes from the start of an ESP packet to its ciphertext.
 const CIPHERTEXT_AT: usize = esp::HEADER_LEN + esp::IV_LEN;
 
+/// The worker that runs the stage.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Here {
+    /// Its number.
+    pub(crate) worker: usize,
+    /// Is there an exception thread to give packets to? Without one they are dropped, and a dropped packet changes no state.
+    pub(crate) exceptions: bool,
+}
+
 /// Runs the stage for all packets that are to be opened: at once, unless the verdict on one of them hangs on one before
 /// it, as with a number seen twice. Then what stands before is finished first.
 #[inline]
-pub(crate) fn open(packets: &mut Batch<'_>, stages: &mut Stages, tables: &Tables, worker: usize) {
+pub(crate) fn open(packets: &mut Batch<'_>, stages: &mut Stages, tables: &Tables, here: Here) {
     let mut rest = packets.as_mut_slice();
     while !rest.is_empty() {
-        let done = open_run(rest, stages, tables, worker);
+        let done = open_run(rest, stages, tables, here);
         rest = rest.get_mut(done..).unwrap_or_default();
     }
 }
 
 /// Opens packets up to the first that must wait. Returns how many, at least one.
 #[inline]
-fn open_run(packets: &mut [Packet<'_>], stages: &mut Stages, tables: &Tables, worker: usize) -> usize {
-    let (done, authentic) = decrypt(packets, tables, worker);
+fn open_run(packets: &mut [Packet<'_>], stages: &mut Stages, tables: &Tables, here: Here) -> usize {
+    let (done, authentic) = decrypt(packets, tables, here);
     let mut nth = 0;
     for packet in packets.iter_mut().take(done) {
         let delivered = match packet.next {
             Next::Inner(index) => {
                 let checked = Checked { header_len: 0, protocol: packet.protocol, sequence: None };
-                deliver(packet, index, checked, tables, worker, || Ok(()))
+                deliver(packet, index, checked, tables, here, || Ok(()))
             }
-            Next::Gre(index) => cleartext(packet, index, tables, worker),
+            Next::Gre(index) => cleartext(packet, index, tables, here),
             Next::Open(index) => {
                 let genuine = authentic >> nth & 1 == 1;
                 nth += 1;
                 let Some(inbound) = tables.inbound(index) else { continue };
                 inbound.sa.window().settle();
-                if genuine { decapsulate(packet, inbound, tables, worker) } else { Err(Reason::EspAuth) }
+                if genuine { decapsulate(packet, inbound, tables, here) } else { Err(Reason::EspAuth) }
             }
             _ => continue,
         };
@@ -68,7 +77,7 @@ fn open_run(packets: &mut [Packet<'_>], stages: &mut Stages, tables: &Tables, wo
 /// Steps 1 and 2. Returns how many packets were looked at before one that must wait, and a bit for each of them that is
 /// still [`Next::Open`], the first one's lowest: was it authentic?
 #[inline]
-fn decrypt(packets: &mut [Packet<'_>], tables: &Tables, worker: usize) -> (usize, u64) {
+fn decrypt(packets: &mut [Packet<'_>], tables: &Tables, here: Here) -> (usize, u64) {
     let mut jobs: ArrayVec<cipher::OpenJob<'_>, BATCH> = ArrayVec::new();
     let mut done = 0;
     let spread = tables.is_spread();
@@ -80,7 +89,7 @@ fn decrypt(packets: &mut [Packet<'_>], tables: &Tables, worker: usize) -> (usize
         let index = match *next {
             Next::Open(index) => index,
             Next::Inner(index) | Next::Gre(index) if spread => {
-                prefetch_counters(index, tables, worker);
+                prefetch_counters(index, tables, here);
                 continue;
             }
             _ => continue,
@@ -107,7 +116,7 @@ fn decrypt(packets: &mut [Packet<'_>], tables: &Tables, worker: usize) -> (usize
         *sequence = candidate.sequence;
         *spent = shift + esp::ICV_LEN;
         if spread {
-            prefetch_counters(inbound.tunnel, tables, worker);
+            prefetch_counters(inbound.tunnel, tables, here);
         }
         jobs.push(open::job(frame.bytes_mut(), shift, &inbound.sa, &candidate));
     }
@@ -142,8 +151,8 @@ fn shift(at: usize, inbound: &Inbound, tables: &Tables) -> usize {
 
 /// Asks the processor for what a packet of the tunnel will be counted in.
 #[inline]
-fn prefetch_counters(tunnel: u32, tables: &Tables, worker: usize) {
-    if let Some(counters) = tables.counters(tunnel, worker) {
+fn prefetch_counters(tunnel: u32, tables: &Tables, here: Here) {
+    if let Some(counters) = tables.counters(tunnel, here.worker) {
         crate::ring::prefetch(counters);
     }
 }
@@ -154,7 +163,7 @@ fn decapsulate(
     packet: &mut Packet<'_>,
     inbound: &Inbound,
     tables: &Tables,
-    worker: usize,
+    here: Here,
 ) -> Result<Next, Reason> {
     let sequence = packet.sequence;
     let accept = || inbound.sa.window().accept(sequence).map_err(|_| Reason::EspReplay);
@@ -166,11 +175,11 @@ fn decapsulate(
         let gre = Gre::parse(packet.frame.bytes()).map_err(|_| Reason::GreMalformed)?;
         if gre.is_plain() && gre.key() == inbound.key {
             let checked = Checked { header_len: gre.header_len(), protocol: gre.protocol(), sequence: None };
-            return deliver(packet, inbound.tunnel, checked, tables, worker, accept);
+            return deliver(packet, inbound.tunnel, checked, tables, here, accept);
         }
     }
     let checked = uncommon(packet, inbound, next_header, tables)?;
-    deliver(packet, inbound.tunnel, checked, tables, worker, accept)
+    deliver(packet, inbound.tunnel, checked, tables, here, accept)
 }
 
 /// Step 3 for what is not plain GRE in transport mode.
@@ -233,14 +242,14 @@ fn strip_middle(packet: &mut Packet<'_>, tunnel: &Tunnel, next_header: u8) -> Re
 
 /// A GRE packet that came unprotected, for tunnel `index`; the frame holds it.
 #[inline]
-fn cleartext(packet: &mut Packet<'_>, index: u32, tables: &Tables, worker: usize) -> Result<Next, Reason> {
+fn cleartext(packet: &mut Packet<'_>, index: u32, tables: &Tables, here: Here) -> Result<Next, Reason> {
     let tunnel = tables.tunnel(index).ok_or(Reason::GreUnknown)?;
     if tunnel.mode.is_some() {
         return Err(Reason::CleartextForProtected);
     }
     let gre = Gre::parse(packet.frame.bytes()).map_err(|_| Reason::GreMalformed)?;
     let checked = gre::check(&gre, &tunnel.gre, &tunnel.sequences)?;
-    deliver(packet, index, checked, tables, worker, || Ok(()))
+    deliver(packet, index, checked, tables, here, || Ok(()))
 }
 
 /// Steps 4 and 5, for a checked GRE packet of tunnel `index` that the frame holds. `accept` moves the window on.
@@ -250,21 +259,25 @@ fn deliver(
     index: u32,
     checked: Checked,
     tables: &Tables,
-    worker: usize,
+    here: Here,
     accept: impl FnOnce() -> Result<(), Reason>,
 ) -> Result<Next, Reason> {
     packet.frame.pull(checked.header_len);
     let inner = match checked.protocol {
         ethernet::IPV4 => Inner::ipv4(packet, tables)?,
         ethernet::IPV6 => Inner::ipv6(packet, tables)?,
-        keepalive::PROTOCOL => return exception(packet, index, Cause::Returned, accept),
+        keepalive::PROTOCOL => return exception(packet, index, Cause::Returned, here, accept),
         _ => Inner::ethernet(packet, index, tables)?,
     };
     if let Inner::V4(Some((_, hop))) | Inner::V6(Some((_, hop))) = inner
         && hop.underlay
     {
         let asks = tables.tunnel(index).is_some_and(|tunnel| tunnel.ends().may_ask(packet.frame.bytes()));
-        return if asks { exception(packet, index, Cause::Keepalive, accept) } else { Err(Reason::Nested) };
+        return if asks {
+            exception(packet, index, Cause::Keepalive, here, accept)
+        } else {
+            Err(Reason::Nested)
+        };
     }
     accept()?;
     if let Some(sequence) = checked.sequence
@@ -272,7 +285,7 @@ fn deliver(
     {
         tunnel.sequences.accept(sequence);
     }
-    if let Some(counters) = tables.counters(index, worker) {
+    if let Some(counters) = tables.counters(index, here.worker) {
         counters.in_packets.add(1);
         counters.in_bytes.add(packet.frame.len() as u64);
     }
@@ -294,8 +307,12 @@ fn exception(
     packet: &mut Packet<'_>,
     index: u32,
     cause: Cause,
+    here: Here,
     accept: impl FnOnce() -> Result<(), Reason>,
 ) -> Result<Next, Reason> {
+    if !here.exceptions {
+        return Err(cause.reason());
+    }
     accept()?;
     packet.origin = Origin::Tunnel(index).encode();
     Ok(Next::Exception(cause))
