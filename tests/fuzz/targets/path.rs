@@ -136,7 +136,7 @@ impl Pair {
 
     /// Sends what only the far end can: an authentic packet with any plaintext.
     fn sealed(&mut self, next_header: u8, pad: u8, plaintext: &[u8]) {
-        let Some(sa) = self.twin.outbound.first() else { return };
+        let Some(sa) = &self.twin.outbound else { return };
         let pad = pad & 0xfc | (plaintext.len() as u8).wrapping_add(2).wrapping_neg() & 3;
         let mut esp = vec![0; 16 + plaintext.len() + seal::tail_len(pad)];
         esp[16..16 + plaintext.len()].copy_from_slice(plaintext);
