@@ -19,6 +19,7 @@ pub mod hash;
 pub mod mss;
 mod path;
 pub mod ring;
+mod sync;
 pub mod tables;
 pub mod tag;
 pub mod tunnel;

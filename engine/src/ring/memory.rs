@@ -6,11 +6,10 @@
 
 use std::cell::UnsafeCell;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 
-use crossbeam::utils::CachePadded;
 use netmap_sys::{NS_MOREFRAG, netmap_slot};
 
+use super::hand_over::{Counts, Emptying, Filling};
 use super::port::{Port, RxQueue, Sink, Source, TxQueue};
 use super::raw::RawRing;
 use super::region::{Region, RegionError};
@@ -22,14 +21,10 @@ const LINK_SLOTS: u32 = 128;
 
 struct Link {
     slots: Box<[UnsafeCell<netmap_slot>]>,
-    /// Slots ever filled, modulo 2^32; stored by the sending end.
-    written: CachePadded<AtomicU32>,
-    /// Slots ever emptied, modulo 2^32; stored by the receiving end.
-    read: CachePadded<AtomicU32>,
+    counts: Counts,
 }
 
-// SAFETY: a slot is touched by the sender alone while written - read leaves it free, and by the receiver alone once
-// `written` (release) has been seen (acquire) beyond it; `read` hands it back in the same way.
+// SAFETY: a slot is touched by one end alone, the one that the counts give it to (see `hand_over`).
 unsafe impl Sync for Link {}
 // SAFETY: plain integers inside.
 unsafe impl Send for Link {}
@@ -40,7 +35,7 @@ impl Link {
             .claim_buffers(LINK_SLOTS)?
             .map(|buf_idx| UnsafeCell::new(netmap_slot { buf_idx, len: 0, flags: 0, ptr: 0 }))
             .collect();
-        Ok(Arc::new(Link { slots, written: CachePadded::default(), read: CachePadded::default() }))
+        Ok(Arc::new(Link { slots, counts: Counts::default() }))
     }
 
     /// The slots from count `from` on, `count` of them or as many as there are before the link's end.
@@ -63,8 +58,7 @@ impl Link {
 /// The sending end of a link, behind a transmit ring.
 pub(super) struct WireTx {
     link: Arc<Link>,
-    written: u32,
-    read: u32,
+    filling: Filling,
     /// The first slot of the ring that has not gone out yet.
     at: u32,
 }
@@ -74,15 +68,11 @@ impl WireTx {
     pub(super) fn sync(&mut self, ring: &RawRing) {
         let head = ring.head();
         while self.at != head {
-            let mut room = LINK_SLOTS - self.written.wrapping_sub(self.read);
-            if room == 0 {
-                self.read = self.link.read.load(Ordering::Acquire);
-                room = LINK_SLOTS - self.written.wrapping_sub(self.read);
-            }
+            let room = self.filling.room(&self.link.counts, LINK_SLOTS);
             // SAFETY: slots before head have been given to this end of the ring.
             let sending = unsafe { ring.segment(self.at, ring.distance(self.at, head).min(room)) };
             // SAFETY: fewer than LINK_SLOTS are in flight, so these are the sender's.
-            let free = unsafe { self.link.segment(self.written, sending.len() as u32) };
+            let free = unsafe { self.link.segment(self.filling.next(), sending.len() as u32) };
             if free.is_empty() {
                 break;
             }
@@ -92,10 +82,10 @@ impl WireTx {
                 slot.buf_idx = spare;
             }
             let moved = free.len() as u32;
-            self.written = self.written.wrapping_add(moved);
+            self.filling.advance(moved);
             self.at = ring.ahead(self.at, moved);
         }
-        self.link.written.store(self.written, Ordering::Release);
+        self.filling.publish(&self.link.counts);
         ring.set_tail(ring.previous(self.at));
     }
 }
@@ -103,15 +93,14 @@ impl WireTx {
 impl WireTx {
     /// Has the receiving end not taken all that was sent?
     pub(super) fn is_unread(&self) -> bool {
-        self.link.read.load(Ordering::Acquire) != self.written
+        self.filling.is_unread(&self.link.counts)
     }
 }
 
 /// The receiving end of a link, behind a receive ring.
 pub(super) struct WireRx {
     link: Arc<Link>,
-    written: u32,
-    read: u32,
+    emptying: Emptying,
     /// Where the next received slot goes; what `tail` says to the program.
     at: u32,
 }
@@ -122,14 +111,11 @@ impl WireRx {
         // The slot before `head` stays empty, so that a full ring differs from an empty one.
         let end = ring.previous(ring.head());
         while self.at != end {
-            if self.written == self.read {
-                self.written = self.link.written.load(Ordering::Acquire);
-            }
-            let waiting = self.written.wrapping_sub(self.read);
+            let waiting = self.emptying.waiting(&self.link.counts);
             // SAFETY: slots from tail up to the one before head have been given to this end of the ring.
             let empty = unsafe { ring.segment(self.at, ring.distance(self.at, end).min(waiting)) };
-            // SAFETY: `written` was seen beyond these slots, so they are the receiver's.
-            let full = unsafe { self.link.segment(self.read, empty.len() as u32) };
+            // SAFETY: these wait, so they are the receiver's.
+            let full = unsafe { self.link.segment(self.emptying.next(), empty.len() as u32) };
             if full.is_empty() {
                 break;
             }
@@ -137,16 +123,16 @@ impl WireRx {
                 std::mem::swap(slot, full);
             }
             let moved = full.len() as u32;
-            self.read = self.read.wrapping_add(moved);
+            self.emptying.advance(moved);
             self.at = ring.ahead(self.at, moved);
         }
-        self.link.read.store(self.read, Ordering::Release);
+        self.emptying.publish(&self.link.counts);
         ring.set_tail(self.at);
     }
 
     /// Is something on its way that has not reached the ring?
     pub(super) fn pending(&self) -> bool {
-        self.link.written.load(Ordering::Acquire) != self.read
+        self.emptying.is_pending(&self.link.counts)
     }
 }
 
@@ -176,8 +162,8 @@ fn direction(region: &Arc<Region>, offsets: bool) -> Result<(TxQueue, RxQueue), 
     let link = Link::new(region)?;
     let tx = TxRing::new(region.claim_ring(true, offsets)?);
     let rx = RxRing::new(region.claim_ring(false, offsets)?);
-    let sender = WireTx { link: Arc::clone(&link), written: 0, read: 0, at: 0 };
-    let receiver = WireRx { link, written: 0, read: 0, at: 0 };
+    let sender = WireTx { link: Arc::clone(&link), filling: Filling::default(), at: 0 };
+    let receiver = WireRx { link, emptying: Emptying::default(), at: 0 };
     Ok((TxQueue { ring: tx, sink: Sink::Wire(sender) }, RxQueue { ring: rx, source: Source::Wire(receiver) }))
 }
 

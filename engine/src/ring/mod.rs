@@ -19,6 +19,7 @@ pub mod capture;
 mod descriptor;
 mod device;
 mod frame;
+mod hand_over;
 mod interface;
 mod memory;
 pub mod netmap;

@@ -56,6 +56,11 @@ fn expected(packet: &[u8], options: &Options, last: Option<u32>) -> Result<Check
     if has_checksum && sum(packet) != 0xffff || options.checksum && !has_checksum {
         return Err(Reason::GreChecksum);
     }
+    let protocol = u16::from_be_bytes([packet[2], packet[3]]);
+    // A keepalive that came back: its header stays, and its number is not asked for.
+    if protocol == 0 && options.payload == Payload::Ip {
+        return Ok(Checked { header_len: 0, protocol, sequence: None });
+    }
     let sequence = has_sequence.then(|| word(header_len - 4));
     if options.sequence {
         // In the half of the number space that follows the last (RFC 2890 §2.2).
@@ -64,7 +69,6 @@ fn expected(packet: &[u8], options: &Options, last: Option<u32>) -> Result<Check
             return Err(Reason::GreSequence);
         }
     }
-    let protocol = u16::from_be_bytes([packet[2], packet[3]]);
     let carried: &[u16] = if options.payload == Payload::Ethernet { &[0x6558] } else { &[0x0800, 0x86dd] };
     if !carried.contains(&protocol) {
         return Err(Reason::GreUnknown);
