@@ -5,6 +5,7 @@
 //! 2. The engine's tables are built as for a run, and asked for the way to each tunnel's far end.
 //! 3. A tunnel whose far end is reached through a tunnel is an error, told with the whole path.
 //! 4. What can be put to work but will hardly do what was meant is a risk.
+//! 5. The kernel is asked what it would give for each netmap port.
 //!
 //! The JSON object: `errors` and `warnings` are lists of objects with `what`, `why`, `file`, `line` and `remedy` (`file` and
 //! `line` null where there is none). `tunnels` has an object for each tunnel, in the configuration's order, and none where
@@ -14,23 +15,27 @@
 //! null or `mode`, `suites`, `keys` (`manual`, `ike`), `esn` and `replay_window` (of manual SAs, if all agree; else null);
 //! `mtu`, the longest inner IP packet in bytes, and `largest_mtu`, what fits the path; `overhead`, the bytes put around
 //! every inner packet, and `padding`, the most that may be added to them; `nesting`, the names of the tunnels that a packet
-//! goes through, and `depth`, how many they are, null where there is no end of them.
+//! goes through, and `depth`, how many they are, null where there is no end of them. `netmap` has an object for each netmap
+//! port: `problem`, null or why nothing is known of it (then all else is null); `mode` (`native`, `emulated`), `driver`, `rings`
+//! and `slots` (for each direction, `rx` and `tx`), and `offsets`, whether frames can have room in front; `mode`, `driver` and
+//! `offsets` are null where only opening the port would show them.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::{self, Write};
 use std::net::IpAddr;
 
 use culvert_engine::esp;
+use culvert_engine::ring::netmap::{self, NetmapError, NetmapMode, NetmapOffer};
 use culvert_engine::tables::{Tables, To};
 use culvert_engine::wire::ethernet;
 use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
 
 use crate::config::{
-    Config, Manual, Mode, Payload, Port, Prefix, Problem, Protect, RouteTarget, Tunnel, Warning,
+    Config, Device, Manual, Mode, Payload, Port, Prefix, Problem, Protect, RouteTarget, Tunnel, Warning,
 };
 use crate::plan::{self, TunnelRoute};
-use crate::{Failure, cli, replay};
+use crate::{Failure, cli, daemon, replay};
 
 /// Windows below this are a risk: at a million packets a second, so many are reordered by a quarter of a millisecond.
 const SMALL_WINDOW: u32 = 256;
@@ -47,15 +52,15 @@ const LISTED: usize = 3;
 /// Code 2 with everything that is wrong; code 1 where standard output takes no more.
 pub fn run(arguments: &cli::Check) -> Result<(), Failure> {
     let findings = match Config::load(&arguments.config) {
-        Ok((config, warnings)) => examine(&config, warnings),
-        Err(errors) => Findings { errors: errors.problems, warnings: errors.warnings, tunnels: Vec::new() },
+        Ok((config, warnings)) => Findings { netmap: ask_netmap(&config), ..examine(&config, warnings) },
+        Err(errors) => Findings { errors: errors.problems, warnings: errors.warnings, ..Findings::default() },
     };
     print(&findings, arguments.json)?;
     if findings.errors.is_empty() { Ok(()) } else { Err(Failure::configuration(&findings.errors)) }
 }
 
 /// What the command found out.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Findings {
     /// What is wrong.
     pub errors: Vec<Problem>,
@@ -63,6 +68,81 @@ pub struct Findings {
     pub warnings: Vec<Warning>,
     /// The tunnels by name, in the configuration's order.
     pub tunnels: Vec<(String, TunnelReport)>,
+    /// The netmap ports by name, in the configuration's order.
+    pub netmap: Vec<(String, NetmapReport)>,
+}
+
+/// What there is to know about a netmap port. The module page says what the fields mean.
+#[derive(Debug, Default, Serialize)]
+#[allow(missing_docs, reason = "the module page describes the JSON object that this is")]
+pub struct NetmapReport {
+    pub problem: Option<String>,
+    pub mode: Option<&'static str>,
+    pub driver: Option<String>,
+    pub rings: Option<Directions>,
+    pub slots: Option<Directions>,
+    pub offsets: Option<bool>,
+}
+
+/// A number for each direction.
+#[derive(Debug, Clone, Copy, Serialize)]
+#[allow(missing_docs, reason = "the names say it")]
+pub struct Directions {
+    pub rx: u32,
+    pub tx: u32,
+}
+
+/// Step 5.
+fn ask_netmap(config: &Config) -> Vec<(String, NetmapReport)> {
+    let ports = config.ports.iter().filter_map(|port| {
+        let Device::Netmap(interface) = &port.device else { return None };
+        let offer = netmap::offer(interface, &daemon::netmap_options(config, port));
+        Some((port.name.clone(), NetmapReport::of(offer)))
+    });
+    ports.collect()
+}
+
+fn rings_of(rings: u32, slots: u32) -> String {
+    format!("{rings} ring{} of {slots} slots", if rings == 1 { "" } else { "s" })
+}
+
+impl NetmapReport {
+    fn of(offer: Result<NetmapOffer, NetmapError>) -> NetmapReport {
+        let offer = match offer {
+            Ok(offer) => offer,
+            Err(error) => {
+                return NetmapReport { problem: Some(error.to_string()), ..NetmapReport::default() };
+            }
+        };
+        let directions = |(rx, tx)| Some(Directions { rx, tx });
+        NetmapReport {
+            problem: None,
+            mode: offer.mode.map(NetmapMode::name),
+            rings: directions(offer.rings),
+            slots: directions(offer.slots),
+            offsets: offer.offsets(),
+            driver: offer.driver,
+        }
+    }
+
+    fn facts(&self) -> Vec<(&'static str, String)> {
+        let (Some(rings), Some(slots)) = (self.rings, self.slots) else {
+            let why = self.problem.as_deref().unwrap_or("the kernel does not say");
+            return vec![("netmap", format!("not known here: {why}"))];
+        };
+        let driver = self.driver.as_ref().map_or(String::new(), |driver| format!(", driver {driver}"));
+        let offsets = match self.offsets {
+            None => "not known before the port is opened",
+            Some(true) => "yes: packets are wrapped where they lie",
+            Some(false) => "none: wrapping a packet copies it",
+        };
+        vec![
+            ("netmap", format!("{}{driver}", self.mode.unwrap_or("native or emulated, as opening it shows"))),
+            ("receive", rings_of(rings.rx, slots.rx)),
+            ("transmit", rings_of(rings.tx, slots.tx)),
+            ("offsets", offsets.to_owned()),
+        ]
+    }
 }
 
 /// What there is to know about a tunnel. The module page says what the fields mean.
@@ -108,11 +188,11 @@ pub struct ProtectionReport {
 pub fn examine(config: &Config, warnings: Vec<Warning>) -> Findings {
     let tables = match plan::preview(config) {
         Ok(tables) => tables,
-        Err(errors) => return Findings { errors, warnings, tunnels: Vec::new() },
+        Err(errors) => return Findings { errors, warnings, ..Findings::default() },
     };
     let nesting = plan::nesting(config, &tables);
     let name = |index: usize| config.tunnels.get(index).map_or("?", |tunnel| &tunnel.name);
-    let mut findings = Findings { errors: plan::nested(config, &tables), warnings, tunnels: Vec::new() };
+    let mut findings = Findings { errors: plan::nested(config, &tables), warnings, ..Findings::default() };
     let pairs = config.tunnels.iter().zip(tables.tunnels()).enumerate();
     for (index, (tunnel, engine)) in pairs {
         let path = path(config, tunnel, &tables);
@@ -444,16 +524,17 @@ fn taken_networks(config: &Config) -> Vec<Problem> {
 
 impl Serialize for Findings {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        struct Tunnels<'f>(&'f [(String, TunnelReport)]);
-        impl Serialize for Tunnels<'_> {
+        struct ByName<'f, T>(&'f [(String, T)]);
+        impl<T: Serialize> Serialize for ByName<'_, T> {
             fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
                 serializer.collect_map(self.0.iter().map(|(name, report)| (name, report)))
             }
         }
-        let mut object = serializer.serialize_map(Some(3))?;
+        let mut object = serializer.serialize_map(Some(4))?;
         object.serialize_entry("errors", &self.errors)?;
         object.serialize_entry("warnings", &self.warnings)?;
-        object.serialize_entry("tunnels", &Tunnels(&self.tunnels))?;
+        object.serialize_entry("tunnels", &ByName(&self.tunnels))?;
+        object.serialize_entry("netmap", &ByName(&self.netmap))?;
         object.end()
     }
 }
@@ -473,11 +554,11 @@ fn print(findings: &Findings, json: bool) -> Result<(), Failure> {
 /// The findings as text. Errors are left to standard error.
 fn describe(findings: &Findings) -> String {
     let mut lines = Vec::new();
-    for (name, tunnel) in &findings.tunnels {
-        lines.push(format!("tunnel {name}"));
-        lines.extend(
-            tunnel.facts().into_iter().flat_map(|(key, value)| wrapped(&format!("  {key:<12}"), &value)),
-        );
+    let tunnels = findings.tunnels.iter().map(|(name, tunnel)| (format!("tunnel {name}"), tunnel.facts()));
+    let ports = findings.netmap.iter().map(|(name, port)| (format!("port {name}"), port.facts()));
+    for (title, facts) in tunnels.chain(ports) {
+        lines.push(title);
+        lines.extend(facts.into_iter().flat_map(|(key, value)| wrapped(&format!("  {key:<12}"), &value)));
         lines.push(String::new());
     }
     for Warning(risk) in &findings.warnings {

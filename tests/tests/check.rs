@@ -70,6 +70,13 @@ fn only_risk(config: &str, what: &str, why: &str, remedy: &str) {
 fn the_documented_example_is_described() {
     let (_folder, ran) = example("example.toml");
     ran.succeeds();
+    // What netmap says of the ports is another thing on each system.
+    let (tunnel, rest) = ran.stdout.split_once("\nport wan\n").expect("the ports");
+    let (ports, risk) = rest.split_once("\nrisk: ").expect("a risk");
+    let (wan, lan) = ports.split_once("\n\nport lan\n").expect("the other port");
+    for port in [wan, lan] {
+        assert!(port.starts_with("  netmap      "), "{port}");
+    }
     let expected = "\
 tunnel paris-oslo
   outer       192.0.2.1 -> 192.0.2.2
@@ -79,12 +86,28 @@ tunnel paris-oslo
   mtu         1438 bytes (1438 fit the path)
   overhead    62 bytes, and up to 15 of padding
   nesting     depth 1: paris-oslo -> port wan
-
-risk: tunnel \"paris-oslo\", protect: the manual SAs beside `ike` are not used
-      (example.toml:30); take one of the two out
+";
+    assert_eq!(tunnel, expected);
+    let expected = "\
+tunnel \"paris-oslo\", protect: the manual SAs beside `ike` are not used
+      (example.toml:31); take one of the two out
 0 wrong, 1 risky
 ";
-    assert_eq!(ran.stdout, expected);
+    assert_eq!(risk, expected);
+}
+
+/// Either what the kernel would give for a port, or why nobody knows.
+#[test]
+fn netmap_is_asked_of_each_netmap_port() {
+    let (folder, _) = example("example.toml");
+    let ran = folder.culvert(["check", "-c", "example.toml", "--json"]);
+    ran.succeeds();
+    let report = ran.json();
+    let ports = report["netmap"].as_object().unwrap();
+    assert_eq!(ports.keys().collect::<Vec<_>>(), ["lan", "wan"]);
+    for port in ports.values() {
+        assert_ne!(port["problem"].is_null(), port["rings"].is_null(), "{port}");
+    }
 }
 
 #[test]

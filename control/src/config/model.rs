@@ -76,6 +76,8 @@ pub struct Port {
     pub addresses: Vec<Prefix>,
     /// Longest IP packet in bytes, 576 to 65535; `None`: the device's.
     pub mtu: Option<u16>,
+    /// Whether netmap may be emulated on kinds of interfaces where that is known to stall or to panic kernels.
+    pub unsafe_emulation: bool,
     /// Where the entry stands.
     pub at: Position,
 }

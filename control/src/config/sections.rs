@@ -10,8 +10,9 @@ use toml::de::DeValue;
 use zeroize::Zeroizing;
 
 use super::model::{
-    Auth, Config, Direction, Encapsulation, Engine, Idle, Ike, Keepalive, Local, Manual, ManualSa, Mode, Mtu,
-    Neighbour, Payload, Port, Prefix, Protect, Route, RouteTarget, Secret, Suite, Tunnel, UdpEncap,
+    Auth, Config, Device, Direction, Encapsulation, Engine, Idle, Ike, Keepalive, Local, Manual, ManualSa,
+    Mode, Mtu, Neighbour, Payload, Port, Prefix, Protect, Route, RouteTarget, Secret, Suite, Tunnel,
+    UdpEncap,
 };
 use super::reader::{Table, number, wrong_kind};
 use super::report::{Fault, Position, Report};
@@ -153,10 +154,16 @@ fn read_port(mut table: Table<'_>, draft: &mut Draft, report: &mut Report) {
     {
         refuse_ipv6_mtu(&table, mtu, report);
     }
+    let unsafe_emulation = table.boolean("unsafe_emulation", report).unwrap_or_default();
+    if unsafe_emulation && !matches!(device, Some(Device::Netmap(_)) | None) {
+        let why = "only netmap is emulated".to_owned();
+        let fault = Fault::new(why, "take the line out, or use device = \"netmap:IF\"");
+        report.error(table.name_of("unsafe_emulation"), &table.at, fault);
+    }
     let at = table.at.clone();
     table.finish(report);
     if let (Some(name), Some(device)) = (name, device) {
-        draft.config.ports.push(Port { name, device, mac, addresses, mtu, at });
+        draft.config.ports.push(Port { name, device, mac, addresses, mtu, unsafe_emulation, at });
     }
 }
 

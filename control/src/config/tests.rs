@@ -127,6 +127,7 @@ fn the_documented_example_loads() {
     assert_eq!((config.engine.workers, config.engine.host_port), (0, true));
     let [wan, lan] = config.ports.as_slice() else { panic!("two ports") };
     assert_eq!(wan.device, Device::Netmap("vmx0".into()));
+    assert!(!wan.unsafe_emulation && !lan.unsafe_emulation);
     assert_eq!(wan.mac, Some(Mac([2, 0, 0, 0, 0, 1])));
     assert_eq!(wan.addresses, [Prefix { addr: "192.0.2.1".parse().unwrap(), len: 24 }]);
     assert_eq!((lan.name.as_str(), lan.mtu, lan.mtu(), lan.mac), ("lan", None, 1500, None));
@@ -340,6 +341,12 @@ fn wrong_values_are_told_what_to_write() {
             "engine, host_port",
             "is a whole number",
             "true or false",
+        ),
+        (
+            "[[port]] #!\nname = \"wan\"\ndevice = \"xdp:eth0\"\nunsafe_emulation = true\n".to_owned(),
+            "port \"wan\", unsafe_emulation",
+            "only netmap is emulated",
+            "netmap:IF",
         ),
         ("engine = 1 #!\n".to_owned(), "engine", "is a whole number", "write a table"),
         ("port = 1 #!\n".to_owned(), "port", "is a whole number", "[[port]]"),

@@ -18,7 +18,7 @@ use culvert_engine::tables::{
 };
 use culvert_engine::wire::ethernet::MacAddr;
 
-use super::devices::is_of_host;
+use super::devices::{has_host_rings, is_of_host};
 use crate::config::{Config, Payload, Port, Prefix as ConfigPrefix};
 use crate::plan::{self, Kept};
 use crate::routes::{Hop, HostTables, Way, prefix_around};
@@ -103,15 +103,17 @@ fn hold(spec: &mut TablesSpec, tunnel: usize, way: Option<Gateway>) {
 }
 
 /// Step 1.
-fn specification(known: &Known<'_>) -> TablesSpec {
+pub(super) fn specification(known: &Known<'_>) -> TablesSpec {
     let Known { config, kept, host, .. } = known;
     let mut spec = plan::specification(config, kept);
     for (number, (port, spec)) in config.ports.iter().zip(&mut spec.ports).enumerate() {
         let link = known.links.get(number).copied().unwrap_or_default();
         complete(spec, port, link);
+        spec.stack = if is_of_host(config, port) { Stack::Kernel } else { Stack::Own };
         let of_host = host.port_addresses.iter().filter(|(port, ..)| *port == number);
         add_addresses(&mut spec.addresses, of_host.map(|(_, address, len)| (*address, *len)));
     }
+    add_host_sides(&mut spec, config);
     for (number, spec) in spec.tunnels.iter_mut().enumerate() {
         spec.path_mtu = known.path_mtus.get(number).copied().flatten();
         let of_host = host.tunnel_addresses.iter().filter(|(tunnel, ..)| *tunnel == number);
@@ -133,7 +135,24 @@ fn complete(spec: &mut PortSpec, port: &Port, link: Link) {
         spec.mac = mac;
     }
     spec.mtu = mtu(port, link);
-    spec.stack = if is_of_host(port) { Stack::Kernel } else { Stack::Own };
+}
+
+/// The host's side of each port that has one of its own: a port more, behind all others, in the order of the first.
+fn add_host_sides(spec: &mut TablesSpec, config: &Config) {
+    for (number, _) in config.ports.iter().enumerate().filter(|(_, port)| has_host_rings(config, port)) {
+        let side = spec.ports.len();
+        let Some(port) = spec.ports.get_mut(number) else { continue };
+        port.stack = Stack::Port(side);
+        let (mac, mtu) = (port.mac, port.mtu);
+        spec.ports.push(PortSpec {
+            mac,
+            any_mac: false,
+            mtu,
+            addresses: Vec::new(),
+            stack: Stack::Shared,
+            host_of: Some(number),
+        });
+    }
 }
 
 fn mtu(port: &Port, link: Link) -> u16 {
@@ -165,7 +184,7 @@ fn add_addresses(to: &mut Vec<(IpAddr, u8)>, more: impl Iterator<Item = (IpAddr,
 /// reached by that link.
 fn add_routes(spec: &mut TablesSpec, config: &Config, host: &HostTables) {
     let configured: BTreeSet<Prefix> = spec.routes.iter().map(|route| route.prefix).collect();
-    let apart = config.ports.iter().filter(|port| !is_of_host(port)).flat_map(|port| &port.addresses);
+    let apart = config.ports.iter().filter(|port| !is_of_host(config, port)).flat_map(|port| &port.addresses);
     let apart: Vec<ConfigPrefix> = apart.map(|address| address.network()).collect();
     for route in &host.routes {
         let inside = |network: &ConfigPrefix| {
@@ -249,7 +268,7 @@ fn setup(known: &Known<'_>, spec: &TablesSpec) -> Setup {
     let ports = known.config.ports.iter().zip(&spec.ports).map(|(port, spec)| PortSetup {
         mac: spec.mac,
         addresses: spec.addresses.clone(),
-        host_resolves: is_of_host(port),
+        host_resolves: is_of_host(known.config, port),
     });
     let tunnels = known.config.tunnels.iter().zip(&spec.tunnels).map(|(tunnel, spec)| TunnelSetup {
         inner: spec.inner.iter().map(|(address, _)| *address).collect(),

@@ -1,13 +1,19 @@
 //! The ports as devices: opened, shared out among workers, looked after and given back.
 //!
 //! [`open`]:
-//! 1. counts queues: each worker needs one of each port ([`Share`]), so the port with the fewest bounds their number;
-//! 2. makes one region for all rings and buffers, so that frames are swapped between any two ports;
-//! 3. opens the ports in the configuration's order, the tunnels' host interfaces, and the wires to the exception thread;
-//! 4. deals the queues out: what a port has beyond one for each worker is received by the workers in turn.
+//! 1. opens netmap ports, in one memory of the kernel's;
+//! 2. counts queues: each worker needs one of each port ([`Share`]), so the port with the fewest bounds their number;
+//! 3. makes one region for all other rings and buffers, so that frames are swapped between any two ports in it;
+//! 4. opens these ports in the configuration's order, the tunnels' host interfaces, and the wires to the exception thread;
+//! 5. deals the queues out: what a port has beyond one for each worker is received by the workers in turn; worker 0 has the
+//!    host's rings, of which a netmap port has one pair.
 
 use std::sync::Arc;
 
+use culvert_engine::ring::netmap::{NetmapFacts, NetmapHold, NetmapOptions, NetmapPort};
+#[cfg(target_os = "linux")]
+use culvert_engine::ring::offload::OffloadGuard;
+use culvert_engine::ring::offload::Offloads;
 #[cfg(target_os = "linux")]
 use culvert_engine::ring::xdp::{self, Take, Umem, XdpOptions, XdpPort};
 use culvert_engine::ring::{
@@ -32,6 +38,14 @@ const AROUND: u32 = 256 + 18;
 
 const _: () = assert!(HEADROOM + 33 + 18 <= AROUND);
 
+/// Offloads that an AF_XDP port does without: segments joined before the program sees them fit no buffer, and VLAN tags taken
+/// off would be missing in the frames.
+#[cfg(target_os = "linux")]
+const WITHOUT_XDP: &str = "gro,lro,rxvlan";
+/// How long an interface is up, so that threads that sleep in the kernel for it come back: longer than a nap of theirs.
+#[cfg(target_os = "freebsd")]
+const AWAKE: std::time::Duration = std::time::Duration::from_millis(250);
+
 /// Rings that each pair of queues takes but those of wires.
 const RINGS: usize = 2;
 
@@ -48,6 +62,8 @@ pub(super) struct Devices {
 /// What one worker has of the devices.
 pub(super) struct Share {
     ports: Vec<QueuePair>,
+    /// The host's sides of ports, in the order of their numbers: worker 0's.
+    hosts: Vec<QueuePair>,
     more: Vec<(usize, RxQueue)>,
     interfaces: QueuePair,
     exceptions: QueuePair,
@@ -60,7 +76,8 @@ pub(super) struct Share {
 impl Share {
     /// The worker, and the far end of its wire to the exception thread.
     pub(super) fn into_worker(self, number: usize, tables: &Published) -> (Worker, QueuePair) {
-        let Share { ports, more, interfaces, exceptions, peers, far } = self;
+        let Share { mut ports, hosts, more, interfaces, exceptions, peers, far } = self;
+        ports.extend(hosts);
         let worker = Worker::new(number, tables, ports, None)
             .with_interfaces(interfaces)
             .with_exceptions(exceptions)
@@ -79,11 +96,39 @@ pub(super) struct OpenPort {
 /// What holds a port's device.
 enum Held {
     #[cfg(target_os = "linux")]
-    Xdp(Box<XdpPort>),
+    Xdp {
+        port: Box<XdpPort>,
+        /// Goes after the port.
+        offloads: Option<OffloadGuard>,
+    },
+    Netmap(Box<Netmap>),
     Tap {
         name: String,
         seen: Vec<Arc<Seen>>,
     },
+}
+
+/// What is kept of a netmap port: its rings are the workers'.
+struct Netmap {
+    name: String,
+    facts: NetmapFacts,
+    hold: NetmapHold,
+    /// As far as its interface tells.
+    health: Health,
+}
+
+impl Netmap {
+    fn health(&self) -> Health {
+        if self.hold.is_lost() { Health::Departed } else { self.health }
+    }
+
+    fn mode(&self) -> String {
+        let NetmapFacts { mode, driver, pairs, receive_slots, transmit_slots, max_offset, .. } = &self.facts;
+        let mode = mode.name();
+        let driver = driver.as_ref().map_or(String::new(), |driver| format!(" {driver}"));
+        let offsets = max_offset.map_or("none".to_owned(), |most| most.to_string());
+        format!("netmap, {mode}{driver}, {pairs} x {receive_slots}/{transmit_slots} slots, offsets {offsets}")
+    }
 }
 
 impl OpenPort {
@@ -91,7 +136,8 @@ impl OpenPort {
     pub(super) fn link(&self) -> &str {
         match &self.held {
             #[cfg(target_os = "linux")]
-            Held::Xdp(port) => port.interface(),
+            Held::Xdp { port, .. } => port.interface(),
+            Held::Netmap(port) => &port.name,
             Held::Tap { name, .. } => name,
         }
     }
@@ -100,7 +146,8 @@ impl OpenPort {
     pub(super) fn mode(&self) -> String {
         match &self.held {
             #[cfg(target_os = "linux")]
-            Held::Xdp(port) => format!("xdp, {}", port.mode()),
+            Held::Xdp { port, .. } => format!("xdp, {}", port.mode()),
+            Held::Netmap(port) => port.mode(),
             Held::Tap { .. } => "tap, copy".to_owned(),
         }
     }
@@ -109,7 +156,8 @@ impl OpenPort {
     pub(super) fn health(&self) -> Health {
         match &self.held {
             #[cfg(target_os = "linux")]
-            Held::Xdp(port) => port.health(),
+            Held::Xdp { port, .. } => port.health(),
+            Held::Netmap(port) => port.health(),
             Held::Tap { seen, .. } if seen.iter().any(|seen| seen.is_gone()) => Health::Departed,
             Held::Tap { .. } => Health::Attached,
         }
@@ -119,9 +167,11 @@ impl OpenPort {
     pub(super) fn lost(&self) -> (u64, u64) {
         match &self.held {
             #[cfg(target_os = "linux")]
-            Held::Xdp(port) => port.statistics().map_or((0, 0), |counted| {
+            Held::Xdp { port, .. } => port.statistics().map_or((0, 0), |counted| {
                 (counted.rx_dropped, counted.tx_invalid.saturating_add(counted.tx_unsendable))
             }),
+            // A full ring makes the NIC drop, which counts that itself.
+            Held::Netmap(_) => (0, 0),
             Held::Tap { seen, .. } => (
                 seen.iter().map(|seen| seen.receive_dropped.get()).sum(),
                 seen.iter().map(|seen| seen.transmit_dropped.get()).sum(),
@@ -136,11 +186,20 @@ impl OpenPort {
     pub(super) fn reattach(&mut self) -> Result<bool, String> {
         match &mut self.held {
             #[cfg(target_os = "linux")]
-            Held::Xdp(port) if port.health() == Health::Departed => {
-                port.reattach().map(|()| true).map_err(|error| error.to_string())
+            Held::Xdp { port, offloads } if port.health() == Health::Departed => {
+                port.reattach().map_err(|error| error.to_string())?;
+                // The guard knows it by its name: were it dropped later, it would switch on what the next one has switched off.
+                drop(offloads.take());
+                let guard = OffloadGuard::clear_some(port.interface(), without_xdp());
+                *offloads = Some(guard.map_err(|error| error.to_string())?);
+                Ok(true)
             }
             #[cfg(target_os = "linux")]
-            Held::Xdp(_) => Ok(false),
+            Held::Xdp { .. } => Ok(false),
+            Held::Netmap(port) if port.hold.is_lost() => {
+                Err("its rings went with it; restart culvert".to_owned())
+            }
+            Held::Netmap(_) => Ok(false),
             Held::Tap { .. } => Ok(false),
         }
     }
@@ -149,15 +208,75 @@ impl OpenPort {
     #[cfg(target_os = "linux")]
     pub(super) fn steering(&mut self) -> Option<&mut xdp::Steering> {
         match &mut self.held {
-            Held::Xdp(port) => port.steering(),
-            Held::Tap { .. } => None,
+            Held::Xdp { port, .. } => port.steering(),
+            Held::Netmap(_) | Held::Tap { .. } => None,
         }
+    }
+
+    /// Takes in whether the device's link is there, and switched on. While it is off, no thread may touch a netmap port's rings:
+    /// it would sleep in the kernel until the link is on again. True where threads may do so already.
+    pub(super) fn follow(&mut self, up: Option<bool>) -> bool {
+        let Held::Netmap(port) = &mut self.held else { return false };
+        let before = std::mem::replace(
+            &mut port.health,
+            match up {
+                Some(true) => Health::Attached,
+                Some(false) => Health::Down,
+                None => Health::Departed,
+            },
+        );
+        match up {
+            Some(true) => port.hold.release(),
+            Some(false) => port.hold.hold(),
+            None => {}
+        }
+        port.health == Health::Down && before != Health::Down
+    }
+
+    /// Frees threads that sleep in the kernel since the port's link was switched off, after [`OpenPort::follow`] has seen to it
+    /// that they do so no more: the link is on for a moment.
+    ///
+    /// # Errors
+    /// The system does not switch it.
+    #[cfg(target_os = "freebsd")]
+    pub(super) fn wake_sleepers(&self) -> std::io::Result<()> {
+        crate::interface::switch(self.link(), true)?;
+        std::thread::sleep(AWAKE);
+        crate::interface::switch(self.link(), false)
     }
 }
 
 /// Is the port's device one that has the host's own link and addresses behind it, and whose neighbours the host resolves?
-pub(super) fn is_of_host(port: &PortConfig) -> bool {
-    matches!(port.device, Device::Xdp(_) | Device::Netmap(_))
+pub(super) fn is_of_host(config: &Config, port: &PortConfig) -> bool {
+    matches!(port.device, Device::Xdp(_)) || has_host_rings(config, port)
+}
+
+/// Has the port's device rings of the host's beside its own?
+pub(super) fn has_host_rings(config: &Config, port: &PortConfig) -> bool {
+    matches!(port.device, Device::Netmap(_)) && config.engine.host_port
+}
+
+/// The interface whose offloads the port switches off, and which; `None` for all that there are.
+pub(super) fn cleared_offloads(port: &PortConfig) -> Option<(&str, Option<Offloads>)> {
+    match &port.device {
+        Device::Netmap(interface) => Some((interface, None)),
+        #[cfg(target_os = "linux")]
+        Device::Xdp(interface) => Some((interface, Some(without_xdp()))),
+        _ => None,
+    }
+}
+
+#[cfg(target_os = "linux")]
+fn without_xdp() -> Offloads {
+    WITHOUT_XDP.parse().unwrap_or_default()
+}
+
+/// The name of the host's link that the port's device is; empty where it is none.
+pub(super) fn link_name(port: &PortConfig) -> &str {
+    match &port.device {
+        Device::Xdp(name) | Device::Netmap(name) | Device::Tap(name) => name,
+        Device::Pcap | Device::Memory => "",
+    }
 }
 
 /// What the daemon cannot open, each with what to do about it.
@@ -166,12 +285,10 @@ pub(super) fn refuse(config: &Config) -> Vec<Problem> {
         let (why, remedy) = match &port.device {
             Device::Pcap => ("capture files are no network", "name an interface, or use `culvert replay`"),
             Device::Memory => ("nothing stands behind rings in memory", "name an interface"),
-            // One more arm of `open_port` and of `Held`, and this is gone.
-            Device::Netmap(_) => ("ports by netmap(4) are not opened yet", "use \"xdp:IF\" or \"tap:NAME\""),
             Device::Xdp(_) if cfg!(not(target_os = "linux")) => {
                 ("only Linux has AF_XDP", "use \"netmap:IF\" or \"tap:NAME\"")
             }
-            Device::Xdp(_) | Device::Tap(_) => return None,
+            Device::Xdp(_) | Device::Tap(_) | Device::Netmap(_) => return None,
         };
         Some(Problem {
             what: format!("port {:?}, device", port.name),
@@ -188,7 +305,12 @@ pub(super) fn refuse(config: &Config) -> Vec<Problem> {
 /// # Errors
 /// A port that cannot be opened (code 1), and why; nothing is left open then.
 pub(super) fn open(config: &Config, cores: usize, longest: u32) -> Result<Devices, Failure> {
-    let queues = config.ports.iter().map(count_queues).collect::<Result<Vec<_>, _>>()?;
+    let netmap = open_netmap(config)?;
+    let queues = config.ports.iter().zip(&netmap).map(|(port, netmap)| match netmap {
+        Some(netmap) => Ok(Some(netmap.nic.queues.len())),
+        None => count_queues(port),
+    });
+    let queues = queues.collect::<Result<Vec<_>, _>>()?;
     let workers = count_workers(usize::from(config.engine.workers), cores, &queues);
     let wanted = usize::from(config.engine.workers);
     if workers < wanted {
@@ -200,7 +322,9 @@ pub(super) fn open(config: &Config, cores: usize, longest: u32) -> Result<Device
 
     // One from each worker to the exception thread, and one between any two workers.
     let wires = workers + workers * (workers - 1) / 2;
-    let rings = (queues.iter().sum::<usize>() + workers) * RINGS + wires * RINGS_PER_QUEUE;
+    let own = queues.iter().zip(&netmap).filter(|(_, netmap)| netmap.is_none());
+    let own = own.map(|(queues, _)| queues).sum::<usize>();
+    let rings = (own + workers) * RINGS + wires * RINGS_PER_QUEUE;
     let spare = u32::try_from(wires).unwrap_or(u32::MAX).saturating_mul(SPARE_PER_QUEUE);
     let region = Region::new(rings, SLOTS, buffer_size(config, longest)?, spare, false)
         .map_err(|error| Failure::failed(format!("memory: {error}")))?;
@@ -212,8 +336,17 @@ pub(super) fn open(config: &Config, cores: usize, longest: u32) -> Result<Device
     let mut ports = Vec::with_capacity(queues.len());
     let mut dealt: Vec<Vec<QueuePair>> = (0..workers).map(|_| Vec::new()).collect();
     let mut more: Vec<Vec<(usize, RxQueue)>> = (0..workers).map(|_| Vec::new()).collect();
-    for (number, (port, queues)) in config.ports.iter().zip(queues).enumerate() {
-        let (opened, held) = opener.open_port(config, port, queues)?;
+    let mut hosts: Vec<QueuePair> = Vec::new();
+    for (number, ((port, queues), netmap)) in config.ports.iter().zip(queues).zip(netmap).enumerate() {
+        let (opened, held) = match netmap {
+            Some(NetmapPort { nic, host, facts, hold, .. }) => {
+                // A second pair, which only special drivers have, is the host's for nothing.
+                hosts.extend(host.and_then(|host| host.queues.into_iter().next()));
+                let name = link_name(port).to_owned();
+                (nic, Held::Netmap(Box::new(Netmap { name, facts, hold, health: Health::Attached })))
+            }
+            None => opener.open_port(config, port, queues)?,
+        };
         ports.push(OpenPort { queues: opened.queues.len(), held });
         for (nth, pair) in opened.queues.into_iter().enumerate() {
             if let Some(dealt) = dealt.get_mut(nth) {
@@ -233,6 +366,7 @@ pub(super) fn open(config: &Config, cores: usize, longest: u32) -> Result<Device
     let shares = dealt.into_iter().zip(more).zip(interfaces.queues).zip(ends);
     let shares = shares.map(|(((ports, more), interfaces), ((exceptions, far), peers))| Share {
         ports,
+        hosts: std::mem::take(&mut hosts),
         more,
         interfaces,
         exceptions,
@@ -240,6 +374,34 @@ pub(super) fn open(config: &Config, cores: usize, longest: u32) -> Result<Device
         far,
     });
     Ok(Devices { ports, tunnels, shares: shares.collect() })
+}
+
+/// Step 1: for each port, the netmap port that it is.
+fn open_netmap(config: &Config) -> Result<Vec<Option<NetmapPort>>, Failure> {
+    let mut memory = None;
+    let mut open = |port: &PortConfig| {
+        let Device::Netmap(name) = &port.device else { return Ok(None) };
+        let opened = NetmapPort::open(name, &netmap_options(config, port), memory.as_ref())
+            .map_err(|error| about(port, &error))?;
+        memory.get_or_insert(opened.memory());
+        if !opened.facts.stuck.is_empty() {
+            log::warn(format_args!(
+                "port {:?}: the driver of {name} does not switch {} off",
+                port.name, opened.facts.stuck
+            ));
+        }
+        Ok(Some(opened))
+    };
+    config.ports.iter().map(&mut open).collect()
+}
+
+/// How a netmap port is to be opened.
+pub(crate) fn netmap_options(config: &Config, port: &PortConfig) -> NetmapOptions {
+    NetmapOptions {
+        host: config.engine.host_port,
+        unsafe_emulation: port.unsafe_emulation,
+        ..NetmapOptions::default()
+    }
 }
 
 /// For each worker its ends of the wires to all others, in the order of their numbers.
@@ -318,7 +480,7 @@ impl Opener {
             Device::Xdp(interface) => {
                 let bridged = config.tunnels.iter().any(|tunnel| tunnel.bridge.as_ref() == Some(&port.name));
                 let take = if bridged { Take::Everything } else { Take::Steered };
-                self.open_xdp(port, interface, take).map_err(|error| about(port, &error))
+                self.open_xdp(port, interface, take)
             }
             Device::Tap(name) => {
                 let options = TapOptions { mtu: port.mtu.map(u32::from) };
@@ -332,17 +494,16 @@ impl Opener {
     }
 
     #[cfg(target_os = "linux")]
-    fn open_xdp(
-        &mut self,
-        port: &PortConfig,
-        interface: &str,
-        take: Take,
-    ) -> Result<(Port, Held), xdp::XdpError> {
+    fn open_xdp(&mut self, port: &PortConfig, interface: &str, take: Take) -> Result<(Port, Held), Failure> {
+        let refused = |error: xdp::XdpError| about(port, &error);
         let umem = match &self.umem {
             Some(umem) => Arc::clone(umem),
-            None => Arc::clone(self.umem.insert(Umem::new(&self.region)?)),
+            None => Arc::clone(self.umem.insert(Umem::new(&self.region).map_err(refused)?)),
         };
-        let (opened, held) = XdpPort::open(&umem, interface, XdpOptions { queues: None, take })?;
+        let (opened, held) =
+            XdpPort::open(&umem, interface, XdpOptions { queues: None, take }).map_err(refused)?;
+        let guard =
+            OffloadGuard::clear_some(interface, without_xdp()).map_err(|error| about(port, &error))?;
         if held.strips_tags().unwrap_or(false) {
             log::warn(format_args!(
                 "port {:?}: {interface} takes VLAN tags off: tagged packets would count as untagged ones; say `ethtool -K \
@@ -350,7 +511,7 @@ impl Opener {
                 port.name
             ));
         }
-        Ok((opened, Held::Xdp(Box::new(held))))
+        Ok((opened, Held::Xdp { port: Box::new(held), offloads: Some(guard) }))
     }
 }
 

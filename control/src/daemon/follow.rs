@@ -13,9 +13,9 @@ use std::time::{Duration, Instant};
 use culvert_engine::wire::ethernet::MacAddr;
 
 use super::assemble::{Link, has_interface};
-use super::devices::is_of_host;
+use super::devices::{is_of_host, link_name};
 use super::log;
-use crate::config::{Config, Device};
+use crate::config::{Config, Device, Port};
 use crate::routes::{HostSource, HostState, HostTables, Interfaces, ResolveError, merge};
 
 /// How often the host is reminded of the stations that are in use: well before Linux forgets one that nobody uses
@@ -31,6 +31,8 @@ pub(super) struct Host {
     interfaces: Interfaces,
     /// By port number, the name of the host's link that it is.
     links: Vec<String>,
+    /// Ports that are stations of their own beside the host on their links.
+    beside: BTreeSet<usize>,
     /// What was wrong the last time, so that it is told once.
     trouble: Option<String>,
     /// The host resolves nobody; that has been told.
@@ -51,12 +53,11 @@ impl Host {
         let state = source.snapshot().map_err(|error| error.to_string())?;
         let mut interfaces = Interfaces::default();
         let mut links = Vec::with_capacity(config.ports.len());
+        let of_tap = |(_, port): &(usize, &Port)| matches!(port.device, Device::Tap(_));
+        let beside = config.ports.iter().enumerate().filter(of_tap).map(|(number, _)| number).collect();
         for (number, port) in config.ports.iter().enumerate() {
-            let name = match &port.device {
-                Device::Xdp(name) | Device::Netmap(name) | Device::Tap(name) => name.clone(),
-                Device::Pcap | Device::Memory => String::new(),
-            };
-            if is_of_host(port) {
+            let name = link_name(port).to_owned();
+            if is_of_host(config, port) {
                 interfaces.ports.insert(name.clone(), number);
             }
             links.push(name);
@@ -67,7 +68,18 @@ impl Host {
             .collect();
         let again = Instant::now();
         let (wanted, asked) = (BTreeSet::new(), BTreeSet::new());
-        Ok(Host { source, state, interfaces, links, trouble: None, refuses: false, wanted, asked, again })
+        Ok(Host {
+            source,
+            state,
+            interfaces,
+            links,
+            beside,
+            trouble: None,
+            refuses: false,
+            wanted,
+            asked,
+            again,
+        })
     }
 
     /// The largest MTU of a port's link, in bytes; 0 where no link is there.
@@ -126,8 +138,7 @@ impl Host {
     pub(super) fn links(&self) -> Vec<Link> {
         let link = |(number, name): (usize, &String)| {
             let Some((_, link)) = self.state.link_named(name) else { return Link::default() };
-            let ours = self.interfaces.ports.values().any(|port| *port == number);
-            let mac = if ours { link.mac } else { link.mac.and_then(beside) };
+            let mac = if self.beside.contains(&number) { link.mac.and_then(beside) } else { link.mac };
             Link { mac, mtu: Some(link.mtu) }
         };
         self.links.iter().enumerate().map(link).collect()
@@ -135,7 +146,12 @@ impl Host {
 
     /// Is there a link of that name, switched on?
     pub(super) fn is_up(&self, name: &str) -> bool {
-        self.state.link_named(name).is_some_and(|(_, link)| link.up)
+        self.link_state(name) == Some(true)
+    }
+
+    /// The link of that name: is it switched on? `None` where there is none.
+    pub(super) fn link_state(&self, name: &str) -> Option<bool> {
+        self.state.link_named(name).map(|(_, link)| link.up)
     }
 
     /// From now on, tables lead by these stations.

@@ -3,7 +3,8 @@
 //!
 //! It starts ([`run`]):
 //! 1. The configuration is loaded; everything that is wrong with it, or that cannot be run, is told, and nothing was changed.
-//! 2. The socket is taken, so that no second daemon touches the same devices.
+//! 2. The socket is taken, so that no second daemon touches the same devices; offloads that a killed daemon has left off are
+//!    put back, and those that are on written down.
 //! 3. The host's state is read, the devices are opened, the first tables built and published (`Daemon::start`).
 //! 4. The tunnels' host interfaces are made, workers and the exception thread started, and steering is set.
 //! 5. `ready` is printed.
@@ -22,6 +23,7 @@ mod exceptions;
 mod follow;
 mod interfaces;
 mod log;
+mod offloads;
 mod service;
 mod show;
 mod status;
@@ -59,6 +61,7 @@ use self::devices::OpenPort;
 use self::exceptions::{Bells, ExceptionThread};
 use self::follow::Host;
 use self::interfaces::TunnelInterfaces;
+use self::offloads::OffloadFile;
 use self::service::Signals;
 use self::threads::{Others, WorkerThread};
 use crate::config::{Config, Local, Problem, Protect};
@@ -67,6 +70,7 @@ use crate::routes::HostTables;
 use crate::{Failure, cli, replay};
 
 pub use api::SOCKET;
+pub(crate) use devices::netmap_options;
 pub use show::run as show;
 pub use status::What;
 
@@ -94,7 +98,15 @@ pub fn run(arguments: &cli::Run) -> Result<(), Failure> {
     let bell = Arc::new(Bell::new().map_err(failed)?);
     let stop = Arc::new(AtomicBool::new(false));
     let endpoint = Endpoint::bind(&arguments.socket).map_err(Failure::failed)?;
-    let mut daemon = Daemon::start(config, &bell, &stop)?;
+    let offloads = OffloadFile::beside(&arguments.socket);
+    offloads.restore();
+    offloads.note(&config).map_err(Failure::failed)?;
+    let started = Daemon::start(config, &bell, &stop);
+    if started.is_err() {
+        // All has been given back.
+        offloads.remove();
+    }
+    let mut daemon = started?;
 
     let (queries, asked) = bounded(QUERIES);
     let ready = signals
@@ -106,6 +118,7 @@ pub fn run(arguments: &cli::Run) -> Result<(), Failure> {
         daemon.run(&asked);
     }
     daemon.stop();
+    offloads.remove();
     ready
 }
 
@@ -281,6 +294,10 @@ impl Daemon {
         };
         daemon.take_view(routes, ways, held, nested, &setup);
         daemon.put_to_use(setup);
+        for port in &mut daemon.ports {
+            let up = daemon.host.link_state(port.link());
+            port.follow(up);
+        }
         if let Some((tunnel, why)) = daemon.interfaces.trouble() {
             let name = daemon.config.tunnels.get(tunnel).map_or("?", |tunnel| &tunnel.name);
             let failure = Failure::failed(format!("tunnel {name:?}: {why}"));
@@ -337,6 +354,7 @@ impl Daemon {
             }
             if self.host.follow() {
                 self.note_change();
+                self.follow_links();
             }
             while let Ok(query) = queries.try_recv() {
                 // A client that has left wants no answer.
@@ -495,6 +513,27 @@ impl Daemon {
         let tables = self.tables.load();
         let tunnels = self.config.tunnels.iter().zip(tables.tunnels());
         tunnels.map(|(config, tunnel)| replay::inner_mtu(config, tunnel)).collect()
+    }
+
+    /// Ports whose links were switched off are kept away from them, and go on with them.
+    fn follow_links(&mut self) {
+        #[cfg_attr(
+            not(target_os = "freebsd"),
+            allow(unused_variables, reason = "threads sleep on FreeBSD alone")
+        )]
+        for (number, port) in self.ports.iter_mut().enumerate() {
+            let up = self.host.link_state(port.link());
+            let asleep = port.follow(up);
+            // Elsewhere, nobody sleeps.
+            #[cfg(target_os = "freebsd")]
+            if asleep && let Err(error) = port.wake_sleepers() {
+                let link = port.link();
+                let name = self.config.ports.get(number).map_or("?", |port| &port.name);
+                log::error(format_args!(
+                    "port {name:?}: {link} is down and packets may wait in all ports until it is up: {error}"
+                ));
+            }
+        }
     }
 
     /// Devices and interfaces that went away and came back are taken again.

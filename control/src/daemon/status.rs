@@ -146,6 +146,7 @@ pub(super) fn configuration(config: &Config) -> Value {
             "mac": port.mac.map(|mac| mac.to_string()),
             "addresses": texts(&port.addresses),
             "mtu": port.mtu,
+            "unsafe_emulation": port.unsafe_emulation,
         })
     });
     let routes = config.routes.iter().map(|route| match &route.target {

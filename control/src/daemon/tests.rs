@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use culvert_engine::tables::{Gateway, To};
+use culvert_engine::tables::{Gateway, Stack, To};
 use culvert_engine::wire::ethernet::MacAddr;
 
 use super::assemble::{self, Built, Known, Link};
@@ -109,8 +109,8 @@ impl World {
         World { config, kept, host: host(), links, found: BTreeMap::new(), ways: vec![] }
     }
 
-    fn build(&mut self) -> Built {
-        let known = Known {
+    fn known(&self) -> Known<'_> {
+        Known {
             config: &self.config,
             kept: &self.kept,
             links: &self.links,
@@ -118,8 +118,11 @@ impl World {
             found: &self.found,
             path_mtus: &[None, Some(1300)],
             ways: &self.ways,
-        };
-        let built = assemble::build(&known).expect("tables");
+        }
+    }
+
+    fn build(&mut self) -> Built {
+        let built = assemble::build(&self.known()).expect("tables");
         self.ways = built.ways.clone();
         built
     }
@@ -282,4 +285,22 @@ fn the_host_is_not_led_into_a_tunnel_on_its_way_to_a_far_end() {
     let config = config(&CONFIG.replace("routes = [", "routes = [\"198.51.100.0/24\", "));
     let routes: Vec<String> = assemble::host_routes(&config, 0).iter().map(ToString::to_string).collect();
     assert_eq!(routes, ["10.2.0.0/16", "172.27.27.2/32"]);
+}
+
+/// What worker 0 has beyond the ports of the configuration is the host's side of netmap ports.
+#[test]
+fn netmap_ports_have_the_host_behind_ports_of_its_own() {
+    let mut world = World::new();
+    world.config = config(&CONFIG.replace("tap:tap0", "netmap:em0"));
+    let of = |world: &World| assemble::specification(&world.known()).ports;
+    let [_, lan, side] = of(&world).try_into().expect("three ports");
+    assert_eq!((lan.stack, side.host_of), (Stack::Port(2), Some(1)));
+    assert_eq!((side.mtu, side.mac, side.addresses), (lan.mtu, lan.mac, vec![]));
+    world.build();
+
+    let alone = "[engine]\nhost_port = false\n".to_owned() + &CONFIG.replace("tap:tap0", "netmap:em0");
+    world.config = config(&alone);
+    let [_, lan] = of(&world).try_into().expect("two ports");
+    assert_eq!((lan.stack, lan.host_of), (Stack::Own, None));
+    world.build();
 }

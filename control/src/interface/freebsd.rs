@@ -91,6 +91,15 @@ impl System {
     }
 }
 
+/// Switches an interface on or off.
+///
+/// # Errors
+/// The system's.
+#[cfg(target_os = "freebsd")]
+pub fn switch(name: &str, on: bool) -> io::Result<()> {
+    System::open()?.change([name, if on { "up" } else { "down" }].map(str::to_owned).as_slice())
+}
+
 fn run(program: &str, arguments: &[String]) -> io::Result<Output> {
     let output = Command::new(program).args(arguments).env("LC_ALL", "C").output();
     output.map_err(|error| io::Error::new(error.kind(), format!("{program}: {error}")))

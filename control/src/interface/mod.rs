@@ -24,6 +24,8 @@ mod tests;
 
 #[cfg(target_os = "freebsd")]
 use freebsd::System;
+#[cfg(target_os = "freebsd")]
+pub use freebsd::switch;
 #[cfg(target_os = "linux")]
 use linux::System;
 

@@ -151,7 +151,12 @@ fn host(packet: &mut Packet<'_>, exits: &Exits, tables: &Tables) -> Result<usize
     let stack = tables.ports.get(packet.origin as usize).map_or(Stack::Shared, |port| port.stack);
     match stack {
         Stack::Shared => exits.host.ok_or(Reason::NoHost),
-        Stack::Port(port) => Ok(port),
+        Stack::Port(port) if exits.worker == 0 => Ok(port),
+        // The host has one ring pair on a port, which is worker 0's.
+        Stack::Port(_) => {
+            packet.frame.set_tag(Injected::Host(packet.origin).encode());
+            exits.peer(0).ok_or(Reason::NoHost)
+        }
         Stack::Kernel => Err(Reason::NoHost),
         Stack::Own => {
             packet.frame.set_tag(packet.origin | exception(Cause::Local));

@@ -5,12 +5,14 @@ use std::net::IpAddr;
 
 use culvert_engine::drops::Reason;
 use culvert_engine::esp::Mode;
+use culvert_engine::ring;
 use culvert_engine::tables::{Gateway, PortSpec, Stack};
 use culvert_engine::wire::ethernet::MacAddr;
+use culvert_engine::worker::Worker;
 
 use crate::lab::{LAN, LINK, WAN, end, fix_checksum, frame, ip, lan_v4, lan_v6, link, mac, station};
 use crate::packets::{arp, ends, fragments_v4, hop, icmp, sealed, udp, udp_packet, unwrapped};
-use crate::router::{Net, Router, Wrap, own_inner_v4, prefix};
+use crate::router::{Net, Router, Wrap, own_inner_v4, prefix, region, wire};
 
 const GATEWAYS: [(u8, MacAddr); 2] =
     [(253, MacAddr([2, 0, 0, 7, 0, 253])), (254, MacAddr([2, 0, 0, 7, 0, 254]))];
@@ -224,6 +226,41 @@ fn host_rings_pass_both_ways_unchanged() {
         assert_eq!(got, from);
     }
     assert_eq!(router.drops(), []);
+}
+
+/// netmap's host rings are one pair: another worker's frames for the host go through worker 0's hands.
+#[test]
+fn another_worker_hands_over_what_is_the_hosts() {
+    let net = with_host_rings(Net::new(1));
+    let tables = net.tables().publish();
+    let region = region(7);
+    let (between, across) = ring::wire(&region, 1, true).expect("rings for a wire");
+    let mut workers = Vec::new();
+    let mut hosts = Vec::new();
+    let mut links = Vec::new();
+    for (number, end) in [between, across].into_iter().enumerate() {
+        let (mut queues, ports): (Vec<_>, Vec<_>) =
+            [LAN, WAN].map(|_| wire(&region, true)).into_iter().unzip();
+        if number == 0 {
+            let (host_queues, ends): (Vec<_>, Vec<_>) =
+                [LAN, WAN].map(|_| wire(&region, false)).into_iter().unzip();
+            queues.extend(host_queues);
+            hosts = ends;
+        }
+        workers.push(Worker::new(number, &tables, queues, None).with_peers(end.queues));
+        links.push(ports);
+    }
+    for port in [LAN, WAN] {
+        let frame = arp([0xff; 6], station(1, port).0, 1, ([1, 2, 3, 4], [0; 6], [5, 6, 7, 8]));
+        links[1][port].send(&frame);
+        assert_eq!(workers[1].round(), 1);
+        assert_eq!(workers[0].round(), 1);
+        assert_eq!(hosts[port].frames(), std::slice::from_ref(&frame));
+        // What the host answers leaves by worker 0's ring.
+        hosts[port].send(&frame);
+        assert_eq!(workers[0].round(), 1);
+        assert_eq!(links[0][port].frames(), [frame]);
+    }
 }
 
 /// Facts of strongSwan: the host's kernel holds the same SAs, and may have a GRE interface of its own. Between a protected

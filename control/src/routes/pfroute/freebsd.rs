@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Read};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd};
 
 use netmap_sys::{
@@ -9,11 +10,13 @@ use netmap_sys::{
     open_route_socket, read_sysctl,
 };
 
-use super::{PfRouteSource, RoutingSocket, SysctlTable};
+use super::{LinkIndex, PfRouteSource, RoutingSocket, SysctlTable};
 use crate::routes::SourceError;
 
 /// Bytes of room for messages that wait; `kern.ipc.maxsockbuf` allows 2 MiB by default.
 const RECEIVE_BUFFER: i32 = 1 << 20;
+/// What is sent there is thrown away (RFC 863).
+const DISCARD: u16 = 9;
 /// A table that grows while it is read is read again, this often in a row.
 const ATTEMPTS: usize = 8;
 
@@ -58,6 +61,23 @@ impl RoutingSocket for KernelSocket {
             }
         }
         Err(io::Error::other("it grows faster than it can be read"))
+    }
+
+    fn poke(&mut self, link: LinkIndex, address: IpAddr) -> io::Result<()> {
+        let (any, to): (IpAddr, SocketAddr) = match address {
+            IpAddr::V4(_) => (Ipv4Addr::UNSPECIFIED.into(), (address, DISCARD).into()),
+            IpAddr::V6(address) => {
+                let scope = if address.is_unicast_link_local() { link } else { 0 };
+                (Ipv6Addr::UNSPECIFIED.into(), SocketAddrV6::new(address, DISCARD, 0, scope).into())
+            }
+        };
+        let socket = UdpSocket::bind((any, 0))?;
+        socket.set_nonblocking(true)?;
+        if address.is_ipv4() {
+            // Where the station is on no link after all, the packet goes nowhere.
+            socket.set_ttl(1)?;
+        }
+        socket.send_to(&[], to).map(drop)
     }
 
     fn wait_fd(&self) -> BorrowedFd<'_> {

@@ -10,7 +10,8 @@
 //! The kernel does not tell of stations that it has found, and may drop messages in silence before they reach a socket
 //! (`net.route.netisr_maxqlen`), so every few seconds the stations are read, and the routes as well if messages have come.
 //!
-//! There is no request to resolve a station. Only the calls of [`RoutingSocket`] are FreeBSD's; the rest runs anywhere.
+//! There is no request to resolve a station, but the kernel resolves those that it sends packets to, and keeps them fresh: it
+//! is given an empty datagram. Only the calls of [`RoutingSocket`] are FreeBSD's; the rest runs anywhere.
 
 #[cfg(target_os = "freebsd")]
 mod freebsd;
@@ -39,6 +40,8 @@ use super::{Changes, HostSource, ResolveError, SourceError};
 
 /// How often stations are read, and what may have been lost is looked for.
 const AUDIT: Duration = Duration::from_secs(5);
+/// When stations are read after one was asked for: on a link, it has answered by then.
+const ANSWER: Duration = Duration::from_millis(100);
 /// Messages taken in before a report, so that a host that never stops talking is reported on nevertheless.
 const BATCH: usize = 16_384;
 /// Room for a message; the kernel's longest, a header and eight addresses, has a quarter of it.
@@ -72,6 +75,12 @@ pub trait RoutingSocket {
     /// # Errors
     /// What the kernel says.
     fn table(&mut self, table: SysctlTable) -> io::Result<Vec<u8>>;
+
+    /// Makes the kernel send something to a station on that link, which it has to find for that.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    fn poke(&mut self, link: LinkIndex, address: IpAddr) -> io::Result<()>;
 
     /// A descriptor that is readable when there is a message.
     fn wait_fd(&self) -> BorrowedFd<'_>;
@@ -324,7 +333,10 @@ impl<S: RoutingSocket> HostSource for PfRouteSource<S> {
         Some(self.stale.deadline().map_or(self.audit, |due| due.min(self.audit)))
     }
 
-    fn resolve(&mut self, _: LinkIndex, _: IpAddr) -> Result<(), ResolveError> {
-        Err(ResolveError::Unsupported)
+    fn resolve(&mut self, link: LinkIndex, address: IpAddr) -> Result<(), ResolveError> {
+        let poked = self.socket.poke(link, address);
+        poked.map_err(|error| ResolveError::Refused { link, address, error })?;
+        self.audit = self.audit.min(Instant::now() + ANSWER);
+        Ok(())
     }
 }

@@ -154,6 +154,8 @@ struct Kernel {
     neighbours: BTreeMap<(LinkIndex, IpAddr), [u8; 6]>,
     last_index: LinkIndex,
     lost: bool,
+    /// Stations that it was made to send to.
+    poked: Vec<(LinkIndex, IpAddr)>,
     /// Bytes that its tables lack at their ends.
     cut: usize,
 }
@@ -210,6 +212,15 @@ impl RoutingSocket for FakeSocket {
         }
         bytes.truncate(bytes.len().saturating_sub(kernel.cut));
         Ok(bytes)
+    }
+
+    fn poke(&mut self, link: LinkIndex, address: IpAddr) -> io::Result<()> {
+        let mut kernel = self.kernel.borrow_mut();
+        if !kernel.links.iter().any(|(index, _)| *index == link) {
+            return Err(io::Error::from_raw_os_error(libc::EHOSTUNREACH));
+        }
+        kernel.poked.push((link, address));
+        Ok(())
     }
 
     fn wait_fd(&self) -> BorrowedFd<'_> {
@@ -418,11 +429,17 @@ fn failed_requests_and_other_protocols_change_nothing() {
 }
 
 #[test]
-fn no_station_is_resolved_on_request() {
+fn the_kernel_is_made_to_find_a_station() {
     new_host("", "", |hand| {
+        hand.add_link("em0");
+        let link = hand.kernel.borrow().link("em0");
         let mut source = hand.source();
-        let answer = source.resolve(1, ip("192.0.2.2"));
-        assert!(matches!(answer, Err(ResolveError::Unsupported)), "{answer:?}");
+        assert!(source.resolve(link, ip("192.0.2.2")).is_ok());
+        assert_eq!(hand.kernel.borrow().poked, [(link, ip("192.0.2.2"))]);
+        // The answer is not waited for as long as otherwise.
+        assert!(source.deadline().is_some_and(|due| due <= Instant::now() + ANSWER));
+        let answer = source.resolve(link + 7, ip("192.0.2.2"));
+        assert!(matches!(answer, Err(ResolveError::Refused { .. })), "{answer:?}");
     });
 }
 

@@ -41,6 +41,7 @@ use self::layout::{Buffers, Found, Memory, Which};
 use self::name::PortName;
 use self::queue::Line;
 use self::register::{Registration, Rings, describe, register};
+use super::offload::{OffloadGuard, Offloads};
 use super::port::{Port, RxQueue, Sink, Source, TxQueue};
 use super::raw::RawRing;
 use super::region::Region;
@@ -91,6 +92,17 @@ pub enum NetmapMode {
     Virtual,
 }
 
+impl NetmapMode {
+    /// In a word.
+    pub fn name(self) -> &'static str {
+        match self {
+            NetmapMode::Native => "native",
+            NetmapMode::Emulated => "emulated",
+            NetmapMode::Virtual => "virtual",
+        }
+    }
+}
+
 /// What the kernel has given for a port.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NetmapFacts {
@@ -117,6 +129,58 @@ pub struct NetmapFacts {
     pub buffer_size: u32,
     /// Extra buffers granted.
     pub extra_buffers: u32,
+    /// Offloads that the interface's driver would not switch off.
+    pub stuck: Offloads,
+}
+
+/// What the kernel says of an interface that is not open.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NetmapOffer {
+    /// Who would move the frames; `None` where only opening it shows that.
+    pub mode: Option<NetmapMode>,
+    /// The interface's driver, where the system names one.
+    pub driver: Option<String>,
+    /// NIC rings: receive, transmit.
+    pub rings: (u32, u32),
+    /// Slots in each: receive, transmit.
+    pub slots: (u32, u32),
+}
+
+impl NetmapOffer {
+    /// Can frames have room in front, so that encapsulation copies nothing? `None` where only opening the port shows that.
+    pub fn offsets(&self) -> Option<bool> {
+        (self.mode == Some(NetmapMode::Emulated)).then_some(false)
+    }
+}
+
+/// Asks what the kernel would give for the interface `name`, without opening it and without a change.
+///
+/// # Errors
+/// What opening it would fail with, as far as that can be known before.
+pub fn offer(name: &str, options: &NetmapOptions) -> Result<NetmapOffer, NetmapError> {
+    offer_in(&System, name, options)
+}
+
+fn offer_in(kernel: &dyn Kernel, name: &str, options: &NetmapOptions) -> Result<NetmapOffer, NetmapError> {
+    let plan = Plan::make(kernel, name, options)?;
+    let descriptor = plan.open_device()?;
+    let told = describe(&*descriptor, Some(&plan.name))
+        .map_err(|error| NetmapError::of_request(plan.name.as_str(), error))?;
+    let forced = kernel.setting("admode") == Some(ADMODE_GENERIC);
+    let native = plan.interface.as_ref().and_then(|interface| interface.native);
+    let mode = match native {
+        _ if plan.interface.is_none() => Some(NetmapMode::Virtual),
+        _ if forced => Some(NetmapMode::Emulated),
+        Some(true) => Some(NetmapMode::Native),
+        Some(false) => Some(NetmapMode::Emulated),
+        None => None,
+    };
+    Ok(NetmapOffer {
+        mode,
+        driver: plan.interface.as_ref().and_then(|interface| interface.driver.clone()),
+        rings: (told.nr_rx_rings.into(), told.nr_tx_rings.into()),
+        slots: (told.nr_rx_slots, told.nr_tx_slots),
+    })
 }
 
 /// A port of kernel netmap, open.
@@ -174,12 +238,11 @@ fn open_in(
     memory: Option<&NetmapMemory>,
 ) -> Result<NetmapPort, NetmapError> {
     let plan = Plan::make(kernel, name, options)?;
-    let keeper: Arc<dyn Send + Sync> = match &plan.interface {
-        Some(_) => Arc::new(kernel.clear_offloads(plan.name.as_str())?),
-        None => Arc::new(()),
-    };
+    let guard = plan.interface.is_some().then(|| kernel.clear_offloads(plan.name.as_str())).transpose()?;
+    let stuck = guard.as_ref().map(OffloadGuard::stuck).unwrap_or_default();
+    let keeper: Arc<dyn Send + Sync> = Arc::new(guard);
     let first = plan.bind_nic(0, memory.map_or(0, |memory| memory.id))?;
-    let facts = plan.facts(&first)?;
+    let facts = plan.facts(&first, stuck)?;
     let mut bound = vec![first];
     for pair in 1..plan.pairs {
         bound.push(plan.bind_nic(pair, facts.memory_id)?);
@@ -319,7 +382,7 @@ impl<'a> Plan<'a> {
     }
 
     /// What the first registration says of the port.
-    fn facts(&self, first: &Bound) -> Result<NetmapFacts, NetmapError> {
+    fn facts(&self, first: &Bound, stuck: Offloads) -> Result<NetmapFacts, NetmapError> {
         let Registration { reply, max_offset } = first.registration;
         let received = u32::from(reply.nr_rx_rings);
         if self.interface.is_some() && received != self.pairs {
@@ -342,6 +405,7 @@ impl<'a> Plan<'a> {
             memory_id: reply.nr_mem_id,
             buffer_size: 0,
             extra_buffers: 0,
+            stuck,
         })
     }
 

@@ -30,21 +30,32 @@ const REST: Duration = Duration::from_millis(10);
 /// A thread that is asleep in a sync because the interface was set down is freed like this: hold the port, set the
 /// interface up, and then, if it is to stay down, down again. Release it when the interface is up for good.
 #[derive(Debug, Clone, Default)]
-pub struct NetmapHold(Arc<AtomicBool>);
+pub struct NetmapHold(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    held: AtomicBool,
+    lost: AtomicBool,
+}
 
 impl NetmapHold {
     /// From now on no queue of the port makes a system call; their health is [`Health::Down`].
     pub fn hold(&self) {
-        self.0.store(true, Ordering::Relaxed);
+        self.0.held.store(true, Ordering::Relaxed);
     }
 
     /// The queues go on.
     pub fn release(&self) {
-        self.0.store(false, Ordering::Relaxed);
+        self.0.held.store(false, Ordering::Relaxed);
+    }
+
+    /// Has a queue of the port become unusable for good? Its interface has gone, or the kernel's rings make no sense any more.
+    pub fn is_lost(&self) -> bool {
+        self.0.lost.load(Ordering::Relaxed)
     }
 
     fn is_held(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+        self.0.held.load(Ordering::Relaxed)
     }
 }
 
@@ -122,6 +133,7 @@ impl Ring {
     #[cold]
     fn give_up(&mut self) {
         self.line.lost.store(true, Ordering::Relaxed);
+        self.line.hold.0.lost.store(true, Ordering::Relaxed);
         self.state = State::Stopped(Instant::now() + REST);
     }
 

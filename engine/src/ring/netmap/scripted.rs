@@ -194,6 +194,8 @@ impl World {
             unsafe {
                 (*info).nr_rx_rings = card.receive_rings as u16;
                 (*info).nr_tx_rings = card.transmit_rings as u16;
+                (*info).nr_rx_slots = card.slots;
+                (*info).nr_tx_slots = card.slots;
             }
         }
         Ok(())

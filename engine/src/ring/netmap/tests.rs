@@ -11,7 +11,7 @@ use proptest::prelude::*;
 
 use super::name::PortName;
 use super::scripted::{Card, Places, Scripted, World};
-use super::{NetmapError, NetmapMemory, NetmapMode, NetmapOptions, NetmapPort, PortKind, open_in};
+use super::{NetmapError, NetmapMemory, NetmapMode, NetmapOptions, NetmapPort, PortKind, offer_in, open_in};
 use crate::ring::port::Health;
 use crate::ring::{Frame, HEADROOM, Port, Refused, RxQueue, TxQueue};
 
@@ -889,4 +889,23 @@ fn a_transmit_slot_without_a_buffer_ends_the_port() {
     tx.sync();
     assert_eq!(tx.ring.push_bytes(&frame(2, 60)), Err(Refused::Full));
     assert_eq!(rx.health(), Health::Departed);
+}
+
+#[test]
+fn an_offer_is_told_and_nothing_is_registered_or_changed() {
+    let card = Card { receive_rings: 2, transmit_rings: 3, slots: 64, ..Card::default() };
+    let kernel = Scripted::new(&[("em0", card)]);
+    let offer = |native, admode| {
+        kernel.world().interface.native = native;
+        kernel.world().settings.insert("admode", admode);
+        offer_in(&kernel, "em0", &HOST).expect("an offer")
+    };
+    let native = offer(Some(true), 0);
+    assert_eq!((native.rings, native.slots), ((2, 3), (64, 64)));
+    assert_eq!((native.mode, native.offsets()), (Some(NetmapMode::Native), None));
+    assert_eq!(offer(Some(false), 0).offsets(), Some(false));
+    assert_eq!(offer(Some(true), 2).mode, Some(NetmapMode::Emulated));
+    assert_eq!((offer(None, 0).mode, offer(None, 0).offsets()), (None, None));
+    assert!(matches!(offer_in(&kernel, "em1", &HOST), Err(NetmapError::NoInterface { .. })));
+    assert!(kernel.world().log.is_empty());
 }

@@ -7,8 +7,8 @@
 //! 1. [`OffloadGuard::clear`] reads which of them are on, and switches them off;
 //! 2. dropping the guard switches the same ones on again.
 //!
-//! A process that is killed drops nothing. Who wants them back after that writes [`OffloadGuard::cleared`] down (it has a text
-//! form) before anything else, and at the next start gives it to [`restore`] before the port is opened again.
+//! A process that is killed drops nothing. Who wants them back after that writes [`active`] down (it has a text form) before
+//! the port is opened, and at the next start gives it to [`restore`] before the port is opened again.
 
 use std::fmt;
 use std::io;
@@ -56,7 +56,8 @@ impl Offloads {
         self.0 == 0
     }
 
-    fn and(self, other: Offloads) -> Offloads {
+    /// Those that are in both sets.
+    pub fn and(self, other: Offloads) -> Offloads {
         Offloads(self.0 & other.0)
     }
 
@@ -129,13 +130,21 @@ impl OffloadGuard {
     /// # Errors
     /// [`OffloadError`] where there is no such interface, or its offloads may not be changed; nothing stays changed then.
     pub fn clear(interface: &str) -> Result<OffloadGuard, OffloadError> {
-        let failed = |doing| move |source| OffloadError { interface: interface.to_owned(), doing, source };
-        let card = Interface::open(interface).map_err(failed("reach"))?;
-        Self::clear_on(Box::new(card)).map_err(failed("clear"))
+        Self::clear_some(interface, Offloads::all())
     }
 
-    fn clear_on(card: Box<dyn Card>) -> io::Result<OffloadGuard> {
-        let before = card.active()?.and(Offloads::all());
+    /// Switches off those of `offloads` that are on, and leaves the others alone.
+    ///
+    /// # Errors
+    /// As [`OffloadGuard::clear`].
+    pub fn clear_some(interface: &str, offloads: Offloads) -> Result<OffloadGuard, OffloadError> {
+        let failed = |doing| move |source| OffloadError { interface: interface.to_owned(), doing, source };
+        let card = Interface::open(interface).map_err(failed("reach"))?;
+        Self::clear_on(Box::new(card), offloads).map_err(failed("clear"))
+    }
+
+    fn clear_on(card: Box<dyn Card>, offloads: Offloads) -> io::Result<OffloadGuard> {
+        let before = card.active()?.and(offloads);
         // From here on, also when something below fails, the guard puts back what was on.
         let mut guard = OffloadGuard { card, cleared: before, stuck: Offloads::default() };
         if !before.is_empty() {
@@ -164,6 +173,16 @@ impl Drop for OffloadGuard {
             let _ = self.card.switch(self.cleared, true);
         }
     }
+}
+
+/// The offloads of an interface that are on, of those that a guard would clear.
+///
+/// # Errors
+/// [`OffloadError`] where there is no such interface.
+pub fn active(interface: &str) -> Result<Offloads, OffloadError> {
+    let failed = |doing| move |source| OffloadError { interface: interface.to_owned(), doing, source };
+    let card = Interface::open(interface).map_err(failed("reach"))?;
+    Ok(card.active().map_err(failed("read"))?.and(Offloads::all()))
 }
 
 /// Switches offloads on that an earlier run of the program has cleared and could not put back.

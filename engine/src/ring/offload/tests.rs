@@ -86,7 +86,7 @@ fn what_was_on_comes_back_and_nothing_else() {
     let [first, second, third, ..] = NAMES else { panic!("more names") };
     let foreign = 1 << 31;
     let card = Scripted::with(first.0 | third.0 | foreign, 0);
-    let guard = OffloadGuard::clear_on(Box::new(card.clone())).expect("a card");
+    let guard = OffloadGuard::clear_on(Box::new(card.clone()), Offloads::all()).expect("a card");
     assert_eq!(card.on(), foreign, "what we do not know is not ours");
     assert_eq!((guard.cleared().0, guard.stuck().0), (first.0 | third.0, 0));
     drop(guard);
@@ -98,7 +98,7 @@ fn what_was_on_comes_back_and_nothing_else() {
 fn what_the_driver_keeps_is_told() {
     let [first, second, ..] = NAMES else { panic!("more names") };
     let card = Scripted::with(first.0 | second.0, second.0);
-    let guard = OffloadGuard::clear_on(Box::new(card.clone())).expect("a card");
+    let guard = OffloadGuard::clear_on(Box::new(card.clone()), Offloads::all()).expect("a card");
     assert_eq!((guard.cleared().0, guard.stuck().0), (first.0, second.0));
     drop(guard);
     assert_eq!(card.on(), first.0 | second.0);
@@ -111,7 +111,7 @@ fn a_failure_on_the_way_leaves_nothing_changed() {
     let card = Scripted::with(first.0, 0);
     card.0.lock().expect("not poisoned").calls_left = Some(2);
     let fails_once = FailsOnce(card.clone());
-    assert!(OffloadGuard::clear_on(Box::new(fails_once)).is_err());
+    assert!(OffloadGuard::clear_on(Box::new(fails_once), Offloads::all()).is_err());
     assert_eq!(card.on(), first.0);
 }
 
