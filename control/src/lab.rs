@@ -170,19 +170,7 @@ fn lab_routers(
     wan: Port,
 ) -> Result<Vec<LabRouter>, LabError> {
     let tables = tables.publish();
-    let workers = lan.queues.len();
-    let mut peers: Vec<Vec<QueuePair>> = (0..workers).map(|_| Vec::new()).collect();
-    // In this order, each worker gets the wires to the others in the order of their numbers.
-    for one in 0..workers {
-        for other in one + 1..workers {
-            let (near, far) = ring::wire(region, 1, true)?;
-            for (worker, port) in [(one, near), (other, far)] {
-                if let Some(peers) = peers.get_mut(worker) {
-                    peers.extend(port.queues);
-                }
-            }
-        }
-    }
+    let peers = ring::mesh(region, lan.queues.len())?;
     Ok(lan
         .queues
         .into_iter()

@@ -17,8 +17,8 @@ use culvert_engine::ring::offload::Offloads;
 #[cfg(target_os = "linux")]
 use culvert_engine::ring::xdp::{self, Take, Umem, XdpOptions, XdpPort};
 use culvert_engine::ring::{
-    Device as Seen, HEADROOM, Health, Port, RINGS_PER_QUEUE, Region, RegionError, RxQueue, SPARE_PER_QUEUE,
-    TapOptions, TunSet, wire,
+    Device as Seen, HEADROOM, Health, Port, RINGS_PER_QUEUE, Region, RxQueue, SPARE_PER_QUEUE, TapOptions,
+    TunSet, mesh, wire,
 };
 use culvert_engine::tables::Published;
 use culvert_engine::worker::{QueuePair, Worker};
@@ -361,7 +361,7 @@ pub(super) fn open(config: &Config, cores: usize, longest: u32) -> Result<Device
     let (interfaces, tunnels) =
         Port::tun(&opener.region, workers).map_err(|error| failed("tunnels' interfaces")(&error))?;
     let (near, far) = wire(&opener.region, workers, true).map_err(|error| failed("memory")(&error))?;
-    let peers = join_workers(&opener.region, workers).map_err(|error| failed("memory")(&error))?;
+    let peers = mesh(&opener.region, workers).map_err(|error| failed("memory")(&error))?;
     let ends = near.queues.into_iter().zip(far.queues).zip(peers);
     let shares = dealt.into_iter().zip(more).zip(interfaces.queues).zip(ends);
     let shares = shares.map(|(((ports, more), interfaces), ((exceptions, far), peers))| Share {
@@ -402,22 +402,6 @@ pub(crate) fn netmap_options(config: &Config, port: &PortConfig) -> NetmapOption
         unsafe_emulation: port.unsafe_emulation,
         ..NetmapOptions::default()
     }
-}
-
-/// For each worker its ends of the wires to all others, in the order of their numbers.
-fn join_workers(region: &Arc<Region>, workers: usize) -> Result<Vec<Vec<QueuePair>>, RegionError> {
-    let mut ends: Vec<Vec<QueuePair>> = (0..workers).map(|_| Vec::new()).collect();
-    for one in 0..workers {
-        for other in one + 1..workers {
-            let (near, far) = wire(region, 1, true)?;
-            for (worker, port) in [(one, near), (other, far)] {
-                if let Some(ends) = ends.get_mut(worker) {
-                    ends.extend(port.queues);
-                }
-            }
-        }
-    }
-    Ok(ends)
 }
 
 /// The receive queues that a device has; `None` where it has as many as it is asked for.

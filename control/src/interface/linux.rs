@@ -3,16 +3,15 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 
 use culvert_engine::fib::Prefix;
 use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
 
 use super::{Inner, Present, canonical};
+use crate::routes::netlink::message::{self, address_of, attributes, error_code, messages};
 
-/// Bytes of a netlink header.
-const HEADER: usize = 16;
 /// Bytes of `struct ifinfomsg`.
 const LINK_HEADER: usize = 16;
 /// Bytes of `struct ifaddrmsg`.
@@ -158,25 +157,25 @@ impl System {
             self.datagram.clear();
             // The kernel has the answer ready, or its next part, when the request has been taken.
             self.socket.recv(&mut self.datagram, libc::MSG_DONTWAIT)?;
-            let mut rest = self.datagram.as_slice();
-            while !rest.is_empty() {
-                let (sequence, message, after) = message(rest).ok_or_else(damaged)?;
-                rest = after;
-                if sequence != self.sequence {
+            let mut ours = false;
+            for message in messages(&self.datagram) {
+                let message = message.map_err(|_| damaged())?;
+                ours = message.sequence == self.sequence;
+                if !ours {
                     continue;
                 }
                 match i32::from(message.kind) {
                     libc::NLMSG_DONE => return Ok(answers),
-                    libc::NLMSG_ERROR => match error_code(&message.payload).ok_or_else(damaged)? {
+                    libc::NLMSG_ERROR => match error_code(message.payload).map_err(|_| damaged())? {
                         0 => return Ok(answers),
-                        code => return Err(io::Error::from_raw_os_error(code.wrapping_neg())),
+                        code => return Err(io::Error::from_raw_os_error(code)),
                     },
-                    _ => answers.push(message),
+                    _ => answers.push(Message { kind: message.kind, payload: message.payload.to_vec() }),
                 }
-                // What asks for one thing, and no acknowledgement, is answered by it.
-                if !dump && rest.is_empty() {
-                    return Ok(answers);
-                }
+            }
+            // What asks for one thing, and no acknowledgement, is answered by it.
+            if !dump && ours {
+                return Ok(answers);
             }
         }
     }
@@ -195,7 +194,7 @@ struct Request {
 
 impl Request {
     fn new(kind: u16, flags: i32) -> Request {
-        Request { kind, flags: libc::NLM_F_REQUEST | flags, body: Vec::new() }
+        Request { kind, flags, body: Vec::new() }
     }
 
     fn header(&mut self, header: &[u8]) {
@@ -218,15 +217,7 @@ impl Request {
     }
 
     fn finish(self, sequence: u32) -> Vec<u8> {
-        let mut message = Vec::with_capacity(HEADER + self.body.len());
-        message.extend(((HEADER + self.body.len()) as u32).to_ne_bytes());
-        message.extend(self.kind.to_ne_bytes());
-        message.extend((self.flags as u16).to_ne_bytes());
-        message.extend(sequence.to_ne_bytes());
-        // The sender: the kernel knows.
-        message.extend(0u32.to_ne_bytes());
-        message.extend(self.body);
-        message
+        message::request(self.kind, self.flags as u16, sequence, &self.body)
     }
 }
 
@@ -258,19 +249,6 @@ fn route_header(prefix: Prefix) -> Vec<u8> {
     vec![family as u8, prefix.prefix_len(), 0, 0, table, protocol, scope, libc::RTN_UNICAST, 0, 0, 0, 0]
 }
 
-/// The first message of a datagram, its sequence number, and what follows it.
-fn message(datagram: &[u8]) -> Option<(u32, Message, &[u8])> {
-    let len = u32_at(datagram, 0)? as usize;
-    let (kind, sequence) = (u16_at(datagram, 4)?, u32_at(datagram, 8)?);
-    let payload = datagram.get(HEADER..len)?.to_vec();
-    Some((sequence, Message { kind, payload }, datagram.get(len.next_multiple_of(4)..).unwrap_or_default()))
-}
-
-/// `struct nlmsgerr` starts with the error, negative.
-fn error_code(payload: &[u8]) -> Option<i32> {
-    payload.first_chunk().map(|bytes| i32::from_ne_bytes(*bytes))
-}
-
 /// What is asked of a link.
 struct Link {
     index: u32,
@@ -293,33 +271,13 @@ fn address(message: &Message, index: u32) -> Option<Inner> {
     let (mut local, mut around) = (None, None);
     for (kind, value) in attributes(payload.get(ADDRESS_HEADER..)?) {
         match kind {
-            libc::IFA_LOCAL => local = ip(value),
-            libc::IFA_ADDRESS => around = ip(value),
+            libc::IFA_LOCAL => local = address_of(value),
+            libc::IFA_ADDRESS => around = address_of(value),
             _ => {}
         }
     }
     let (local, peer) = (local.or(around)?, around);
     Some(canonical(Inner { local, prefix_len: *payload.get(1)?, peer }))
-}
-
-/// The attributes in what follows a header; those behind a damaged one are not seen.
-fn attributes(mut rest: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
-    std::iter::from_fn(move || {
-        let (len, kind) = (usize::from(u16_at(rest, 0)?), u16_at(rest, 2)?);
-        let value = rest.get(4..len)?;
-        rest = rest.get(len.next_multiple_of(4)..).unwrap_or_default();
-        Some((kind, value))
-    })
-}
-
-fn ip(value: &[u8]) -> Option<IpAddr> {
-    let four = || Some(Ipv4Addr::from(<[u8; 4]>::try_from(value).ok()?).into());
-    let sixteen = || Some(Ipv6Addr::from(<[u8; 16]>::try_from(value).ok()?).into());
-    four().or_else(sixteen)
-}
-
-fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
-    bytes.get(at..)?.first_chunk().map(|bytes| u16::from_ne_bytes(*bytes))
 }
 
 fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {

@@ -158,6 +158,26 @@ pub fn wire(region: &Arc<Region>, queues: usize, offsets: bool) -> Result<(Port,
     Ok((left, right))
 }
 
+/// Joins any two of `ends` by a wire with one ring pair and offsets: for each end its ring pairs to the others, in the order of
+/// their numbers. It takes `ends * (ends - 1) / 2` wires.
+///
+/// # Errors
+/// As [`wire`].
+pub fn mesh(region: &Arc<Region>, ends: usize) -> Result<Vec<Vec<(RxQueue, TxQueue)>>, RegionError> {
+    let mut joined: Vec<Vec<(RxQueue, TxQueue)>> = (0..ends).map(|_| Vec::new()).collect();
+    for one in 0..ends {
+        for other in one + 1..ends {
+            let (near, far) = wire(region, 1, true)?;
+            for (end, port) in [(one, near), (other, far)] {
+                if let Some(joined) = joined.get_mut(end) {
+                    joined.extend(port.queues);
+                }
+            }
+        }
+    }
+    Ok(joined)
+}
+
 fn direction(region: &Arc<Region>, offsets: bool) -> Result<(TxQueue, RxQueue), RegionError> {
     let link = Link::new(region)?;
     let tx = TxRing::new(region.claim_ring(true, offsets)?);

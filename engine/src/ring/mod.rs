@@ -42,7 +42,7 @@ pub mod xdp;
 pub use device::Device;
 pub use frame::{Frame, TEMPLATE_LEN};
 pub use interface::InterfaceError;
-pub use memory::{RINGS_PER_QUEUE, SPARE_PER_QUEUE, wire};
+pub use memory::{RINGS_PER_QUEUE, SPARE_PER_QUEUE, mesh, wire};
 pub use pages::in_huge_pages;
 pub use port::{Health, Port, RxQueue, TxQueue};
 pub use prefetch::{prefetch, prefetch_many};

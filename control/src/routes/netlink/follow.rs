@@ -7,7 +7,8 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use super::message::{self, Damaged, Message, Object, RouteMessage};
+use super::message::{self, Message, Object, RouteMessage};
+use crate::routes::datagram::Damaged;
 use crate::routes::ledger::Ledger;
 use crate::routes::stale::Stale;
 use crate::routes::state::{

@@ -6,6 +6,7 @@
 //! Attributes that are not known, and those whose length is not what it should be, are stepped over one by one, so that
 //! a newer kernel's additions cost nothing but themselves.
 
+use crate::routes::datagram::{Damaged, split_all};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use culvert_engine::wire::ethernet::MacAddr;
@@ -123,23 +124,9 @@ pub(crate) struct Message<'a> {
     pub(crate) payload: &'a [u8],
 }
 
-/// Damage: the bytes are not what the kernel would send, so that something has been lost.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Damaged;
-
 /// The messages of a datagram, in order; damage ends it.
 pub(crate) fn messages(datagram: &[u8]) -> impl Iterator<Item = Result<Message<'_>, Damaged>> {
-    let mut rest = datagram;
-    std::iter::from_fn(move || {
-        if rest.is_empty() {
-            return None;
-        }
-        let message = split_message(&mut rest);
-        if message.is_err() {
-            rest = &[];
-        }
-        Some(message)
-    })
+    split_all(datagram, split_message)
 }
 
 fn split_message<'a>(rest: &mut &'a [u8]) -> Result<Message<'a>, Damaged> {
@@ -167,7 +154,7 @@ pub(crate) fn error_code(payload: &[u8]) -> Result<i32, Damaged> {
 }
 
 /// Attributes, without the flags in the upper bits of their kind (nested, byte order). What does not hold together ends them.
-fn attributes(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+pub(crate) fn attributes(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     let mut rest = bytes;
     std::iter::from_fn(move || {
         let (&[l0, l1, k0, k1], _) = rest.split_first_chunk()?;
@@ -183,7 +170,7 @@ fn u32_of(value: &[u8]) -> Option<u32> {
 }
 
 /// An address, by its length.
-fn address_of(value: &[u8]) -> Option<IpAddr> {
+pub(crate) fn address_of(value: &[u8]) -> Option<IpAddr> {
     match value.len() {
         4 => value.try_into().ok().map(|bytes: [u8; 4]| Ipv4Addr::from(bytes).into()),
         16 => value.try_into().ok().map(|bytes: [u8; 16]| Ipv6Addr::from(bytes).into()),
@@ -430,7 +417,7 @@ pub(crate) fn neighbour(payload: &[u8]) -> Result<Option<(NeighbourKey, Neighbou
 }
 
 /// A request: a netlink header and what follows it.
-fn request(kind: u16, flags: u16, sequence: u32, payload: &[u8]) -> Vec<u8> {
+pub(crate) fn request(kind: u16, flags: u16, sequence: u32, payload: &[u8]) -> Vec<u8> {
     let length = HEADER_LEN.saturating_add(payload.len()) as u32;
     let mut message = Vec::with_capacity(length as usize);
     message.extend(length.to_ne_bytes());

@@ -11,7 +11,7 @@
 //! contains is entered twice, which changes nothing.
 
 mod follow;
-mod message;
+pub(crate) mod message;
 #[cfg(test)]
 mod tests;
 
@@ -24,7 +24,7 @@ use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
 
 use self::follow::{Follower, Tables};
-use self::message::Damaged;
+use super::datagram::Damaged;
 use super::state::{HostState, LinkIndex};
 use super::{Changes, HostSource, ResolveError, SourceError};
 

@@ -4,6 +4,7 @@
 //!
 //! Pure, over bytes, and compiled on every system.
 
+use crate::routes::datagram::{Damaged, split_all};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use bytemuck::AnyBitPattern;
@@ -20,10 +21,6 @@ use crate::routes::state::{
     Address, Link, LinkIndex, Neighbour, NeighbourKey, NextHop, RouteKind, prefix_around,
 };
 
-/// Damage: the bytes are not what the kernel would send, so that something has been lost.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Damaged;
-
 /// A message, its header not yet read beyond what all kinds share.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Message<'a> {
@@ -33,17 +30,7 @@ pub(crate) struct Message<'a> {
 
 /// The messages in `bytes`, in order; damage ends them.
 pub(crate) fn messages(bytes: &[u8]) -> impl Iterator<Item = Result<Message<'_>, Damaged>> {
-    let mut rest = bytes;
-    std::iter::from_fn(move || {
-        if rest.is_empty() {
-            return None;
-        }
-        let message = split_message(&mut rest);
-        if message.is_err() {
-            rest = &[];
-        }
-        Some(message)
-    })
+    split_all(bytes, split_message)
 }
 
 fn split_message<'a>(rest: &mut &'a [u8]) -> Result<Message<'a>, Damaged> {

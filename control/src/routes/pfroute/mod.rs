@@ -32,7 +32,8 @@ use netmap_sys::{
 
 #[cfg(target_os = "freebsd")]
 pub use self::freebsd::KernelSocket;
-use self::message::{Damaged, Message, RoutePart};
+use self::message::{Message, RoutePart};
+use super::datagram::Damaged;
 use super::ledger::Ledger;
 use super::stale::Stale;
 use super::state::{Address, HostState, Link, LinkIndex, Neighbour, NeighbourKey, Route, RouteKey};
