@@ -224,11 +224,6 @@ impl Tunnel {
         &self.layout
     }
 
-    /// The longest outer packet, in bytes.
-    pub fn path_mtu(&self) -> usize {
-        self.path_mtu
-    }
-
     /// Our end and the far one, as keepalives know them.
     pub fn ends(&self) -> keepalive::Ends {
         let Options { key, checksum, .. } = self.gre;
