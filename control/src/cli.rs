@@ -163,6 +163,9 @@ pub struct Show {
     /// UNIX socket that the daemon listens on
     #[arg(long, value_name = "PATH", default_value = daemon::SOCKET, value_hint = clap::ValueHint::FilePath)]
     pub socket: PathBuf,
+    /// Show it again every so many seconds, until interrupted; with --json, one object a line
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "1", value_parser = value_parser!(u32).range(1..=3600))]
+    pub watch: Option<u32>,
     /// Print one JSON object instead of a table
     #[arg(long)]
     pub json: bool,

@@ -33,6 +33,18 @@ impl Failure {
         Failure { code: 2, lines: problems.iter().map(Problem::to_string).collect() }
     }
 
+    /// What the daemon says went wrong, and the exit code that it gives it; 0 would be none.
+    pub(crate) fn reported(code: u8, lines: Vec<String>) -> Failure {
+        Failure { code: code.max(1), lines }
+    }
+
+    /// The same, `what` (and a colon) before each message.
+    #[must_use]
+    pub fn about(self, what: &str) -> Failure {
+        let lines = self.lines.into_iter().map(|line| format!("{what}: {line}")).collect();
+        Failure { lines, ..self }
+    }
+
     /// Standard output takes no more. A reader that has gone away wanted no more, and is no failure.
     pub fn stdout(error: io::Error) -> Failure {
         match error.kind() {

@@ -4,6 +4,7 @@
 //! on standard output and returns a [`Failure`] for what went wrong, with the exit code that goes with it.
 #![forbid(unsafe_code)]
 
+pub mod api;
 pub mod bench;
 pub mod check;
 pub mod cli;

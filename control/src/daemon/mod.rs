@@ -15,24 +15,27 @@
 //! It stops (`Daemon::stop`): devices are given back to the host first, while the workers still take out of the rings what
 //! had been directed to them; then the tunnels' interfaces go, then threads and rings; the socket's file last.
 
-mod api;
 mod assemble;
 mod bell;
+mod commands;
 mod devices;
 mod exceptions;
 mod follow;
 mod interfaces;
 mod log;
 mod offloads;
+mod server;
 mod service;
 mod show;
 mod status;
 #[cfg(any(target_os = "linux", test))]
 mod steering;
+mod stream;
 #[cfg(test)]
 mod tests;
 mod threads;
 mod view;
+mod watch;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
@@ -54,7 +57,6 @@ use culvert_engine::wire::ethernet::MacAddr;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use ring::rand::{SecureRandom, SystemRandom};
 
-use self::api::{Endpoint, Query};
 use self::assemble::{Built, Known, Link};
 use self::bell::Bell;
 use self::devices::OpenPort;
@@ -62,15 +64,17 @@ use self::exceptions::{Bells, ExceptionThread};
 use self::follow::Host;
 use self::interfaces::TunnelInterfaces;
 use self::offloads::OffloadFile;
+use self::server::{Endpoint, Query};
 use self::service::Signals;
 use self::threads::{Others, WorkerThread};
+use self::watch::Watches;
 use crate::config::{Config, Local, Problem, Protect};
 use crate::plan::{self, Kept};
 use crate::routes::HostTables;
 use crate::{Failure, cli, replay};
 
-pub use api::SOCKET;
 pub(crate) use devices::netmap_options;
+pub use server::SOCKET;
 pub use show::run as show;
 pub use status::What;
 
@@ -181,6 +185,7 @@ struct Daemon {
     /// When devices are looked after.
     look: Instant,
     told: Told,
+    watches: Watches,
     #[cfg(target_os = "linux")]
     steering: steering::Steering,
 }
@@ -288,6 +293,7 @@ impl Daemon {
                 reattach: vec![None; ports],
                 ..Told::default()
             },
+            watches: Watches::default(),
             #[cfg(target_os = "linux")]
             steering: steering::Steering::default(),
             config,
@@ -358,9 +364,10 @@ impl Daemon {
             }
             while let Ok(query) = queries.try_recv() {
                 // A client that has left wants no answer.
-                let _ = query.answer.send(self.answer(query.what));
+                let _ = query.answer.send(self.execute(query.command));
             }
             let now = Instant::now();
+            self.feed_watches(now);
             self.host.remind(now);
             if now >= self.look {
                 self.look = now + LOOK;
@@ -376,6 +383,7 @@ impl Daemon {
     fn wait(&self, queries: &Receiver<Query>) {
         let due = self.look.min(self.host.deadline());
         let due = self.changed.map_or(due, |since| due.min(since + DEBOUNCE));
+        let due = self.watches.due().map_or(due, |next| due.min(next));
         // Rounded up, so as not to look in vain.
         let wait = due.saturating_duration_since(Instant::now()) + Duration::from_micros(999);
         let wait = PollTimeout::try_from(wait).unwrap_or(PollTimeout::from(1_000_u16));
@@ -634,6 +642,7 @@ impl Daemon {
 
     /// Gives everything back. See the module page.
     fn stop(mut self) {
+        std::mem::take(&mut self.watches).end("the daemon ends");
         drop(std::mem::take(&mut self.ports));
         self.interfaces.remove();
         let workers: Vec<_> = self.workers.into_iter().map(WorkerThread::stop).collect();

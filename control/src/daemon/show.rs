@@ -1,13 +1,14 @@
 //! `culvert show`: asks the daemon, and prints its answer as it is (`--json`) or as tables that fit 80 columns.
 
 use std::collections::BTreeMap;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::api::{self, Request};
 use super::status::{NeighbourStatus, PortStatus, RouteStatus, Sas, TunnelStatus, What, WorkerStatus};
+use crate::api::client::{self, Stream};
+use crate::api::{Command, Line};
 use crate::report::Numbers;
 use crate::table::Table;
 use crate::{Failure, cli};
@@ -18,19 +19,56 @@ use crate::{Failure, cli};
 /// Code 1 where no daemon answers, or with something else, and where standard output takes no more.
 pub fn run(arguments: &cli::Show) -> Result<(), Failure> {
     let what = arguments.what;
-    let failed = |why: String| Failure::failed(format!("show: {why}"));
-    let result = api::call(&arguments.socket, &Request::show(what)).map_err(failed)?;
-    let text = if arguments.json {
-        serde_json::to_string(&result).map_err(|error| failed(error.to_string()))? + "\n"
-    } else {
-        text(what, &result).map_err(|error| failed(format!("the daemon's answer: {error}")))?
+    match arguments.watch {
+        None => {
+            let result = client::call(&arguments.socket, &Command::Show { what }).map_err(about)?;
+            print(&text(what, &result, arguments.json)?)
+        }
+        Some(seconds) => watch(arguments, seconds),
+    }
+}
+
+/// Shows it again and again, until the daemon ends or nobody reads any more.
+fn watch(arguments: &cli::Show, seconds: u32) -> Result<(), Failure> {
+    let what = arguments.what;
+    let every = u64::from(seconds) * 1000;
+    let mut stream =
+        Stream::open(&arguments.socket, &Command::Watch { what: vec![what], every }).map_err(about)?;
+    let before = match (arguments.json, io::stdout().is_terminal()) {
+        (true, _) => "",
+        // Home, and all that is there away.
+        (false, true) => "\x1b[H\x1b[2J",
+        (false, false) => "\n",
     };
+    loop {
+        match stream.next(None).map_err(about)? {
+            Some(Line::Record(record)) => {
+                print(&format!("{before}{}", text(what, &record, arguments.json)?))?;
+            }
+            // Of the records that it was too slow for, nobody needs to know who only looks at the last.
+            Some(Line::Lost(_)) | None => {}
+            Some(Line::End(why)) => return Err(about(Failure::failed(why))),
+        }
+    }
+}
+
+fn about(failure: Failure) -> Failure {
+    failure.about("show")
+}
+
+fn print(text: &str) -> Result<(), Failure> {
     let mut stdout = io::stdout().lock();
     stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).map_err(Failure::stdout)
 }
 
+fn text(what: What, result: &Value, json: bool) -> Result<String, Failure> {
+    let text =
+        if json { serde_json::to_string(result).map(|json| json + "\n") } else { tables(what, result) };
+    text.map_err(|error| about(Failure::failed(format!("the daemon's answer: {error}"))))
+}
+
 /// The tables of an answer.
-fn text(what: What, result: &Value) -> Result<String, serde_json::Error> {
+fn tables(what: What, result: &Value) -> Result<String, serde_json::Error> {
     let value = result.get(what.name()).unwrap_or(&Value::Null);
     let tables = match what {
         What::Ports => ports(&read(value)?),
@@ -191,7 +229,7 @@ mod tests {
             ),
             (What::Drops, json!({"drops": {"cleartext-for-protected": most}})),
         ] {
-            let shown = text(what, &result).expect("an answer");
+            let shown = tables(what, &result).expect("an answer");
             assert!(shown.lines().count() > 1, "{shown}");
             for line in shown.lines() {
                 assert!(line.chars().count() <= 80, "{line}");
@@ -203,14 +241,14 @@ mod tests {
     fn several_ways_stand_below_each_other() {
         let result =
             json!({"routes": [{"prefix": "10.0.0.0/8", "to": "port a weight 1, tunnel b weight 2"}]});
-        let shown = text(What::Routes, &result).expect("an answer");
+        let shown = tables(What::Routes, &result).expect("an answer");
         let lines: Vec<&str> = shown.lines().collect();
         assert_eq!(lines, ["prefix      to", "10.0.0.0/8  port a weight 1", "            tunnel b weight 2"]);
     }
 
     #[test]
     fn an_answer_that_is_none_is_an_error() {
-        assert!(text(What::Ports, &json!({})).is_err());
-        assert!(text(What::Ports, &json!({"ports": {"wan": {}}})).is_err());
+        assert!(tables(What::Ports, &json!({})).is_err());
+        assert!(tables(What::Ports, &json!({"ports": {"wan": {}}})).is_err());
     }
 }

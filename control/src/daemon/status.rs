@@ -10,7 +10,7 @@ use crate::config::{Config, Device, Mtu, Payload, Protect, RouteTarget, Tunnel};
 use crate::report::{Counts, SaReport};
 
 /// What can be shown.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum What {
     /// Ports: their devices, and the frames through them

@@ -15,11 +15,11 @@ use crate::replay;
 use crate::report::{self, Counts};
 
 impl Daemon {
-    /// What is asked for, under its name.
+    /// What is to be shown, under its name.
     ///
     /// # Errors
     /// It cannot be written as JSON.
-    pub(super) fn answer(&self, what: What) -> Result<Value, String> {
+    pub(super) fn show(&self, what: What) -> Result<Value, String> {
         let value = match what {
             What::Ports => value(&self.show_ports()),
             What::Workers => value(&self.show_workers()),

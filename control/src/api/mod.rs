@@ -1,0 +1,149 @@
+//! The local API as both of its ends speak it: one JSON object a line. `docs/api.md` is its manual.
+//!
+//! A request is a version, a command's name and the command's arguments: `{"version":1,"command":"show","what":"ports"}`. The
+//! [`Reply`] to it is `{"ok":true,"result":..}` or `{"ok":false,"error":"..","code":1}`. A command that streams is answered by
+//! `{"ok":true,"stream":true}`, and [`Line`]s follow, until one of the two ends has enough.
+//!
+//! A new command is a variant of [`Command`], an arm of `Daemon::execute` (`daemon/commands.rs`) and a section of
+//! `docs/api.md`; the command line sends it with [`client::call`] or [`client::Stream::open`].
+
+pub(crate) mod client;
+#[cfg(test)]
+mod tests;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::Failure;
+use crate::daemon::What;
+
+/// The version of requests and replies.
+pub const VERSION: u64 = 1;
+
+/// What the daemon can be asked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "command", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Command {
+    /// State, once.
+    Show {
+        /// Of what.
+        what: What,
+    },
+    /// State, again and again: a stream.
+    Watch {
+        /// Of what, all in one record.
+        what: Vec<What>,
+        /// From one record to the next, in milliseconds.
+        #[serde(default = "second")]
+        every: u64,
+    },
+}
+
+fn second() -> u64 {
+    1000
+}
+
+impl Command {
+    /// The command of a request.
+    ///
+    /// # Errors
+    /// The line is no request of this version; code 2.
+    pub fn read(line: &[u8]) -> Result<Command, Failure> {
+        let wrong = |why: &dyn std::fmt::Display| Failure::usage(format!("request: {why}"));
+        let mut request: Map<String, Value> = serde_json::from_slice(line).map_err(|error| wrong(&error))?;
+        match request.remove("version") {
+            Some(version) if version == VERSION => {}
+            Some(version) => {
+                return Err(wrong(&format_args!("version {version} is not spoken here; {VERSION} is")));
+            }
+            None => return Err(wrong(&"missing field `version`")),
+        }
+        Command::deserialize(Value::Object(request)).map_err(|error| wrong(&error))
+    }
+
+    /// The request, a line with its end.
+    ///
+    /// # Panics
+    /// Never: what a command consists of can be written as JSON.
+    pub fn to_line(&self) -> Vec<u8> {
+        #[derive(Serialize)]
+        struct Request<'a> {
+            version: u64,
+            #[serde(flatten)]
+            command: &'a Command,
+        }
+        line(&Request { version: VERSION, command: self })
+    }
+}
+
+/// The answer to a request.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Reply {
+    ok: bool,
+    /// What a command gives; absent: nothing.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    result: Option<Value>,
+    /// [`Line`]s follow.
+    #[serde(skip_serializing_if = "std::ops::Not::not", default)]
+    stream: bool,
+    /// What went wrong, `WHAT: WHY`, several each on a line of its own.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    error: Option<String>,
+    /// The exit code that goes with it: 1, it failed; 2, what was asked for is wrong, and nothing was changed.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    code: Option<u8>,
+}
+
+impl Reply {
+    /// Records follow.
+    pub(crate) const STREAM: Reply = Reply { ok: true, result: None, stream: true, error: None, code: None };
+
+    /// What the daemon made of the request: a result, or `None` where a stream follows.
+    fn into_outcome(self) -> Result<Option<Value>, Failure> {
+        match self {
+            Reply { ok: true, stream: true, .. } => Ok(None),
+            Reply { ok: true, result, .. } => Ok(Some(result.unwrap_or_default())),
+            Reply { error, code, .. } => {
+                let lines = error.as_deref().unwrap_or("the daemon: it gives no reason").lines();
+                Err(Failure::reported(code.unwrap_or(1), lines.map(str::to_owned).collect()))
+            }
+        }
+    }
+}
+
+impl From<Result<Value, Failure>> for Reply {
+    fn from(answer: Result<Value, Failure>) -> Reply {
+        let (result, failure) = match answer {
+            Ok(result) => (Some(result), None),
+            Err(failure) => (None, Some(failure)),
+        };
+        let error = failure.as_ref().map(|failure| failure.lines().join("\n"));
+        Reply {
+            ok: result.is_some(),
+            result,
+            stream: false,
+            error,
+            code: failure.map(|failure| failure.code()),
+        }
+    }
+}
+
+/// What a stream consists of.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Line {
+    /// What the command is about.
+    Record(Value),
+    /// As many records would stand here, if the client had not been too slow.
+    Lost(u64),
+    /// Nothing follows, and why.
+    End(String),
+}
+
+/// Anything as a line with its end.
+pub(crate) fn line(of: &impl Serialize) -> Vec<u8> {
+    // Names are strings and numbers are finite, or become null: there is nothing that JSON cannot say.
+    let mut line = serde_json::to_vec(of).unwrap_or_default();
+    line.push(b'\n');
+    line
+}

@@ -1,0 +1,328 @@
+//! The daemon's end of the local API: a UNIX socket that root and the daemon's own user may use.
+//!
+//! Each client has a thread of its own, of which there are [`CLIENTS`] at most. It reads requests, has the control thread answer
+//! them (`commands.rs`), and writes what is answered; so a client that is slow, silent or broken holds up nobody but itself.
+
+use std::fs;
+use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crossbeam::channel::{Sender, bounded};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::stat::{Mode, umask};
+use nix::unistd::geteuid;
+
+use super::bell::Bell;
+use super::log;
+use super::stream::Records;
+use crate::Failure;
+use crate::api::{Command, Line, Reply, line};
+
+/// Where the daemon listens unless told otherwise.
+pub const SOCKET: &str = "/var/run/culvert.sock";
+/// Clients at a time.
+const CLIENTS: usize = 16;
+/// Those of them whose replies are streams: there is always room for one who wants to put something right.
+const STREAMS: usize = 8;
+/// The longest request, in bytes.
+const LONGEST: usize = 64 << 10;
+/// How long a client may take for a request or a reply, and how long the control thread for an answer.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How often it is looked whether the client of a silent stream has left.
+const LOOK: Duration = Duration::from_millis(250);
+
+/// What a client asks of the control thread.
+pub(super) struct Query {
+    /// What it wants.
+    pub(super) command: Command,
+    /// Where the answer goes.
+    pub(super) answer: Sender<Result<Answer, Failure>>,
+}
+
+/// What the control thread answers.
+pub(super) enum Answer {
+    /// All there is to say.
+    Once(serde_json::Value),
+    /// It goes on.
+    Stream(Records),
+}
+
+/// The socket and its file, which goes away with it.
+pub(super) struct Endpoint {
+    listener: UnixListener,
+    path: PathBuf,
+    file: Option<(u64, u64)>,
+}
+
+impl Endpoint {
+    /// Listens at `path`. The file of a daemon that has died is replaced.
+    ///
+    /// # Errors
+    /// Another daemon listens there, something else is there, or the system refuses; in words.
+    pub(super) fn bind(path: &Path) -> Result<Endpoint, String> {
+        let about = |why: &dyn std::fmt::Display| format!("socket {}: {why}", path.display());
+        match fs::symlink_metadata(path) {
+            Ok(metadata) if !metadata.file_type().is_socket() => {
+                return Err(about(&"there is a file that is no socket; choose another place with --socket"));
+            }
+            Ok(_) if UnixStream::connect(path).is_ok() => {
+                return Err(about(
+                    &"another daemon listens there; stop it, or choose another place with --socket",
+                ));
+            }
+            Ok(_) => fs::remove_file(path).map_err(|error| about(&error))?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(about(&error)),
+        }
+        // Nobody else may use it from its first moment on. No other thread makes files now.
+        let before = umask(Mode::from_bits_truncate(0o177));
+        let listener = UnixListener::bind(path);
+        umask(before);
+        let listener = listener.map_err(|error| about(&error))?;
+        Ok(Endpoint { listener, path: path.to_owned(), file: identity(path) })
+    }
+
+    /// Answers clients from a thread of its own, which lives as long as the process: `queries` go to the thread that `bell`
+    /// wakes.
+    ///
+    /// # Errors
+    /// The system has no thread or descriptor left.
+    pub(super) fn serve(&self, queries: Sender<Query>, bell: Arc<Bell>) -> io::Result<()> {
+        let listener = self.listener.try_clone()?;
+        let desk = Arc::new(Desk { queries, bell, clients: Arc::default(), streams: Arc::default() });
+        let accept = move || {
+            loop {
+                match listener.accept() {
+                    Ok((stream, _)) => admit(stream, &desk),
+                    // For want of descriptors, most likely: some may be free soon.
+                    Err(_) => thread::sleep(Duration::from_millis(100)),
+                }
+            }
+        };
+        thread::Builder::new().name("api".to_owned()).spawn(accept).map(drop)
+    }
+}
+
+impl Drop for Endpoint {
+    fn drop(&mut self) {
+        // Not another daemon's, which has taken the place meanwhile.
+        if self.file.is_some() && identity(&self.path) == self.file {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    fs::symlink_metadata(path).ok().map(|metadata| (metadata.dev(), metadata.ino()))
+}
+
+/// A client that leaves makes room for another.
+struct Place(Arc<AtomicUsize>);
+
+impl Place {
+    /// One of `all` places, if one is free.
+    fn take(taken: &Arc<AtomicUsize>, all: usize) -> Option<Place> {
+        let place = Place(Arc::clone(taken));
+        (taken.fetch_add(1, Ordering::Relaxed) < all).then_some(place)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// What clients' threads share.
+struct Desk {
+    queries: Sender<Query>,
+    bell: Arc<Bell>,
+    clients: Arc<AtomicUsize>,
+    streams: Arc<AtomicUsize>,
+}
+
+fn admit(stream: UnixStream, desk: &Arc<Desk>) {
+    if stream.set_nonblocking(true).is_err() {
+        return;
+    }
+    let refuse = |why: &str| drop(send(&stream, &line(&refusal(why))));
+    match peer(&stream) {
+        Ok(uid) if uid == 0 || uid == geteuid().as_raw() => {}
+        Ok(uid) => {
+            log::warn(format_args!("socket: user {uid} was refused"));
+            return refuse("this is for root and the daemon's own user");
+        }
+        Err(error) => return refuse(&format!("who asks is not known: {error}")),
+    }
+    let Some(place) = Place::take(&desk.clients, CLIENTS) else {
+        return refuse("too many clients; try again");
+    };
+    let desk = Arc::clone(desk);
+    let talk = move || {
+        // However it ends, the client has left.
+        let _ = talk(&stream, &desk);
+        drop(place);
+    };
+    if let Err(error) = thread::Builder::new().name("client".to_owned()).spawn(talk) {
+        log::warn(format_args!("socket: no thread for a client: {error}"));
+    }
+}
+
+fn refusal(why: &str) -> Reply {
+    Err(Failure::failed(why.to_owned())).into()
+}
+
+/// The user behind the other end.
+#[cfg(target_os = "linux")]
+fn peer(stream: &UnixStream) -> nix::Result<u32> {
+    use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+    getsockopt(stream, PeerCredentials).map(|credentials| credentials.uid())
+}
+
+/// The user behind the other end.
+#[cfg(target_os = "freebsd")]
+fn peer(stream: &UnixStream) -> nix::Result<u32> {
+    nix::unistd::getpeereid(stream).map(|(uid, _)| uid.as_raw())
+}
+
+/// Answers one client until it leaves.
+fn talk(stream: &UnixStream, desk: &Desk) -> io::Result<()> {
+    let mut requests = Requests { stream, read: Vec::new() };
+    while let Some(request) = requests.next()? {
+        let Some(request) = request else {
+            let why = format!("request: it is one line of at most {LONGEST} bytes");
+            return send(stream, &line(&Reply::from(Err(Failure::usage(why)))));
+        };
+        match ask(&request, desk) {
+            Ok(Answer::Once(result)) => send(stream, &line(&Reply::from(Ok(result))))?,
+            Ok(Answer::Stream(records)) => match Place::take(&desk.streams, STREAMS) {
+                Some(_place) => return pour(stream, &records),
+                None => send(stream, &line(&refusal("too many streams; end one, or try again")))?,
+            },
+            Err(failure) => send(stream, &line(&Reply::from(Err(failure))))?,
+        }
+    }
+    Ok(())
+}
+
+/// The requests of a client.
+struct Requests<'a> {
+    stream: &'a UnixStream,
+    /// What has been read and not used.
+    read: Vec<u8>,
+}
+
+impl Requests<'_> {
+    /// The next line; `None` when there is none, and `Some(None)` when it is none: too long, or without an end.
+    ///
+    /// # Errors
+    /// Nothing came in time, or those of reading.
+    fn next(&mut self) -> io::Result<Option<Option<Vec<u8>>>> {
+        let end = Instant::now() + PATIENCE;
+        let mut looked = 0;
+        loop {
+            if let Some(length) = self.read.iter().skip(looked).position(|byte| *byte == b'\n') {
+                let rest = self.read.split_off(looked + length + 1);
+                return Ok(Some(Some(std::mem::replace(&mut self.read, rest))));
+            }
+            looked = self.read.len();
+            if looked >= LONGEST {
+                return Ok(Some(None));
+            }
+            let mut chunk = [0; 4096];
+            match self.stream.read(&mut chunk) {
+                Ok(0) if self.read.is_empty() => return Ok(None),
+                Ok(0) => return Ok(Some(None)),
+                Ok(length) => self.read.extend_from_slice(chunk.get(..length).unwrap_or_default()),
+                Err(error) => wait_after(error, self.stream, PollFlags::POLLIN, Some(end))?,
+            }
+        }
+    }
+}
+
+fn ask(request: &[u8], desk: &Desk) -> Result<Answer, Failure> {
+    let command = Command::read(request)?;
+    let (answer, answered) = bounded(1);
+    let busy = || Failure::failed("the daemon is busy; try again".to_owned());
+    desk.queries.try_send(Query { command, answer }).map_err(|_| busy())?;
+    desk.bell.wake();
+    answered.recv_timeout(PATIENCE).map_err(|_| busy())?
+}
+
+/// Records, until there are no more or the client has left. It may take as long over them as it likes: it loses those for
+/// which there is no room meanwhile.
+fn pour(stream: &UnixStream, records: &Records) -> io::Result<()> {
+    send(stream, &line(&Reply::STREAM))?;
+    loop {
+        match records.next(LOOK) {
+            Some(record) => {
+                write(stream, &line(&record), None)?;
+                if matches!(record, Line::End(_)) {
+                    return Ok(());
+                }
+            }
+            None if has_left(stream)? => return Ok(()),
+            None => {}
+        }
+    }
+}
+
+/// Has the other end been closed? One that only says no more is still there.
+fn has_left(stream: &UnixStream) -> io::Result<bool> {
+    let mut waited = [PollFd::new(stream.as_fd(), PollFlags::empty())];
+    poll(&mut waited, PollTimeout::ZERO)?;
+    let [waited] = waited;
+    Ok(waited.revents().is_some_and(|events| events.intersects(PollFlags::POLLHUP | PollFlags::POLLERR)))
+}
+
+fn send(stream: &UnixStream, line: &[u8]) -> io::Result<()> {
+    write(stream, line, Some(Instant::now() + PATIENCE))
+}
+
+/// Writes all of it, until `end` at most.
+fn write(mut stream: &UnixStream, mut line: &[u8], end: Option<Instant>) -> io::Result<()> {
+    while !line.is_empty() {
+        match stream.write(line) {
+            Ok(written) => line = line.get(written..).unwrap_or_default(),
+            Err(error) => wait_after(error, stream, PollFlags::POLLOUT, end)?,
+        }
+    }
+    Ok(())
+}
+
+/// Waits until the client is ready again, where that is what the error says.
+///
+/// # Errors
+/// It is another error, or `end` has come.
+fn wait_after(
+    error: io::Error,
+    stream: &UnixStream,
+    ready: PollFlags,
+    end: Option<Instant>,
+) -> io::Result<()> {
+    match error.kind() {
+        io::ErrorKind::Interrupted => return Ok(()),
+        io::ErrorKind::WouldBlock => {}
+        _ => return Err(error),
+    }
+    let wait = match end.map(|end| end.saturating_duration_since(Instant::now())) {
+        None => PollTimeout::NONE,
+        Some(Duration::ZERO) => return Err(io::ErrorKind::TimedOut.into()),
+        Some(left) => PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX),
+    };
+    match poll(&mut [PollFd::new(stream.as_fd(), ready)], wait) {
+        Ok(0) => Err(io::ErrorKind::TimedOut.into()),
+        Ok(_) | Err(nix::errno::Errno::EINTR) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests;
