@@ -20,6 +20,7 @@ pub mod replay;
 pub mod report;
 pub mod routes;
 pub mod table;
+pub mod text;
 
 use std::ffi::OsString;
 use std::io;

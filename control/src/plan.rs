@@ -9,6 +9,7 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
+use std::time::Instant;
 
 use culvert_engine::counters::{TunnelCounterBank, TunnelCounterSet};
 use culvert_engine::esp::replay::ReplayWindow;
@@ -99,6 +100,8 @@ pub struct KeptTunnel {
     pub counters: TunnelCounterSet,
     /// GRE sequence numbers.
     pub sequences: Arc<Sequences>,
+    /// When its SAs were made.
+    pub installed: Instant,
 }
 
 impl Kept {
@@ -127,6 +130,7 @@ impl Kept {
             inbound: Vec::new(),
             counters: bank.take(),
             sequences: Arc::default(),
+            installed: Instant::now(),
         };
         Kept { workers, tunnels: config.tunnels.iter().map(|_| tunnel()).collect() }
     }

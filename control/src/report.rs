@@ -2,14 +2,15 @@
 
 use std::sync::Arc;
 
-use culvert_engine::counters::{Counter, TunnelCounterSet, TunnelCounters};
+use culvert_engine::counters::{TunnelCounterSet, TunnelCounters};
 use culvert_engine::esp::{InboundSa, OutboundSa};
 use serde::{Deserialize, Serialize};
 
 use crate::config::{Direction, ManualSa, Protect, Tunnel};
 
 /// Packets and bytes of inner packets, all workers' added up.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[allow(missing_docs, reason = "the names say it")]
 pub struct Counts {
     pub in_packets: u64,
@@ -21,20 +22,24 @@ pub struct Counts {
 impl Counts {
     /// The counts so far.
     pub fn of(counters: &TunnelCounterSet) -> Counts {
-        let sum = |counter: fn(&TunnelCounters) -> &Counter| {
-            counters.workers().map(|worker| counter(worker).get()).sum()
-        };
-        Counts {
-            in_packets: sum(|counters| &counters.in_packets),
-            in_bytes: sum(|counters| &counters.in_bytes),
-            out_packets: sum(|counters| &counters.out_packets),
-            out_bytes: sum(|counters| &counters.out_bytes),
-        }
+        let mut counts = Counts::default();
+        counters.workers().for_each(|worker| counts.add(worker));
+        counts
+    }
+
+    /// Adds what one worker has counted for one tunnel.
+    pub fn add(&mut self, counters: &TunnelCounters) {
+        let TunnelCounters { in_packets, in_bytes, out_packets, out_bytes } = counters;
+        self.in_packets += in_packets.get();
+        self.in_bytes += in_bytes.get();
+        self.out_packets += out_packets.get();
+        self.out_bytes += out_bytes.get();
     }
 }
 
 /// An SA.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct SaReport {
     /// `in` or `out`.
     pub direction: String,
@@ -51,6 +56,7 @@ pub struct SaReport {
 
 /// The sequence numbers of an SA.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(untagged)]
 pub enum Numbers {
     /// Of one that sends.

@@ -9,6 +9,8 @@
 
 pub(crate) mod client;
 #[cfg(test)]
+mod schema;
+#[cfg(test)]
 mod tests;
 
 use serde::{Deserialize, Serialize};
@@ -22,6 +24,7 @@ pub const VERSION: u64 = 1;
 
 /// What the daemon can be asked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(tag = "command", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Command {
     /// State, once.
@@ -78,6 +81,7 @@ impl Command {
 
 /// The answer to a request.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Reply {
     ok: bool,
     /// What a command gives; absent: nothing.
@@ -130,6 +134,7 @@ impl From<Result<Value, Failure>> for Reply {
 
 /// What a stream consists of.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Line {
     /// What the command is about.

@@ -77,6 +77,8 @@ pub(crate) use devices::netmap_options;
 pub use server::SOCKET;
 pub use show::run as show;
 pub use status::What;
+#[cfg(test)]
+pub(crate) use status::schema;
 
 /// How long changes are collected before tables are built of them: a link that comes up brings a dozen within this time.
 const DEBOUNCE: Duration = Duration::from_millis(20);

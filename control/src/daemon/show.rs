@@ -3,15 +3,18 @@
 use std::collections::BTreeMap;
 use std::io::{self, IsTerminal, Write};
 
+use anstyle::Style;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::status::{NeighbourStatus, PortStatus, RouteStatus, Sas, TunnelStatus, What, WorkerStatus};
+use super::status::{
+    CarpStatus, NeighbourStatus, PortStatus, RouteStatus, SaStatus, Sas, TunnelStatus, What, WorkerStatus,
+};
 use crate::api::client::{self, Stream};
 use crate::api::{Command, Line};
-use crate::report::Numbers;
+use crate::report::{Counts, Numbers};
 use crate::table::Table;
-use crate::{Failure, cli};
+use crate::{Failure, cli, text};
 
 /// Runs the command.
 ///
@@ -22,7 +25,7 @@ pub fn run(arguments: &cli::Show) -> Result<(), Failure> {
     match arguments.watch {
         None => {
             let result = client::call(&arguments.socket, &Command::Show { what }).map_err(about)?;
-            print(&text(what, &result, arguments.json)?)
+            print(&written(what, &result, arguments.json)?)
         }
         Some(seconds) => watch(arguments, seconds),
     }
@@ -43,7 +46,7 @@ fn watch(arguments: &cli::Show, seconds: u32) -> Result<(), Failure> {
     loop {
         match stream.next(None).map_err(about)? {
             Some(Line::Record(record)) => {
-                print(&format!("{before}{}", text(what, &record, arguments.json)?))?;
+                print(&format!("{before}{}", written(what, &record, arguments.json)?))?;
             }
             // Of the records that it was too slow for, nobody needs to know who only looks at the last.
             Some(Line::Lost(_)) | None => {}
@@ -61,14 +64,17 @@ fn print(text: &str) -> Result<(), Failure> {
     stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).map_err(Failure::stdout)
 }
 
-fn text(what: What, result: &Value, json: bool) -> Result<String, Failure> {
-    let text =
-        if json { serde_json::to_string(result).map(|json| json + "\n") } else { tables(what, result) };
+fn written(what: What, result: &Value, json: bool) -> Result<String, Failure> {
+    let text = if json {
+        serde_json::to_string(result).map(|json| json + "\n")
+    } else {
+        tables(what, result, text::colours())
+    };
     text.map_err(|error| about(Failure::failed(format!("the daemon's answer: {error}"))))
 }
 
 /// The tables of an answer.
-fn tables(what: What, result: &Value) -> Result<String, serde_json::Error> {
+fn tables(what: What, result: &Value, colours: bool) -> Result<String, serde_json::Error> {
     let value = result.get(what.name()).unwrap_or(&Value::Null);
     let tables = match what {
         What::Ports => ports(&read(value)?),
@@ -78,10 +84,15 @@ fn tables(what: What, result: &Value) -> Result<String, serde_json::Error> {
         What::Routes => routes(&read(value)?),
         What::Neighbours => neighbours(&read(value)?),
         What::Drops => drops(&read(value)?),
+        What::Carp => return carp(&read(value)?),
         What::Config => return Ok(serde_json::to_string_pretty(value)? + "\n"),
     };
     let filled = tables.into_iter().filter(|table| !table.is_empty());
-    let blocks: Vec<String> = filled.map(|table| table.lines().map(|line| line + "\n").collect()).collect();
+    let style = |heading: &str, cell: Option<&str>| {
+        if colours { text::style(heading, cell) } else { Style::new() }
+    };
+    let blocks: Vec<String> =
+        filled.map(|table| table.painted(style).map(|line| line + "\n").collect()).collect();
     Ok(blocks.join("\n"))
 }
 
@@ -109,6 +120,7 @@ fn ports(ports: &BTreeMap<String, PortStatus>) -> Vec<Table> {
 
 fn workers(workers: &Vec<WorkerStatus>) -> Vec<Table> {
     let mut table = Table::new(0, ["worker", "core", "frames", "cpu seconds", "cpu %"]);
+    let mut counts = Table::new(0, ["worker", "in packets", "in bytes", "out packets", "out bytes"]);
     for worker in workers {
         table.row([
             worker.worker.to_string(),
@@ -117,8 +129,14 @@ fn workers(workers: &Vec<WorkerStatus>) -> Vec<Table> {
             format!("{:.2}", worker.cpu_seconds),
             format!("{:.1}", worker.cpu_percent),
         ]);
+        counts.row([worker.worker.to_string()].into_iter().chain(numbers(&worker.counts)));
     }
-    vec![table]
+    vec![table, counts]
+}
+
+fn numbers(counts: &Counts) -> impl Iterator<Item = String> {
+    let Counts { in_packets, in_bytes, out_packets, out_bytes } = *counts;
+    [in_packets, in_bytes, out_packets, out_bytes].into_iter().map(|number| number.to_string())
 }
 
 fn tunnels(tunnels: &BTreeMap<String, TunnelStatus>) -> Vec<Table> {
@@ -134,24 +152,24 @@ fn tunnels(tunnels: &BTreeMap<String, TunnelStatus>) -> Vec<Table> {
         };
         let port = tunnel.port.clone().unwrap_or_else(|| "-".to_owned());
         states.row([name.clone(), port, state, tunnel.mtu.to_string(), tunnel.sas.to_string()]);
-        let of = &tunnel.counts;
-        let numbers = [of.in_packets, of.in_bytes, of.out_packets, of.out_bytes];
-        counts.row([name.clone()].into_iter().chain(numbers.map(|number| number.to_string())));
+        counts.row([name.clone()].into_iter().chain(numbers(&tunnel.counts)));
     }
     vec![states, ways, counts]
 }
 
 fn sas(sas: &BTreeMap<String, Sas>) -> Vec<Table> {
-    let mut table = Table::new(4, ["tunnel", "SA", "suite", "state"]);
+    let mut table = Table::new(4, ["tunnel", "SA", "suite", "state", "age"]);
     let mut numbers = Table::new(2, ["tunnel", "SA", "last number", "remaining"]);
-    for (name, sa) in sas.iter().flat_map(|(name, sas)| sas.iter().map(move |sa| (name, sa))) {
+    let all = sas.iter().flat_map(|(name, sas)| sas.iter().map(move |sa| (name, sa)));
+    for (name, SaStatus { report: sa, age }) in all {
         let number = format!("{} {:#010x}", sa.direction, sa.spi);
         let (last, remaining) = match sa.numbers {
             Numbers::Out { used, remaining } => (used, Some(remaining.to_string())),
             Numbers::In { highest } => (highest, None),
         };
-        table.row([name.clone(), number.clone(), sa.suite.clone(), sa.state.clone()]);
-        numbers.row([name.clone(), number, last.to_string()].into_iter().chain(remaining));
+        table.row([name.clone(), number.clone(), sa.suite.clone(), sa.state.clone(), text::age(*age)]);
+        let cells = [name.clone(), number, last.to_string()];
+        numbers.row(cells.into_iter().chain(remaining));
     }
     vec![table, numbers]
 }
@@ -175,6 +193,16 @@ fn neighbours(neighbours: &Vec<NeighbourStatus>) -> Vec<Table> {
         table.row([station.port.clone(), station.address.to_string(), station.mac.clone()]);
     }
     vec![table]
+}
+
+fn carp(carp: &CarpStatus) -> Result<String, serde_json::Error> {
+    Ok(if carp.followed {
+        "CARP is followed.\n"
+    } else {
+        "CARP is not followed yet: a tunnel whose local address is one that CARP gives\n\
+         (local = \"carp:2@em0\") is refused, and no state of CARP is known here.\n"
+    }
+    .to_owned())
 }
 
 fn drops(drops: &BTreeMap<String, u64>) -> Vec<Table> {
@@ -204,8 +232,10 @@ mod tests {
             ),
             (
                 What::Workers,
-                json!({"workers": [{"worker": 255, "core": 255, "frames": most, "cpu_seconds": 99999.5, "cpu_percent": 99.9},
-                    {"worker": 1, "core": null, "frames": 1, "cpu_seconds": 0.0, "cpu_percent": 0.0}]}),
+                json!({"workers": [{"worker": 255, "core": 255, "frames": most, "cpu_seconds": 99999.5, "cpu_percent": 99.9,
+                    "in_packets": 9_999_999_999_999_u64, "in_bytes": 9_999_999_999_999_999_u64, "out_packets": 1, "out_bytes": 1},
+                    {"worker": 1, "core": null, "frames": 1, "cpu_seconds": 0.0, "cpu_percent": 0.0,
+                    "in_packets": 1, "in_bytes": 1, "out_packets": 1, "out_bytes": 1}]}),
             ),
             (
                 What::Tunnels,
@@ -216,8 +246,8 @@ mod tests {
             (
                 What::Sas,
                 json!({"sas": {long: [
-                    {"direction": "out", "spi": 4097, "suite": "chacha20poly1305", "state": "exhausted", "used": 1, "remaining": most},
-                    {"direction": "in", "spi": 4098, "suite": "aes128gcm16", "state": "live", "highest": most}]}}),
+                    {"direction": "out", "spi": 4097, "suite": "chacha20poly1305", "state": "exhausted", "age": 8e7, "used": 1, "remaining": most},
+                    {"direction": "in", "spi": 4098, "suite": "aes128gcm16", "state": "live", "age": 0.5, "highest": most}]}}),
             ),
             (
                 What::Routes,
@@ -227,9 +257,10 @@ mod tests {
                 What::Neighbours,
                 json!({"neighbours": [{"port": "wan", "address": "192.0.2.254", "mac": "02:00:00:00:00:01"}]}),
             ),
+            (What::Carp, json!({"carp": {"followed": false}})),
             (What::Drops, json!({"drops": {"cleartext-for-protected": most}})),
         ] {
-            let shown = tables(what, &result).expect("an answer");
+            let shown = tables(what, &result, false).expect("an answer");
             assert!(shown.lines().count() > 1, "{shown}");
             for line in shown.lines() {
                 assert!(line.chars().count() <= 80, "{line}");
@@ -241,14 +272,14 @@ mod tests {
     fn several_ways_stand_below_each_other() {
         let result =
             json!({"routes": [{"prefix": "10.0.0.0/8", "to": "port a weight 1, tunnel b weight 2"}]});
-        let shown = tables(What::Routes, &result).expect("an answer");
+        let shown = tables(What::Routes, &result, false).expect("an answer");
         let lines: Vec<&str> = shown.lines().collect();
         assert_eq!(lines, ["prefix      to", "10.0.0.0/8  port a weight 1", "            tunnel b weight 2"]);
     }
 
     #[test]
     fn an_answer_that_is_none_is_an_error() {
-        assert!(tables(What::Ports, &json!({})).is_err());
-        assert!(tables(What::Ports, &json!({"ports": {"wan": {}}})).is_err());
+        assert!(tables(What::Ports, &json!({}), false).is_err());
+        assert!(tables(What::Ports, &json!({"ports": {"wan": {}}}), false).is_err());
     }
 }

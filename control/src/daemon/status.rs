@@ -11,6 +11,7 @@ use crate::report::{Counts, SaReport};
 
 /// What can be shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ValueEnum)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum What {
     /// Ports: their devices, and the frames through them
@@ -25,6 +26,8 @@ pub enum What {
     Routes,
     /// Stations on the ports' links
     Neighbours,
+    /// Whether addresses that CARP gives are followed
+    Carp,
     /// Packets dropped, by reason
     Drops,
     /// The configuration as it is understood, without keys
@@ -41,6 +44,7 @@ impl What {
             What::Sas => "sas",
             What::Routes => "routes",
             What::Neighbours => "neighbours",
+            What::Carp => "carp",
             What::Drops => "drops",
             What::Config => "config",
         }
@@ -49,6 +53,7 @@ impl What {
 
 /// A port, by its name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(deny_unknown_fields))]
 pub(super) struct PortStatus {
     /// As the configuration names it: `xdp:eth0`.
     pub(super) device: String,
@@ -71,6 +76,7 @@ pub(super) struct PortStatus {
 
 /// A worker, in the order of their numbers.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(deny_unknown_fields))]
 pub(super) struct WorkerStatus {
     pub(super) worker: usize,
     /// The core that it stays on.
@@ -81,10 +87,14 @@ pub(super) struct WorkerStatus {
     pub(super) cpu_seconds: f64,
     /// The same in percent of the time that it runs.
     pub(super) cpu_percent: f64,
+    /// What it took out of tunnels and put into them.
+    #[serde(flatten)]
+    pub(super) counts: Counts,
 }
 
 /// A tunnel, by its name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(deny_unknown_fields))]
 pub(super) struct TunnelStatus {
     pub(super) local: String,
     pub(super) remote: IpAddr,
@@ -107,10 +117,29 @@ pub(super) struct TunnelStatus {
 }
 
 /// The SAs of a tunnel, by its name.
-pub(super) type Sas = Vec<SaReport>;
+pub(super) type Sas = Vec<SaStatus>;
+
+/// An SA, in the configuration's order.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(deny_unknown_fields))]
+pub(super) struct SaStatus {
+    #[serde(flatten)]
+    pub(super) report: SaReport,
+    /// Seconds since it was installed.
+    pub(super) age: f64,
+}
+
+/// CARP, as far as it is followed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(deny_unknown_fields))]
+pub(super) struct CarpStatus {
+    /// Whether the daemon follows the state of CARP addresses at all.
+    pub(super) followed: bool,
+}
 
 /// A route, in the order of prefixes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(deny_unknown_fields))]
 pub(super) struct RouteStatus {
     pub(super) prefix: String,
     /// `port wan via 192.0.2.254`, `tunnel oslo`, `host`, `discard`; several with their weights.
@@ -119,6 +148,7 @@ pub(super) struct RouteStatus {
 
 /// A station, in the order of ports and addresses.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(deny_unknown_fields))]
 pub(super) struct NeighbourStatus {
     pub(super) port: String,
     pub(super) address: IpAddr,
@@ -241,5 +271,37 @@ fn protection(protect: &Protect) -> Value {
             "esn": ike.esn,
             "ike": {"auth": "psk", "local_id": ike.local_id, "remote_id": ike.remote_id},
         }),
+    }
+}
+
+/// What `show` results and `watch` records consist of, for the schema.
+#[cfg(test)]
+pub(crate) mod schema {
+    use std::collections::BTreeMap;
+
+    use serde_json::Value;
+
+    use super::{CarpStatus, NeighbourStatus, PortStatus, RouteStatus, Sas, TunnelStatus, WorkerStatus};
+
+    /// The result of `show`, which has one of these keys, and a record of `watch`, which has those that were asked for.
+    #[derive(serde::Serialize, schemars::JsonSchema)]
+    #[schemars(deny_unknown_fields)]
+    pub(crate) struct Shown {
+        /// Seconds since the daemon was started; in records alone.
+        uptime: Option<f64>,
+        /// By name.
+        ports: Option<BTreeMap<String, PortStatus>>,
+        workers: Option<Vec<WorkerStatus>>,
+        /// By name.
+        tunnels: Option<BTreeMap<String, TunnelStatus>>,
+        /// By the tunnel's name.
+        sas: Option<BTreeMap<String, Sas>>,
+        routes: Option<Vec<RouteStatus>>,
+        neighbours: Option<Vec<NeighbourStatus>>,
+        carp: Option<CarpStatus>,
+        /// Packets by reason; those that there were any of.
+        drops: Option<BTreeMap<String, u64>>,
+        /// The configuration with all its defaults, in the file's own words, without anything secret.
+        config: Option<Value>,
     }
 }

@@ -10,7 +10,10 @@ use serde_json::{Map, Value};
 
 use super::Daemon;
 use super::devices::OpenPort;
-use super::status::{self, NeighbourStatus, PortStatus, RouteStatus, Sas, TunnelStatus, What, WorkerStatus};
+use super::status::{
+    self, CarpStatus, NeighbourStatus, PortStatus, RouteStatus, SaStatus, Sas, TunnelStatus, What,
+    WorkerStatus,
+};
 use crate::replay;
 use crate::report::{self, Counts};
 
@@ -27,6 +30,8 @@ impl Daemon {
             What::Sas => value(&self.show_sas()),
             What::Routes => value(&self.show_routes()),
             What::Neighbours => value(&self.show_neighbours()),
+            // The configuration of a tunnel that needs it is refused.
+            What::Carp => value(&CarpStatus { followed: false }),
             What::Drops => value(&self.show_drops()),
             What::Config => Ok(status::configuration(&self.config)),
         }?;
@@ -59,7 +64,11 @@ impl Daemon {
 
     fn show_workers(&self) -> Vec<WorkerStatus> {
         let running = self.started.elapsed().as_secs_f64();
-        let worker = |(number, worker): (usize, &super::WorkerThread)| {
+        let mut counts = vec![Counts::default(); self.workers.len()];
+        for tunnel in &self.kept.tunnels {
+            counts.iter_mut().zip(tunnel.counters.workers()).for_each(|(counts, of)| counts.add(of));
+        }
+        let worker = |(number, (worker, counts)): (usize, (&super::WorkerThread, Counts))| {
             let cpu = worker.activity.cpu().as_secs_f64();
             WorkerStatus {
                 worker: number,
@@ -67,9 +76,10 @@ impl Daemon {
                 frames: worker.activity.frames(),
                 cpu_seconds: cpu,
                 cpu_percent: if running > 0.0 { 100.0 * cpu / running } else { 0.0 },
+                counts,
             }
         };
-        self.workers.iter().enumerate().map(worker).collect()
+        self.workers.iter().zip(counts).enumerate().map(worker).collect()
     }
 
     fn show_tunnels(&self) -> BTreeMap<&str, TunnelStatus> {
@@ -97,7 +107,9 @@ impl Daemon {
     fn show_sas(&self) -> BTreeMap<&str, Sas> {
         let tunnels = self.config.tunnels.iter().zip(&self.kept.tunnels);
         let sas = tunnels.filter_map(|(config, kept)| {
-            let sas = report::sas(config, kept.outbound.iter().map(|sa| &**sa), &kept.inbound)?;
+            let reports = report::sas(config, kept.outbound.iter().map(|sa| &**sa), &kept.inbound)?;
+            let age = kept.installed.elapsed().as_secs_f64();
+            let sas = reports.into_iter().map(|report| SaStatus { report, age }).collect();
             Some((config.name.as_str(), sas))
         });
         sas.collect()
