@@ -22,6 +22,7 @@ pub mod ring;
 mod sync;
 pub mod tables;
 pub mod tag;
+pub mod trace;
 pub mod tunnel;
 pub mod wire;
 pub mod worker;

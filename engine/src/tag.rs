@@ -38,7 +38,7 @@ impl Origin {
         }
     }
 
-    const fn decode(number: u32) -> Origin {
+    pub(crate) const fn decode(number: u32) -> Origin {
         let (kind, number) = (number & (TUNNEL | INTO), number & (INTO - 1));
         match kind {
             TUNNEL => Origin::Tunnel(number),

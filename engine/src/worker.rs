@@ -6,6 +6,7 @@
 //! 3. The batch goes through the stages of `path`.
 //! 4. Slots are given back, transmit queues synchronised.
 
+use std::cell::RefCell;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
@@ -20,6 +21,9 @@ use crate::path::{Batch, Packet, Stages, inbound, inject, outbound, receive, tra
 use crate::ring::{RxQueue, TxQueue};
 use crate::tables::{Published, Tables};
 use crate::tag::Origin;
+use crate::trace::watch::{Open, Shut, Watch};
+use crate::trace::{Source, Taps};
+use crate::wire::ethernet::MacAddr;
 
 /// What stands behind a receive queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,6 +50,8 @@ pub struct Worker {
     transmit: Vec<TxQueue>,
     exits: Exits,
     counters: Arc<WorkerCounters>,
+    taps: Arc<Taps>,
+    watch: RefCell<Watch>,
 }
 
 impl Worker {
@@ -61,7 +67,25 @@ impl Worker {
         let host = (transmit.len() > count).then_some(count);
         let exits = Exits { host, worker: number, ..Exits::default() };
         let counters = Arc::new(WorkerCounters::new(transmit.len()));
-        Worker { number, tables: Cache::new(Arc::clone(tables)), receive, transmit, exits, counters }
+        let taps = Taps::new(0);
+        let watch = RefCell::new(Watch::new(&taps, number));
+        Worker {
+            number,
+            tables: Cache::new(Arc::clone(tables)),
+            receive,
+            transmit,
+            exits,
+            counters,
+            taps,
+            watch,
+        }
+    }
+
+    /// The same worker, which those see who open taps there.
+    pub fn with_taps(mut self, taps: &Arc<Taps>) -> Worker {
+        self.taps = Arc::clone(taps);
+        self.watch = RefCell::new(Watch::new(taps, self.number));
+        self
     }
 
     /// The same worker, which also serves the tunnels' host interfaces.
@@ -144,7 +168,8 @@ impl Worker {
     /// Takes one batch from receive queue `queue` all the way. Returns the number of frames.
     #[inline]
     pub fn turn(&mut self, queue: usize) -> usize {
-        let Worker { number, tables, receive, transmit, exits, counters } = self;
+        let Worker { number, tables, receive, transmit, exits, counters, taps, watch } = self;
+        let nth = queue;
         let Some((queue, role)) = receive.get_mut(queue) else { return 0 };
         queue.sync();
         let tables: &Tables = tables.load();
@@ -157,21 +182,26 @@ impl Worker {
         }
         let received = batch.len();
         if received > 0 {
-            let stages = classify(&mut batch, *role, tables, counters, *number);
-            let here = Here { worker: *number, exceptions: exits.exceptions.is_some() };
-            process(&mut batch, stages, tables, here);
             let received_by = match role {
                 Role::Port(port) => tables.ports.get(*port).map(|port| port.mac),
                 Role::Interfaces | Role::Exceptions | Role::Peer => None,
             };
-            transmit::transmit(
-                &mut batch,
-                transmit,
+            let mut way_out = WayOut {
+                queues: transmit,
                 exits,
-                received_by.unwrap_or_default(),
+                received_by: received_by.unwrap_or_default(),
                 tables,
                 counters,
-            );
+            };
+            if taps.is_live() {
+                watched(&mut batch, (*role, nth), *number, &mut way_out, watch);
+            } else {
+                let stages = classify(&mut batch, *role, tables, counters, *number);
+                let here = Here { worker: *number, exceptions: exits.exceptions.is_some(), eye: Shut };
+                process(&mut batch, stages, tables, here);
+                let WayOut { queues, exits, received_by, tables, counters } = way_out;
+                transmit::transmit(&mut batch, queues, exits, received_by, tables, counters);
+            }
         }
         drop(batch);
         queue.ring.release(slots);
@@ -180,6 +210,56 @@ impl Worker {
         }
         received
     }
+}
+
+/// What packets leave by.
+struct WayOut<'a> {
+    queues: &'a mut [TxQueue],
+    exits: &'a Exits,
+    /// The address of the port that the batch came by, if it did.
+    received_by: MacAddr,
+    tables: &'a Tables,
+    counters: &'a WorkerCounters,
+}
+
+/// Steps 2 and 3 while somebody looks on.
+#[cold]
+#[inline(never)]
+fn watched(
+    batch: &mut Batch<'_>,
+    (role, queue): (Role, usize),
+    worker: usize,
+    way_out: &mut WayOut<'_>,
+    watch: &mut RefCell<Watch>,
+) {
+    let WayOut { queues, exits, received_by, tables, counters } = way_out;
+    let from = match role {
+        Role::Port(port) => Source::Port { port: port as u32, queue: queue as u32 },
+        Role::Interfaces => Source::Interface(0),
+        Role::Exceptions => Source::Exceptions,
+        Role::Peer => Source::Worker(None),
+    };
+    watch.get_mut().begin(batch, from);
+    let mut stages = classify(batch, role, tables, counters, worker);
+    watch.get_mut().classified(batch, tables);
+    let here = Here { worker, exceptions: exits.exceptions.is_some(), eye: Open::new(watch, batch) };
+    if stages.inbound {
+        inbound::open(batch, &mut stages, tables, here);
+    }
+    watch.get_mut().opened(batch, tables);
+    let eye = Open::new(watch, batch);
+    if stages.outbound {
+        outbound::encapsulate(batch, tables, worker, eye);
+    }
+    let watch = watch.get_mut();
+    watch.sealed(batch, tables);
+    for (place, packet) in batch.iter_mut().enumerate() {
+        transmit::complete(packet, tables);
+        watch.leaves(place, packet);
+        let sent = transmit::transmit_one(packet, queues, exits, *received_by, tables, counters);
+        watch.left(place, packet, sent);
+    }
+    watch.end(batch.len());
 }
 
 /// Step 2.
@@ -226,11 +306,11 @@ fn classify(
 
 /// Step 3.
 #[inline]
-fn process(batch: &mut Batch<'_>, mut stages: Stages, tables: &Tables, here: Here) {
+fn process(batch: &mut Batch<'_>, mut stages: Stages, tables: &Tables, here: Here<Shut>) {
     if stages.inbound {
         inbound::open(batch, &mut stages, tables, here);
     }
     if stages.outbound {
-        outbound::encapsulate(batch, tables, here.worker);
+        outbound::encapsulate(batch, tables, here.worker, Shut);
     }
 }

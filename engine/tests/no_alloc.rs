@@ -12,6 +12,7 @@ use std::cell::Cell;
 use culvert_engine::drops::Reason;
 use culvert_engine::esp::Suite;
 use culvert_engine::gre::{Options, Payload};
+use culvert_engine::trace::{Program, Target};
 use lab::{LAN, PLAIN, Plan, Side, WAN, end, fix_checksum, frame, inner, ip};
 
 thread_local! {
@@ -83,7 +84,10 @@ const ROUNDS: usize = 150;
 const PER_ROUND: usize = 20;
 
 fn traffic(plan: &Plan) {
-    let (mut a, mut b) = (Side::new(plan, 1), Side::new(plan, 2));
+    between(plan, Side::new(plan, 1), Side::new(plan, 2));
+}
+
+fn between(plan: &Plan, mut a: Side, mut b: Side) {
     let mut noise = Noise(0x9e37_79b9_7f4a_7c15);
     let (mut in_turns, mut frames, mut delivered) = (0, 0, 0);
     for round in 0..ROUNDS {
@@ -164,6 +168,33 @@ fn gre_in_udp_does_not_allocate() {
 fn esp_in_udp_without_offsets_does_not_allocate() {
     for v6 in [false, true] {
         traffic(&Plan { udp: true, v6, offsets: (false, false), ..Plan::new(Some(Suite::Aes128Gcm16)) });
+    }
+}
+
+/// Traces and captures of every kind, read or not: when their records are used up, packets go on without them.
+#[test]
+fn taps_do_not_allocate() {
+    for plan in [
+        Plan { gre: CHECKED, ..Plan::new(None) },
+        Plan { gre: CHECKED, ..Plan::new(Some(Suite::Aes128Gcm16)) },
+        Plan { udp: true, offsets: (false, false), ..Plan::new(Some(Suite::Aes128Gcm16)) },
+    ] {
+        let (a, b) = (Side::new(&plan, 1), Side::new(&plan, 2));
+        let ways = [&a, &b].map(|side| side.taps.trace(Program::default(), u64::MAX).expect("room"));
+        let targets =
+            [Target::Port(LAN as u32), Target::Port(WAN as u32), Target::Outer(0), Target::Inner(0)];
+        let open = |side: &Side| {
+            targets.map(|target| side.taps.capture(target, Program::default(), u64::MAX, 2048).expect("room"))
+        };
+        let mut captures = [open(&a), open(&b)];
+        between(&plan, a, b);
+        let lost: Vec<u64> = ways.into_iter().map(|mut ways| ways.read(|_| ())).collect();
+        assert!(lost.iter().all(|lost| *lost > 0), "the lanes were full: {lost:?}");
+        let mut frames = 0;
+        for capture in captures.iter_mut().flatten() {
+            capture.read(|_| frames += 1);
+        }
+        assert!(frames > 1000, "{frames} captured");
     }
 }
 

@@ -21,6 +21,7 @@ use crate::mss;
 use crate::ring::BATCH;
 use crate::tables::{Inbound, NextHop, Tables, To};
 use crate::tag::{Cause, Origin};
+use crate::trace::watch::Eye;
 use crate::tunnel::Tunnel;
 use crate::wire::{Ecn, Gre, Ipv4, Ipv6, esp, ethernet, ipv4, ipv6, protocol};
 
@@ -29,17 +30,19 @@ const CIPHERTEXT_AT: usize = esp::HEADER_LEN + esp::IV_LEN;
 
 /// The worker that runs the stage.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Here {
+pub(crate) struct Here<E> {
     /// Its number.
     pub(crate) worker: usize,
     /// Is there an exception thread to give packets to? Without one they are dropped, and a dropped packet changes no state.
     pub(crate) exceptions: bool,
+    /// Who looks on.
+    pub(crate) eye: E,
 }
 
 /// Runs the stage for all packets that are to be opened: at once, unless the verdict on one of them hangs on one before
 /// it, as with a number seen twice. Then what stands before is finished first.
 #[inline]
-pub(crate) fn open(packets: &mut Batch<'_>, stages: &mut Stages, tables: &Tables, here: Here) {
+pub(crate) fn open<E: Eye>(packets: &mut Batch<'_>, stages: &mut Stages, tables: &Tables, here: Here<E>) {
     let mut rest = packets.as_mut_slice();
     while !rest.is_empty() {
         let done = open_run(rest, stages, tables, here);
@@ -49,8 +52,13 @@ pub(crate) fn open(packets: &mut Batch<'_>, stages: &mut Stages, tables: &Tables
 
 /// Opens packets up to the first that must wait. Returns how many, at least one.
 #[inline]
-fn open_run(packets: &mut [Packet<'_>], stages: &mut Stages, tables: &Tables, here: Here) -> usize {
-    let (done, authentic) = decrypt(packets, tables, here);
+fn open_run<E: Eye>(
+    packets: &mut [Packet<'_>],
+    stages: &mut Stages,
+    tables: &Tables,
+    here: Here<E>,
+) -> usize {
+    let (done, authentic) = decrypt(packets, tables, here.worker);
     let mut nth = 0;
     for packet in packets.iter_mut().take(done) {
         let delivered = match packet.next {
@@ -77,7 +85,7 @@ fn open_run(packets: &mut [Packet<'_>], stages: &mut Stages, tables: &Tables, he
 /// Steps 1 and 2. Returns how many packets were looked at before one that must wait, and a bit for each of them that is
 /// still [`Next::Open`], the first one's lowest: was it authentic?
 #[inline]
-fn decrypt(packets: &mut [Packet<'_>], tables: &Tables, here: Here) -> (usize, u64) {
+fn decrypt(packets: &mut [Packet<'_>], tables: &Tables, worker: usize) -> (usize, u64) {
     let mut jobs: ArrayVec<cipher::OpenJob<'_>, BATCH> = ArrayVec::new();
     let mut done = 0;
     let spread = tables.is_spread();
@@ -89,7 +97,7 @@ fn decrypt(packets: &mut [Packet<'_>], tables: &Tables, here: Here) -> (usize, u
         let index = match *next {
             Next::Open(index) => index,
             Next::Inner(index) | Next::Gre(index) if spread => {
-                prefetch_counters(index, tables, here);
+                prefetch_counters(index, tables, worker);
                 continue;
             }
             _ => continue,
@@ -116,7 +124,7 @@ fn decrypt(packets: &mut [Packet<'_>], tables: &Tables, here: Here) -> (usize, u
         *sequence = candidate.sequence;
         *spent = shift + esp::ICV_LEN;
         if spread {
-            prefetch_counters(inbound.tunnel, tables, here);
+            prefetch_counters(inbound.tunnel, tables, worker);
         }
         jobs.push(open::job(frame.bytes_mut(), shift, &inbound.sa, &candidate));
     }
@@ -151,19 +159,19 @@ fn shift(at: usize, inbound: &Inbound, tables: &Tables) -> usize {
 
 /// Asks the processor for what a packet of the tunnel will be counted in.
 #[inline]
-fn prefetch_counters(tunnel: u32, tables: &Tables, here: Here) {
-    if let Some(counters) = tables.counters(tunnel, here.worker) {
+fn prefetch_counters(tunnel: u32, tables: &Tables, worker: usize) {
+    if let Some(counters) = tables.counters(tunnel, worker) {
         crate::ring::prefetch(counters);
     }
 }
 
 /// Steps 3 to 5 for an authentic packet; the frame holds its plaintext.
 #[inline(always)]
-fn decapsulate(
+fn decapsulate<E: Eye>(
     packet: &mut Packet<'_>,
     inbound: &Inbound,
     tables: &Tables,
-    here: Here,
+    here: Here<E>,
 ) -> Result<Next, Reason> {
     let sequence = packet.sequence;
     let accept = || inbound.sa.window().accept(sequence).map_err(|_| Reason::EspReplay);
@@ -242,7 +250,12 @@ fn strip_middle(packet: &mut Packet<'_>, tunnel: &Tunnel, next_header: u8) -> Re
 
 /// A GRE packet that came unprotected, for tunnel `index`; the frame holds it.
 #[inline]
-fn cleartext(packet: &mut Packet<'_>, index: u32, tables: &Tables, here: Here) -> Result<Next, Reason> {
+fn cleartext<E: Eye>(
+    packet: &mut Packet<'_>,
+    index: u32,
+    tables: &Tables,
+    here: Here<E>,
+) -> Result<Next, Reason> {
     let tunnel = tables.tunnel(index).ok_or(Reason::GreUnknown)?;
     if tunnel.mode.is_some() {
         return Err(Reason::CleartextForProtected);
@@ -254,12 +267,12 @@ fn cleartext(packet: &mut Packet<'_>, index: u32, tables: &Tables, here: Here) -
 
 /// Steps 4 and 5, for a checked GRE packet of tunnel `index` that the frame holds. `accept` moves the window on.
 #[inline(always)] // on the path of every packet, from several places: as calls they cost a tenth of it
-fn deliver(
+fn deliver<E: Eye>(
     packet: &mut Packet<'_>,
     index: u32,
     checked: Checked,
     tables: &Tables,
-    here: Here,
+    here: Here<E>,
     accept: impl FnOnce() -> Result<(), Reason>,
 ) -> Result<Next, Reason> {
     packet.frame.pull(checked.header_len);
@@ -289,6 +302,7 @@ fn deliver(
         counters.in_packets.add(1);
         counters.in_bytes.add(packet.frame.len() as u64);
     }
+    here.eye.came_out(packet, index, checked);
     packet.origin = Origin::Tunnel(index).encode();
     clamp(packet, &inner, index, tables);
     match inner {
@@ -303,11 +317,11 @@ fn deliver(
 
 /// A packet out of tunnel `index` that is the exception thread's.
 #[cold]
-fn exception(
+fn exception<E>(
     packet: &mut Packet<'_>,
     index: u32,
     cause: Cause,
-    here: Here,
+    here: Here<E>,
     accept: impl FnOnce() -> Result<(), Reason>,
 ) -> Result<Next, Reason> {
     if !here.exceptions {

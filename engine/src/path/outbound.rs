@@ -18,12 +18,13 @@ use crate::flow;
 use crate::mss;
 use crate::ring::{BATCH, Frame};
 use crate::tables::Tables;
+use crate::trace::watch::Eye;
 use crate::tunnel::{Layout, TEMPLATE_MAX, Tunnel};
 use crate::wire::{Sum, esp, ethernet, ipv4, ipv6, protocol, udp};
 
 /// Runs the stage for all packets that are to enter a tunnel.
 #[inline]
-pub(crate) fn encapsulate(packets: &mut Batch<'_>, tables: &Tables, worker: usize) {
+pub(crate) fn encapsulate(packets: &mut Batch<'_>, tables: &Tables, worker: usize, eye: impl Eye) {
     let mut any = false;
     for packet in packets.iter_mut() {
         let Next::Tunnel(index) = packet.next else { continue };
@@ -33,7 +34,7 @@ pub(crate) fn encapsulate(packets: &mut Batch<'_>, tables: &Tables, worker: usiz
         }
     }
     if any {
-        build_and_seal(packets, tables, worker);
+        build_and_seal(packets, tables, worker, eye);
     }
 }
 
@@ -71,13 +72,16 @@ struct Numbers {
 
 /// Steps 2 to 4.
 #[inline]
-fn build_and_seal(packets: &mut Batch<'_>, tables: &Tables, worker: usize) {
+fn build_and_seal(packets: &mut Batch<'_>, tables: &Tables, worker: usize, eye: impl Eye) {
     let mut jobs: ArrayVec<cipher::SealJob<'_>, BATCH> = ArrayVec::new();
     let mut numbers = Numbers { tunnel: 0, lease: Lease { first: 0, count: 0 } };
     let mut any_summed = false;
     let mut rest = packets.as_mut_slice();
     while let Some((packet, following)) = rest.split_first_mut() {
         rest = following;
+        if let Next::Tunnel(index) = packet.next {
+            eye.goes_in(packet, index);
+        }
         let Packet { frame, next, protocol, tos, summed, .. } = packet;
         let Next::Tunnel(index) = *next else { continue };
         let Some(tunnel) = tables.tunnel(index) else { continue };

@@ -43,14 +43,51 @@ pub(crate) fn transmit(
     counters: &WorkerCounters,
 ) {
     for packet in packets.iter_mut() {
-        let sent = match packet.next {
-            Next::Drop(reason) => refuse(packet, reason, queues, exits),
-            _ => send(packet, queues, exits, received_by, tables, counters),
-        };
-        if let Err(reason) = sent {
-            counters.count_drop(reason, 1);
-        }
+        // Whoever has to know has looked.
+        let _ = transmit_one(packet, queues, exits, received_by, tables, counters);
     }
+}
+
+/// Sends one packet, or counts why not.
+#[inline(always)]
+pub(crate) fn transmit_one(
+    packet: &mut Packet<'_>,
+    queues: &mut [TxQueue],
+    exits: &Exits,
+    received_by: MacAddr,
+    tables: &Tables,
+    counters: &WorkerCounters,
+) -> Result<(), Reason> {
+    let sent = match packet.next {
+        Next::Drop(reason) => refuse(packet, reason, queues, exits),
+        _ => send(packet, queues, exits, received_by, tables, counters),
+    };
+    if let Err(reason) = sent {
+        counters.count_drop(reason, 1);
+    }
+    sent
+}
+
+/// Makes a packet for a station the frame that it will leave as.
+pub(crate) fn complete(packet: &mut Packet<'_>, tables: &Tables) {
+    if let Next::Station(hop) = packet.next {
+        packet.next = match station(packet, hop, tables) {
+            Ok(port) => Next::Send(port as u32),
+            Err(reason) => Next::Drop(reason),
+        };
+    }
+}
+
+/// Puts the link header of next hop `hop` in front of the packet. Returns the port that it leaves by.
+#[inline(always)]
+fn station(packet: &mut Packet<'_>, hop: u32, tables: &Tables) -> Result<usize, Reason> {
+    let Some(NextHop { to: To::Station { port, mac }, .. }) = tables.next_hop(hop) else {
+        return Err(Reason::NoRoute);
+    };
+    let (port, mac) = (*port, *mac);
+    let src = tables.ports.get(usize::from(port)).ok_or(Reason::NoRoute)?.mac;
+    push_ethernet(packet, EthernetHeader { dst: mac, src, ethertype: 0 })?;
+    Ok(usize::from(port))
 }
 
 /// A packet that cannot go on is the exception thread's where that can do something about it.
@@ -86,15 +123,7 @@ fn send(
 ) -> Result<(), Reason> {
     let port = match packet.next {
         Next::Send(port) => port as usize,
-        Next::Station(hop) => {
-            let Some(NextHop { to: To::Station { port, mac }, .. }) = tables.next_hop(hop) else {
-                return Err(Reason::NoRoute);
-            };
-            let (port, mac) = (*port, *mac);
-            let src = tables.ports.get(usize::from(port)).ok_or(Reason::NoRoute)?.mac;
-            push_ethernet(packet, EthernetHeader { dst: mac, src, ethertype: 0 })?;
-            usize::from(port)
-        }
+        Next::Station(hop) => station(packet, hop, tables)?,
         Next::HandOver(worker) => return hand_over(packet, worker as usize, queues, exits),
         Next::Host => host(packet, exits, tables)?,
         Next::Exception(cause) => match exits.exceptions {

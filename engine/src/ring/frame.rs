@@ -51,6 +51,17 @@ impl<'a> Frame<'a> {
         self.len == 0
     }
 
+    /// Bytes in all slots of the frame.
+    pub fn whole_len(&self) -> usize {
+        let rest = (1..self.slots).map(|nth| self.ring.slot(self.ring.ahead(self.slot, nth)).len);
+        self.len() + rest.map(usize::from).sum::<usize>()
+    }
+
+    /// The whole buffer that the frame lies in: what was in front of it before it was pulled is there until something is pushed.
+    pub fn buffer(&self) -> &[u8] {
+        self.buffer
+    }
+
     /// Slots that the frame takes: 1, or more for one longer than a buffer (`NS_MOREFRAG`).
     #[inline]
     pub fn slots(&self) -> u32 {

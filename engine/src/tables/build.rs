@@ -10,7 +10,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use super::{
-    Ends, Gateway, GreEntry, Inbound, NextHop, PortEntry, PortKind, Stack, Tables, TablesSpec, To, TunnelSpec,
+    Ends, Gateway, GreEntry, Inbound, NextHop, PortEntry, PortKind, RouteSource, Stack, Tables, TablesSpec,
+    To, TunnelSpec,
 };
 use crate::drops::Reason;
 use crate::esp::Spi;
@@ -97,11 +98,12 @@ struct Way {
     /// The router that it leads by.
     via: Option<IpAddr>,
     underlay: bool,
+    source: RouteSource,
 }
 
 impl From<To> for Way {
     fn from(to: To) -> Way {
-        Way { to, via: None, underlay: false }
+        Way { to, via: None, underlay: false, source: RouteSource::Given }
     }
 }
 
@@ -113,42 +115,46 @@ struct Routes {
 }
 
 impl Routes {
-    /// A route that gives way to one that is there already.
+    /// The subnet of an address of ours, which gives way to a route that is there already.
     fn offer(&mut self, prefix: Prefix, to: To) {
-        self.hops.entry(prefix).or_insert(to.into());
+        self.hops.entry(prefix).or_insert(Way { source: RouteSource::Connected, ..to.into() });
     }
 
     /// A route that replaces one that is there already.
-    fn set(&mut self, prefix: Prefix, to: To) {
-        self.hops.insert(prefix, to.into());
+    fn set(&mut self, prefix: Prefix, to: To, source: RouteSource) {
+        self.hops.insert(prefix, Way { source, ..to.into() });
     }
 
     fn index(&self) -> Result<Fib, BuildError> {
         Ok(Fib::build((0..).zip(self.hops.keys()).map(|(index, prefix)| (*prefix, index)))?)
     }
 
-    /// The way to `address`; of a group, the first that leads anywhere.
-    fn lookup(&self, fib: &Fib, hops: &[Way], address: IpAddr) -> Way {
+    /// The way to `address` and the prefix of its route; of a group, the first that leads anywhere.
+    fn lookup(&self, fib: &Fib, hops: &[(Prefix, Way)], address: IpAddr) -> (Option<Prefix>, Way) {
         let index = match address {
             IpAddr::V4(address) => fib.lookup_v4(address),
             IpAddr::V6(address) => fib.lookup_v6(address),
         };
-        let way = index.and_then(|index| hops.get(index as usize)).copied().unwrap_or(To::Nowhere.into());
-        let To::Group(group) = way.to else { return way };
+        let Some((prefix, way)) = index.and_then(|index| hops.get(index as usize)).copied() else {
+            return (None, To::Nowhere.into());
+        };
+        let To::Group(group) = way.to else { return (Some(prefix), way) };
         let members = self.groups.get(group as usize).into_iter().flatten();
         let usable = |way: &&(Way, u16)| matches!(way.0.to, To::Station { .. } | To::Tunnel(_));
         let found = members.clone().find(usable).or(members.clone().next());
-        found.map_or(To::Nowhere.into(), |(way, _)| *way)
+        (Some(prefix), found.map_or(To::Nowhere.into(), |(way, _)| *way))
     }
 
-    fn ways(&self) -> Vec<Way> {
-        self.hops.values().copied().collect()
+    fn ways(&self) -> Vec<(Prefix, Way)> {
+        self.hops.iter().map(|(prefix, way)| (*prefix, *way)).collect()
     }
 }
 
 /// Next hops with their groups and routers, numbered: those of routes first, in the order of prefixes, then groups' members.
 struct Numbered {
     next_hops: Vec<NextHop>,
+    prefixes: Box<[Prefix]>,
+    sources: HashMap<u32, RouteSource>,
     groups: Vec<Box<[u32]>>,
     routers: HashMap<u32, IpAddr>,
 }
@@ -157,7 +163,9 @@ struct Numbered {
 const GROUP_PLACES: usize = 256;
 
 fn number(routes: &Routes) -> Numbered {
-    let mut ways = routes.ways();
+    let mut ways: Vec<Way> = routes.hops.values().copied().collect();
+    let not_given = |way: &Way| Some(way.source).filter(|source| *source != RouteSource::Given);
+    let sources = (0..).zip(&ways).filter_map(|(hop, way)| Some((hop, not_given(way)?))).collect();
     let mut groups = Vec::with_capacity(routes.groups.len());
     for group in &routes.groups {
         let first = ways.len() as u32;
@@ -171,6 +179,8 @@ fn number(routes: &Routes) -> Numbered {
     }
     Numbered {
         next_hops: ways.iter().map(|way| NextHop { to: way.to, underlay: way.underlay }).collect(),
+        prefixes: routes.hops.keys().copied().collect(),
+        sources,
         groups,
         routers: (0..).zip(&ways).filter_map(|(hop, way)| Some((hop, way.via?))).collect(),
     }
@@ -185,19 +195,27 @@ pub(super) fn build(mut spec: TablesSpec) -> Result<Tables, BuildError> {
     let (fib, ways) = (routes.index()?, routes.ways());
     for neighbour in &spec.neighbours {
         let port = neighbour.port as u16;
-        let way = routes.lookup(&fib, &ways, neighbour.address);
         // On the link itself: what is reached through a router is no station of ours, whatever its address.
-        if way.to == (To::Unresolved { port }) && way.via.is_none() {
-            routes.set(neighbour.address.into(), To::Station { port, mac: neighbour.mac });
+        if let (Some(prefix), way) = routes.lookup(&fib, &ways, neighbour.address)
+            && way.to == (To::Unresolved { port })
+            && way.via.is_none()
+        {
+            let to = To::Station { port, mac: neighbour.mac };
+            routes.set(neighbour.address.into(), to, RouteSource::Neighbour(prefix));
         }
     }
     let (fib, ways) = (routes.index()?, routes.ways());
     for address in spec.tunnels.iter().flat_map(|tunnel| [tunnel.local, tunnel.remote]) {
-        let way = routes.lookup(&fib, &ways, address);
-        routes.hops.insert(address.into(), Way { underlay: true, ..way });
+        let (prefix, way) = routes.lookup(&fib, &ways, address);
+        let source = match way.source {
+            source @ (RouteSource::Own | RouteSource::Reserved) => source,
+            RouteSource::Neighbour(prefix) => RouteSource::TunnelEnd(Some(prefix)),
+            _ => RouteSource::TunnelEnd(prefix),
+        };
+        routes.hops.insert(address.into(), Way { underlay: true, source, ..way });
     }
     let (fib, ways) = (routes.index()?, routes.ways());
-    let Numbered { next_hops, groups, routers } = number(&routes);
+    let Numbered { next_hops, prefixes, sources, groups, routers } = number(&routes);
 
     let mut ports: Vec<PortEntry> = spec
         .ports
@@ -219,13 +237,15 @@ pub(super) fn build(mut spec: TablesSpec) -> Result<Tables, BuildError> {
             }
             entry.kind = PortKind::Bridged(index);
         }
-        tunnels.push(lay_out(tunnel, routes.lookup(&fib, &ways, tunnel.remote).to, &ports)?);
+        tunnels.push(lay_out(tunnel, routes.lookup(&fib, &ways, tunnel.remote).1.to, &ports)?);
     }
 
     let mut tables = Tables {
         ports,
         fib,
         next_hops,
+        prefixes,
+        sources,
         groups,
         routers,
         tunnels,
@@ -320,7 +340,7 @@ fn collect_routes(
                 routes.offer(subnet, To::Unresolved { port: index });
             }
             if let Some(broadcast) = broadcast(*address, *len) {
-                routes.set(broadcast.into(), To::Host);
+                routes.set(broadcast.into(), To::Host, RouteSource::Connected);
             }
         }
     }
@@ -328,14 +348,14 @@ fn collect_routes(
     let ports = spec.ports.iter().flat_map(|port| &port.addresses);
     let inner = spec.tunnels.iter().flat_map(|tunnel| &tunnel.inner);
     for (address, _) in ports.chain(inner) {
-        routes.set((*address).into(), To::Host);
+        routes.set((*address).into(), To::Host, RouteSource::Own);
     }
     for tunnel in &spec.tunnels {
-        routes.set(tunnel.local.into(), To::Host);
+        routes.set(tunnel.local.into(), To::Host, RouteSource::Own);
     }
     for (address, len) in NEVER_FORWARDED {
         if let Ok(prefix) = format!("{address}/{len}").parse() {
-            routes.set(prefix, To::Host);
+            routes.set(prefix, To::Host, RouteSource::Reserved);
         }
     }
     Ok(routes)
@@ -363,7 +383,7 @@ fn way(gateway: &Gateway, routes: &mut Routes, stations: &HashMap<(usize, IpAddr
                 Some(mac) => To::Station { port: *port as u16, mac: *mac },
                 None => To::Unresolved { port: *port as u16 },
             };
-            Way { to, via: *via, underlay: false }
+            Way { via: *via, ..to.into() }
         }
     }
 }

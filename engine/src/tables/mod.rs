@@ -16,7 +16,7 @@ pub use spec::{Gateway, NeighbourSpec, PortSpec, RouteSpec, Stack, TablesSpec, T
 
 use crate::counters::{TunnelCounterSet, TunnelCounters};
 use crate::esp::{InboundSa, Spi};
-use crate::fib::Fib;
+use crate::fib::{Fib, Prefix};
 use crate::hash::{FastHash, FlatMap};
 use crate::tunnel::Tunnel;
 use crate::wire::ethernet::MacAddr;
@@ -59,6 +59,36 @@ pub struct NextHop {
     pub to: To,
     /// The address is an end of a tunnel: a packet to it never enters one, and never comes out of one.
     pub underlay: bool,
+}
+
+/// Where a route of the tables comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RouteSource {
+    /// It was given, by [`RouteSpec`] or [`TunnelSpec::routes`].
+    Given,
+    /// The subnet of an address of ours on a port or in a tunnel, or its broadcast address.
+    Connected,
+    /// An address of ours.
+    Own,
+    /// Never forwarded, whatever other routes say.
+    Reserved,
+    /// A station on the link that the route to this prefix leads to.
+    Neighbour(Prefix),
+    /// An end of a tunnel, which is reached as the route to this prefix says, and by no tunnel.
+    TunnelEnd(Option<Prefix>),
+}
+
+/// What a route look-up finds, with what is known about it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Found {
+    /// The destinations of the route.
+    pub prefix: Prefix,
+    /// Where it comes from.
+    pub source: RouteSource,
+    /// Where it leads.
+    pub next: NextHop,
+    /// The number of that next hop.
+    pub(crate) hop: u32,
 }
 
 /// What receiving and sending on a port needs to know.
@@ -206,6 +236,10 @@ pub struct Tables {
     pub(crate) ports: Vec<PortEntry>,
     fib: Fib,
     next_hops: Vec<NextHop>,
+    /// For each route its prefix: what the next hop of the same number stands for.
+    prefixes: Box<[Prefix]>,
+    /// Where routes come from that were not given, by the number of their next hop.
+    sources: HashMap<u32, RouteSource>,
     /// For each group the numbers of its next hops, each as often as its weight says.
     groups: Vec<Box<[u32]>>,
     /// The routers that next hops lead by.
@@ -248,6 +282,16 @@ impl Tables {
             IpAddr::V6(address) => self.fib.lookup_v6(address),
         };
         self.next_hop(index?).copied()
+    }
+
+    /// What the look-up of `address` finds, as the packet path looks it up; `None` without a route.
+    pub fn find(&self, address: IpAddr) -> Option<Found> {
+        let hop = match address {
+            IpAddr::V4(address) => self.fib.lookup_v4(address),
+            IpAddr::V6(address) => self.fib.lookup_v6(address),
+        }?;
+        let source = self.sources.get(&hop).copied().unwrap_or(RouteSource::Given);
+        Some(Found { prefix: *self.prefixes.get(hop as usize)?, source, next: *self.next_hop(hop)?, hop })
     }
 
     /// The forwarding table; what it finds are numbers of next hops.

@@ -21,6 +21,7 @@ use culvert_engine::ring::{self, Port, RINGS_PER_QUEUE, Region, RxQueue, SPARE_P
 use culvert_engine::tables::{
     Gateway, NeighbourSpec, PortSpec, Published, RouteSpec, Stack, Tables, TablesSpec, TunnelSpec,
 };
+use culvert_engine::trace::Taps;
 use culvert_engine::tunnel::{Protection, UdpEncap};
 use culvert_engine::wire::ethernet::MacAddr;
 use culvert_engine::worker::Worker;
@@ -151,6 +152,8 @@ pub(crate) struct Side {
     /// The longest packet that the tunnel takes.
     pub(crate) tunnel_mtu: usize,
     pub(crate) tables: Published,
+    /// Where taps are opened.
+    pub(crate) taps: Arc<Taps>,
 }
 
 pub(crate) fn mac(number: u8, port: usize) -> MacAddr {
@@ -211,7 +214,8 @@ impl Side {
             Tables::build(spec(plan, number, protection)).expect("tables without contradictions").publish();
         let tunnel_mtu = tables.load().tunnels().first().expect("one tunnel").mtu();
         let ports = [lan_port, wan_port].into_iter().flat_map(|port| port.queues).collect();
-        let worker = Worker::new(0, &tables, ports, host_port.queues.into_iter().next());
+        let taps = Taps::new(1);
+        let worker = Worker::new(0, &tables, ports, host_port.queues.into_iter().next()).with_taps(&taps);
         let (outbound, inbound) = sas.unzip();
         Side {
             counters: Arc::clone(worker.counters()),
@@ -223,6 +227,7 @@ impl Side {
             inbound,
             tunnel_mtu,
             tables,
+            taps,
         }
     }
 
