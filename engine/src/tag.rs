@@ -160,6 +160,8 @@ pub enum Injected {
     Send(u32),
     /// A complete frame, to be taken as received by that port.
     Receive(u32),
+    /// An IP packet that came out of that tunnel, of a tunnel that lies in it.
+    Carried(u32),
     /// A complete frame received by that port, for the host stack.
     Host(u32),
 }
@@ -175,6 +177,7 @@ impl Injected {
             Injected::Receive(number) => (4, number),
             Injected::Host(number) => (5, number),
             Injected::Answer(number) => (6, number),
+            Injected::Carried(number) => (7, number),
         };
         kind << NUMBER_BITS | number & NUMBER
     }
@@ -191,6 +194,7 @@ impl Injected {
             4 => Injected::Receive(number),
             5 => Injected::Host(number),
             6 => Injected::Answer(number),
+            7 => Injected::Carried(number),
             _ => return None,
         })
     }
@@ -220,6 +224,7 @@ mod tests {
                 Injected::Receive(number),
                 Injected::Host(number),
                 Injected::Answer(number),
+                Injected::Carried(number),
             ] {
                 assert_eq!(Injected::decode(injected.encode()), Some(injected));
             }

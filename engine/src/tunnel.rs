@@ -114,6 +114,8 @@ pub struct Tunnel {
     pub(crate) gre: Options,
     /// The port that outer packets leave by, or why they cannot.
     pub(crate) way_out: Result<u16, Reason>,
+    /// The tunnel that outer packets go into before.
+    pub(crate) carrier: Option<u32>,
     pub(crate) mode: Option<Mode>,
     clamp_mss: bool,
     /// Has each worker an SA of its own?
@@ -136,8 +138,10 @@ pub(crate) struct Underlay {
     pub(crate) source: MacAddr,
     pub(crate) destination: MacAddr,
     pub(crate) port: Result<u16, Reason>,
+    /// The tunnel on the way to the port.
+    pub(crate) carrier: Option<u32>,
     pub(crate) path_mtu: usize,
-    /// The part of `path_mtu` that was learned from routers on the way.
+    /// The part of `path_mtu` that was learned from routers on the way, or that the carrier takes.
     pub(crate) learned: Option<usize>,
 }
 
@@ -203,6 +207,7 @@ impl Tunnel {
             }),
             path_mtu: underlay.path_mtu,
             way_out: underlay.port,
+            carrier: underlay.carrier,
             bridge,
             clamp_mss,
             outbound,
@@ -245,6 +250,11 @@ impl Tunnel {
     /// The port that outer packets leave by, or the reason for which they are dropped.
     pub fn way_out(&self) -> Result<usize, Reason> {
         self.way_out.map(usize::from)
+    }
+
+    /// The number of the tunnel that outer packets go into, where that was allowed; the port is then that tunnel's.
+    pub fn carrier(&self) -> Option<usize> {
+        self.carrier.map(|carrier| carrier as usize)
     }
 
     /// The SAs that send.

@@ -17,11 +17,11 @@ use crate::counters::WorkerCounters;
 use crate::drops::Reason;
 use crate::path::inbound::Here;
 use crate::path::transmit::Exits;
-use crate::path::{Batch, Packet, Stages, inbound, inject, outbound, receive, transmit};
+use crate::path::{Batch, Packet, Stages, inbound, inject, nested, outbound, receive, transmit};
 use crate::ring::{RxQueue, TxQueue};
 use crate::tables::{Published, Tables};
 use crate::tag::Origin;
-use crate::trace::watch::{Open, Shut, Watch};
+use crate::trace::watch::{Eye, Open, Shut, Watch};
 use crate::trace::{Source, Taps};
 use crate::wire::ethernet::MacAddr;
 
@@ -243,9 +243,7 @@ fn watched(
     let mut stages = classify(batch, role, tables, counters, worker);
     watch.get_mut().classified(batch, tables);
     let here = Here { worker, exceptions: exits.exceptions.is_some(), eye: Open::new(watch, batch) };
-    if stages.inbound {
-        inbound::open(batch, &mut stages, tables, here);
-    }
+    open(batch, &mut stages, tables, here);
     watch.get_mut().opened(batch, tables);
     let eye = Open::new(watch, batch);
     if stages.outbound {
@@ -304,12 +302,26 @@ fn classify(
     stages
 }
 
+/// Out of tunnels, and of those that lie in them.
+#[inline]
+fn open<E: Eye>(batch: &mut Batch<'_>, stages: &mut Stages, tables: &Tables, here: Here<E>) {
+    if stages.inbound {
+        inbound::open(batch, stages, tables, here);
+    }
+    for _ in 1..tables.depth() {
+        let mut more = Stages::default();
+        nested::receive(batch, &mut more, tables, here.worker);
+        if more.inbound {
+            inbound::open(batch, &mut more, tables, here);
+        }
+        stages.outbound |= more.outbound;
+    }
+}
+
 /// Step 3.
 #[inline]
 fn process(batch: &mut Batch<'_>, mut stages: Stages, tables: &Tables, here: Here<Shut>) {
-    if stages.inbound {
-        inbound::open(batch, &mut stages, tables, here);
-    }
+    open(batch, &mut stages, tables, here);
     if stages.outbound {
         outbound::encapsulate(batch, tables, here.worker, Shut);
     }

@@ -413,7 +413,7 @@ impl Parts {
         if tunnel.way_out().is_ok() {
             return self.made.push((Injected::IntoTunnel(number), packet));
         }
-        let Some(key) = tables.station(tunnel.remote, 0) else { return self.drop(Reason::NoNeighbour) };
+        let Some(key) = tables.station_of(number) else { return self.drop(Reason::NoNeighbour) };
         if self.waiting.push(now, key, Held::IntoTunnel(number, ends, packet)).0.is_some() {
             self.drop(Reason::NoNeighbour);
         }
@@ -509,7 +509,7 @@ impl Parts {
             Some(Out::Tunnel(number)) => {
                 let tunnel = tables.tunnel(number);
                 let Some((tunnel, key)) =
-                    tunnel.and_then(|tunnel| Some((tunnel, tables.station(tunnel.remote, 0)?)))
+                    tunnel.and_then(|tunnel| Some((tunnel, tables.station_of(number)?)))
                 else {
                     return self.drop(Reason::NoNeighbour);
                 };

@@ -1,11 +1,11 @@
 //! Forwarding an IP packet whose route is known: towards a station, into a tunnel, or up to the host.
 //!
-//! 1. An end of a tunnel is never reached through a tunnel (design: nesting is refused packet by packet too).
+//! 1. An end of a tunnel is never reached through a tunnel (nesting is refused packet by packet too).
 //! 2. What the route cannot do is a drop.
 //! 3. TTL or hop limit goes down by one (RFC 1812 section 5.3.1, RFC 8200 section 3).
 //! 4. The packet must fit the link.
 
-use super::{Next, Packet};
+use super::{Next, Packet, nested};
 use crate::drops::Reason;
 use crate::flow;
 use crate::tables::{NextHop, Tables, To};
@@ -21,7 +21,7 @@ pub(crate) fn ipv4(
 ) -> Result<Next, Reason> {
     let header = packet.frame.bytes().first_chunk::<{ ipv4::HEADER_LEN }>().ok_or(Reason::IpMalformed)?;
     let (tos, link_local) = (header[1], header[12] == 169 && header[13] == 254);
-    before(next, link_local)?;
+    before(packet, next, tables, link_local)?;
     ipv4::decrement_ttl(packet.frame.bytes_mut()).ok_or(Reason::TtlExceeded)?;
     (packet.protocol, packet.tos) = (ethernet::IPV4, tos);
     onward(packet, hop, next, tables)
@@ -37,7 +37,7 @@ pub(crate) fn ipv6(
 ) -> Result<Next, Reason> {
     let header = packet.frame.bytes().first_chunk::<{ ipv6::HEADER_LEN }>().ok_or(Reason::IpMalformed)?;
     let (tos, link_local) = (header[0] << 4 | header[1] >> 4, header[8] == 0xfe && header[9] & 0xc0 == 0x80);
-    before(next, link_local)?;
+    before(packet, next, tables, link_local)?;
     ipv6::decrement_hop_limit(packet.frame.bytes_mut()).ok_or(Reason::TtlExceeded)?;
     (packet.protocol, packet.tos) = (ethernet::IPV6, tos);
     onward(packet, hop, next, tables)
@@ -50,16 +50,16 @@ pub(crate) fn ours(
     next: &NextHop,
     tables: &Tables,
 ) -> Result<Next, Reason> {
-    before(next, false)?;
+    before(packet, next, tables, false)?;
     onward(packet, hop, next, tables)
 }
 
 /// Steps 1 and 2.
 #[inline(always)]
-fn before(hop: &NextHop, link_local: bool) -> Result<(), Reason> {
+fn before(packet: &Packet<'_>, hop: &NextHop, tables: &Tables, link_local: bool) -> Result<(), Reason> {
     // What comes out of a tunnel was held against this before it was accepted.
     if hop.underlay && matches!(hop.to, To::Tunnel(_)) {
-        return Err(Reason::Nested);
+        nested::may_enter(packet, hop, tables)?;
     }
     if link_local {
         return Err(Reason::LinkLocal);

@@ -12,7 +12,7 @@ use std::net::IpAddr;
 
 use arrayvec::ArrayVec;
 
-use super::{Batch, Next, Packet, Stages, forward};
+use super::{Batch, Next, Packet, Stages, forward, nested};
 use crate::drops::Reason;
 use crate::esp::{Mode, cipher, open};
 use crate::exception::keepalive;
@@ -282,15 +282,15 @@ fn deliver<E: Eye>(
         keepalive::PROTOCOL => return exception(packet, index, Cause::Returned, here, accept),
         _ => Inner::ethernet(packet, index, tables)?,
     };
+    let mut carried = false;
     if let Inner::V4(Some((_, hop))) | Inner::V6(Some((_, hop))) = inner
         && hop.underlay
     {
-        let asks = tables.tunnel(index).is_some_and(|tunnel| tunnel.ends().may_ask(packet.frame.bytes()));
-        return if asks {
-            exception(packet, index, Cause::Keepalive, here, accept)
-        } else {
-            Err(Reason::Nested)
-        };
+        match nested::out_of_tunnel(packet, index, hop, tables)? {
+            nested::ToEnd::Keepalive => return exception(packet, index, Cause::Keepalive, here, accept),
+            nested::ToEnd::Carried => carried = true,
+            nested::ToEnd::Ordinary => {}
+        }
     }
     accept()?;
     if let Some(sequence) = checked.sequence
@@ -304,6 +304,9 @@ fn deliver<E: Eye>(
     }
     here.eye.came_out(packet, index, checked);
     packet.origin = Origin::Tunnel(index).encode();
+    if carried {
+        return Ok(Next::Carried(index));
+    }
     clamp(packet, &inner, index, tables);
     match inner {
         Inner::V4(Some((_, NextHop { to: To::Host | To::HostForwards, .. })))

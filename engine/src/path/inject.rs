@@ -2,10 +2,10 @@
 //! what they are.
 
 use super::receive;
-use super::{Next, Packet, forward};
+use super::{Next, Packet, forward, nested};
 use crate::drops::Reason;
 use crate::exception::keepalive;
-use crate::tables::{NextHop, Tables};
+use crate::tables::{NextHop, Tables, To};
 use crate::tag::{Injected, Origin};
 use crate::wire::{Ipv4, Ipv6, ethernet};
 
@@ -16,12 +16,20 @@ pub(crate) fn from_host(packet: &mut Packet<'_>, tables: &Tables) {
     packet.next = into_tunnel(packet, tunnel, tables).unwrap_or_else(Next::Drop);
 }
 
-/// The host has lowered the TTL where it forwards; what it sends to the far end of a tunnel must not enter one.
+/// The host has lowered the TTL where it forwards; what it sends to the far end of a tunnel must not enter one. A host that
+/// is led into a tunnel on its way to the far end goes on speaking with it from the near end, by the way that the tunnel's own
+/// packets take: IKE, and whoever is about to repair the route. Nothing else ever leaves past the tunnel.
 fn into_tunnel(packet: &mut Packet<'_>, tunnel: u32, tables: &Tables) -> Result<Next, Reason> {
-    if let Some((_, NextHop { underlay: true, .. })) = route(packet, tables)? {
-        return Err(Reason::Nested);
+    let Some((hop, next @ NextHop { underlay: true, .. })) = route(packet, tables)? else {
+        return Ok(Next::Tunnel(tunnel));
+    };
+    match next.to {
+        To::Station { port, .. } | To::Unresolved { port } if nested::is_between_ends(packet, tables) => {
+            packet.origin = Origin::Port(u32::from(port)).encode();
+            forward::ours(packet, hop, next, tables)
+        }
+        _ => nested::may_enter(packet, next, tables).map(|()| Next::Tunnel(tunnel)),
     }
-    Ok(Next::Tunnel(tunnel))
 }
 
 /// Reads an IP packet for a tunnel or a link: what the later stages want to know of it, and its next hop.
@@ -65,7 +73,12 @@ fn place(
         },
         Injected::IntoTunnel(tunnel) => {
             packet.origin = Origin::Into(tunnel).encode();
-            route(packet, tables)?;
+            // A keepalive has its own near end inside.
+            if let Some((_, next @ NextHop { underlay: true, .. })) = route(packet, tables)?
+                && next.to != To::Host
+            {
+                nested::may_enter(packet, next, tables)?;
+            }
             Ok(Next::Tunnel(tunnel))
         }
         Injected::Answer(tunnel) => {
@@ -80,6 +93,10 @@ fn place(
         // Behind the ports' queues stand those of rings that carry other things.
         Injected::Send(port) if (port as usize) < tables.ports.len() => Ok(Next::Send(port)),
         Injected::Send(_) => Err(Reason::NoRoute),
+        Injected::Carried(tunnel) => {
+            packet.origin = Origin::Tunnel(tunnel).encode();
+            Ok(Next::Carried(tunnel))
+        }
         Injected::Receive(port) => {
             packet.origin = Origin::Port(port).encode();
             let entry = tables.ports.get(port as usize).ok_or(Reason::NoRoute)?;

@@ -2,7 +2,8 @@
 //!
 //! 1. [`receive`](self::receive): Ethernet and IP are read, the route is looked up; what is not ours goes to the host;
 //! 2. [`inbound`]: ESP is opened, GRE taken off, the inner packet checked and routed;
-//! 3. [`outbound`]: GRE and ESP are put in front, the batch is sealed;
+//!    where it is another tunnel's packet, and that tunnel may lie in this one, once more ([`nested`]);
+//! 3. [`outbound`]: GRE and ESP are put in front, the batch is sealed; for a tunnel in a tunnel, once more;
 //! 4. [`transmit`]: the Ethernet header, and the buffer into the transmit ring.
 //!
 //! Each stage looks at every packet of the batch before the next stage starts, so that code stays in the instruction cache
@@ -13,6 +14,7 @@
 pub(crate) mod forward;
 pub(crate) mod inbound;
 pub(crate) mod inject;
+pub(crate) mod nested;
 pub(crate) mod outbound;
 pub(crate) mod receive;
 pub(crate) mod transmit;
@@ -40,6 +42,8 @@ pub(crate) enum Next {
     Inner(u32),
     /// The frame is a packet for the tunnel of that number.
     Tunnel(u32),
+    /// The frame is an IP packet that came out of the tunnel of that number, and is one of a tunnel that lies in it.
+    Carried(u32),
     /// The frame is an IP packet for a station on a link: the next hop of that number.
     Station(u32),
     /// The frame is an IP packet that came out of the tunnel of that number, for the host stack.

@@ -4,6 +4,7 @@
 //! 2. Padding is chosen, the tunnel's headers are copied in front, room is made behind.
 //! 3. Lengths, DSCP and ECN, checksums and numbers are filled in.
 //! 4. All packets that want ESP are sealed in one call.
+//! 5. Packets of a tunnel that lies in another one go through all of this again, into that one.
 //!
 //! A packet that gets a sequence number has passed every check before, so numbers are not spent on packets that do not leave.
 
@@ -11,7 +12,7 @@ use std::net::Ipv6Addr;
 
 use arrayvec::ArrayVec;
 
-use super::{Batch, Next, Packet};
+use super::{Batch, Next, Packet, nested};
 use crate::drops::Reason;
 use crate::esp::{Mode, OutboundSa, cipher, sa::Lease, seal};
 use crate::flow;
@@ -25,6 +26,16 @@ use crate::wire::{Sum, esp, ethernet, ipv4, ipv6, protocol, udp};
 /// Runs the stage for all packets that are to enter a tunnel.
 #[inline]
 pub(crate) fn encapsulate(packets: &mut Batch<'_>, tables: &Tables, worker: usize, eye: impl Eye) {
+    into_tunnels(packets, tables, worker, eye);
+    for _ in 1..tables.depth() {
+        packets.iter_mut().for_each(nested::unlink);
+        into_tunnels(packets, tables, worker, eye);
+    }
+}
+
+/// Steps 1 to 4. What is for a tunnel once more has a link header that nothing is in yet.
+#[inline]
+fn into_tunnels(packets: &mut Batch<'_>, tables: &Tables, worker: usize, eye: impl Eye) {
     let mut any = false;
     for packet in packets.iter_mut() {
         let Next::Tunnel(index) = packet.next else { continue };
@@ -101,7 +112,7 @@ fn build_and_seal(packets: &mut Batch<'_>, tables: &Tables, worker: usize, eye: 
                     counters.out_packets.add(1);
                     counters.out_bytes.add(inner_len);
                 }
-                Next::Send(u32::from(port))
+                tunnel.carrier.map_or(Next::Send(u32::from(port)), Next::Tunnel)
             }
             (Err(reason), _) | (_, Err(reason)) => Next::Drop(reason),
         };
@@ -117,7 +128,8 @@ fn build_and_seal(packets: &mut Batch<'_>, tables: &Tables, worker: usize, eye: 
 /// for ESP in UDP too, unlike over IPv4 (RFC 3948 section 2.1).
 #[cold]
 fn sum_up(packets: &mut Batch<'_>) {
-    for packet in packets.iter_mut().filter(|packet| packet.summed && matches!(packet.next, Next::Send(_))) {
+    let built = |packet: &&mut Packet<'_>| matches!(packet.next, Next::Send(_) | Next::Tunnel(_));
+    for packet in packets.iter_mut().filter(|packet| packet.summed).filter(built) {
         if sum_datagram(packet.frame.bytes_mut()).is_none() {
             packet.next = Next::Drop(Reason::TooBig);
         }

@@ -149,7 +149,8 @@ fn send(
         // The stages before have dealt with these.
         Next::Open(_) => return Err(Reason::EspUnknownSpi),
         Next::Gre(_) | Next::Inner(_) => return Err(Reason::GreUnknown),
-        Next::Tunnel(_) => return Err(Reason::NoSa),
+        // More tunnels than there may be.
+        Next::Tunnel(_) | Next::Carried(_) => return Err(Reason::Nested),
     };
     let queue = queues.get_mut(port).ok_or(Reason::NoRoute)?;
     queue.ring.push(&mut packet.frame).map_err(|refused| match refused {
@@ -171,7 +172,11 @@ fn hand_over(
     exits: &Exits,
 ) -> Result<(), Reason> {
     let queue = exits.peer(worker).and_then(|queue| queues.get_mut(queue)).ok_or(Reason::HandoverFull)?;
-    packet.frame.set_tag(Injected::Receive(packet.origin).encode());
+    let injected = match Origin::decode(packet.origin) {
+        Origin::Tunnel(tunnel) => Injected::Carried(tunnel),
+        _ => Injected::Receive(packet.origin),
+    };
+    packet.frame.set_tag(injected.encode());
     queue.ring.push(&mut packet.frame).map_err(|_| Reason::HandoverFull)
 }
 

@@ -2,16 +2,16 @@
 //! 1. routes are collected: what is never forwarded, connected subnets, our own addresses, static routes, tunnels' routes;
 //! 2. neighbours become host routes, so that one look-up gives route and link address together;
 //! 3. tunnels' ends become host routes with a mark, which is how nesting is seen without a look-up of its own;
-//! 4. each tunnel's way out is looked up and its headers are laid out;
+//! 4. each tunnel's way out is looked up and its headers are laid out; one that would lie deeper in others than it may has none;
 //! 5. the exact-match tables are built.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use super::{
-    Ends, Gateway, GreEntry, Inbound, NextHop, PortEntry, PortKind, RouteSource, Stack, Tables, TablesSpec,
-    To, TunnelSpec,
+    Ends, Gateway, GreEntry, Inbound, MAX_DEPTH, NextHop, PortEntry, PortKind, RouteSource, Stack, Tables,
+    TablesSpec, To, TunnelSpec,
 };
 use crate::drops::Reason;
 use crate::esp::Spi;
@@ -98,12 +98,13 @@ struct Way {
     /// The router that it leads by.
     via: Option<IpAddr>,
     underlay: bool,
+    inside: bool,
     source: RouteSource,
 }
 
 impl From<To> for Way {
     fn from(to: To) -> Way {
-        Way { to, via: None, underlay: false, source: RouteSource::Given }
+        Way { to, via: None, underlay: false, inside: false, source: RouteSource::Given }
     }
 }
 
@@ -129,7 +130,8 @@ impl Routes {
         Ok(Fib::build((0..).zip(self.hops.keys()).map(|(index, prefix)| (*prefix, index)))?)
     }
 
-    /// The way to `address` and the prefix of its route; of a group, the first that leads anywhere.
+    /// The way to `address` and the prefix of its route; of a group, the first that leads anywhere, and into a tunnel only where
+    /// none leads past them.
     fn lookup(&self, fib: &Fib, hops: &[(Prefix, Way)], address: IpAddr) -> (Option<Prefix>, Way) {
         let index = match address {
             IpAddr::V4(address) => fib.lookup_v4(address),
@@ -140,8 +142,9 @@ impl Routes {
         };
         let To::Group(group) = way.to else { return (Some(prefix), way) };
         let members = self.groups.get(group as usize).into_iter().flatten();
-        let usable = |way: &&(Way, u16)| matches!(way.0.to, To::Station { .. } | To::Tunnel(_));
-        let found = members.clone().find(usable).or(members.clone().next());
+        let station = |way: &&(Way, u16)| matches!(way.0.to, To::Station { .. });
+        let link = |way: &&(Way, u16)| matches!(way.0.to, To::Unresolved { .. });
+        let found = members.clone().find(station).or(members.clone().find(link)).or(members.clone().next());
         (Some(prefix), found.map_or(To::Nowhere.into(), |(way, _)| *way))
     }
 
@@ -178,7 +181,10 @@ fn number(routes: &Routes) -> Numbered {
         groups.push(places.collect());
     }
     Numbered {
-        next_hops: ways.iter().map(|way| NextHop { to: way.to, underlay: way.underlay }).collect(),
+        next_hops: ways
+            .iter()
+            .map(|way| NextHop { to: way.to, underlay: way.underlay, inside: way.inside })
+            .collect(),
         prefixes: routes.hops.keys().copied().collect(),
         sources,
         groups,
@@ -205,14 +211,14 @@ pub(super) fn build(mut spec: TablesSpec) -> Result<Tables, BuildError> {
         }
     }
     let (fib, ways) = (routes.index()?, routes.ways());
-    for address in spec.tunnels.iter().flat_map(|tunnel| [tunnel.local, tunnel.remote]) {
+    for (address, inside) in ends(&spec) {
         let (prefix, way) = routes.lookup(&fib, &ways, address);
         let source = match way.source {
             source @ (RouteSource::Own | RouteSource::Reserved) => source,
             RouteSource::Neighbour(prefix) => RouteSource::TunnelEnd(Some(prefix)),
             _ => RouteSource::TunnelEnd(prefix),
         };
-        routes.hops.insert(address.into(), Way { underlay: true, source, ..way });
+        routes.hops.insert(address.into(), Way { underlay: true, inside, source, ..way });
     }
     let (fib, ways) = (routes.index()?, routes.ways());
     let Numbered { next_hops, prefixes, sources, groups, routers } = number(&routes);
@@ -228,7 +234,6 @@ pub(super) fn build(mut spec: TablesSpec) -> Result<Tables, BuildError> {
             stack: port.stack,
         })
         .collect();
-    let mut tunnels = Vec::with_capacity(spec.tunnels.len());
     for (index, tunnel) in (0..).zip(&spec.tunnels) {
         if let Some(port) = tunnel.bridge {
             let entry = ports.get_mut(port).ok_or(BuildError::Unknown { what: "port", index: port })?;
@@ -237,8 +242,10 @@ pub(super) fn build(mut spec: TablesSpec) -> Result<Tables, BuildError> {
             }
             entry.kind = PortKind::Bridged(index);
         }
-        tunnels.push(lay_out(tunnel, routes.lookup(&fib, &ways, tunnel.remote).1.to, &ports)?);
     }
+    let to: Vec<To> =
+        spec.tunnels.iter().map(|tunnel| routes.lookup(&fib, &ways, tunnel.remote).1.to).collect();
+    let (tunnels, depth) = lay_out_all(&spec.tunnels, &to, &ports)?;
 
     let mut tables = Tables {
         ports,
@@ -254,10 +261,13 @@ pub(super) fn build(mut spec: TablesSpec) -> Result<Tables, BuildError> {
         inbound: Vec::new(),
         gre_v4: FlatMap::default(),
         gre_v6: FlatMap::default(),
+        carried_v4: FlatMap::default(),
+        carried_v6: FlatMap::default(),
         pairs_v4: FlatMap::default(),
         pairs_v6: FlatMap::default(),
         udp_ports: vec![NAT_T_PORT],
         gre_in_udp: spec.tunnels.iter().any(in_udp),
+        depth,
     };
     index_tunnels(&mut tables, &spec)?;
     index_sas(&mut tables, &mut spec)?;
@@ -419,23 +429,96 @@ fn broadcast(address: IpAddr, len: u8) -> Option<IpAddr> {
     }
 }
 
-fn lay_out(tunnel: &TunnelSpec, to: To, ports: &[PortEntry]) -> Result<Tunnel, BuildError> {
+/// The ends of tunnels, and whether all tunnels that an address is an end of may lie in others: they say so, or their near
+/// end is an address in a tunnel.
+fn ends(spec: &TablesSpec) -> BTreeMap<IpAddr, bool> {
+    let inner: HashSet<IpAddr> =
+        spec.tunnels.iter().flat_map(|tunnel| &tunnel.inner).map(|(address, _)| *address).collect();
+    let mut ends = BTreeMap::new();
+    for tunnel in &spec.tunnels {
+        let inside = tunnel.depth > 1 || inner.contains(&tunnel.local);
+        for end in [tunnel.local, tunnel.remote] {
+            *ends.entry(end).or_insert(true) &= inside;
+        }
+    }
+    ends
+}
+
+/// How many tunnels a packet of that one would be in when it leaves, itself counted; `None` for more than [`MAX_DEPTH`], and
+/// where it would never leave.
+fn levels(tunnel: usize, to: &[To]) -> Option<usize> {
+    let mut at = tunnel;
+    for level in 1..=MAX_DEPTH {
+        match to.get(at)? {
+            To::Tunnel(carrier) => at = *carrier as usize,
+            _ => return Some(level),
+        }
+    }
+    None
+}
+
+/// Step 4. `to`: where the far end of each tunnel is. Those that are carried come after their carriers, whose MTU and way out
+/// are theirs. Returns as well how many tunnels a packet is in at most.
+fn lay_out_all(
+    specs: &[TunnelSpec],
+    to: &[To],
+    ports: &[PortEntry],
+) -> Result<(Vec<Tunnel>, usize), BuildError> {
+    let levels: Vec<Option<usize>> = (0..specs.len()).map(|tunnel| levels(tunnel, to)).collect();
+    let mut tunnels: Vec<Option<Tunnel>> = specs.iter().map(|_| None).collect();
+    let mut deepest = 1;
+    let orders = (1..=MAX_DEPTH).map(Some).chain([None]);
+    let mut rest: Vec<usize> = (0..specs.len()).collect();
+    for order in orders {
+        let (now, later): (Vec<_>, Vec<_>) =
+            rest.into_iter().partition(|tunnel| levels.get(*tunnel) == Some(&order));
+        rest = later;
+        for number in now {
+            let (Some(spec), Some(to)) = (specs.get(number), to.get(number)) else { continue };
+            let carrier = match (to, order) {
+                (To::Tunnel(carrier), Some(level)) if level <= spec.depth => {
+                    let laid_out = tunnels.get(*carrier as usize).and_then(Option::as_ref);
+                    laid_out.map(|laid_out| (*carrier, laid_out))
+                }
+                _ => None,
+            };
+            let tunnel = lay_out(spec, *to, carrier, ports)?;
+            if tunnel.carrier.is_some() {
+                deepest = deepest.max(order.unwrap_or(1));
+            }
+            if let Some(place) = tunnels.get_mut(number) {
+                *place = Some(tunnel);
+            }
+        }
+    }
+    Ok((tunnels.into_iter().flatten().collect(), deepest))
+}
+
+/// `carrier`: the tunnel that this one may lie in, and its number.
+fn lay_out(
+    tunnel: &TunnelSpec,
+    to: To,
+    carrier: Option<(u32, &Tunnel)>,
+    ports: &[PortEntry],
+) -> Result<Tunnel, BuildError> {
     let none = MacAddr::default();
     let (port, destination) = match to {
         To::Station { port, mac } => (Ok(port), mac),
         To::Unresolved { .. } => (Err(Reason::NoNeighbour), none),
-        To::Tunnel(_) => (Err(Reason::Nested), none),
+        To::Tunnel(_) => (carrier.map_or(Err(Reason::Nested), |(_, carrier)| carrier.way_out), none),
         To::Host | To::HostForwards | To::Nowhere | To::Group(_) => (Err(Reason::NoRoute), none),
     };
     let link = match to {
         To::Station { port, .. } | To::Unresolved { port } => ports.get(usize::from(port)),
         _ => None,
     };
-    let learned = tunnel.path_mtu.map(usize::from);
+    let carried = carrier.map(|(_, carrier)| carrier.mtu);
+    let learned = tunnel.path_mtu.map(usize::from).into_iter().chain(carried).min();
     let underlay = Underlay {
         source: link.map_or(none, |port| port.mac),
         destination,
         port,
+        carrier: carrier.map(|(number, _)| number),
         path_mtu: learned.unwrap_or(usize::MAX).min(link.map_or(DEFAULT_MTU, |port| port.mtu)),
         learned,
     };
@@ -468,7 +551,11 @@ fn workers(spec: &TablesSpec) -> u32 {
 fn index_tunnels(tables: &mut Tables, spec: &TablesSpec) -> Result<(), BuildError> {
     let workers = workers(spec);
     let (mut v4, mut v6) = (Vec::new(), Vec::new());
-    for (index, tunnel) in (0_u32..).zip(&spec.tunnels) {
+    let (mut carried_v4, mut carried_v6) = (Vec::new(), Vec::new());
+    for ((index, tunnel), laid_out) in (0_u32..).zip(&spec.tunnels).zip(&tables.tunnels) {
+        // What is to come out of a tunnel, and perhaps protected by it alone, is not taken from a port.
+        let carried = laid_out.carrier.is_some() || laid_out.way_out == Err(Reason::Nested);
+        let (v4, v6) = if carried { (&mut carried_v4, &mut carried_v6) } else { (&mut v4, &mut v6) };
         let udp = in_udp(tunnel);
         let plain = tunnel.protection.is_none() && !udp && tunnel.gre.is_plain();
         let entry = GreEntry { tunnel: index, plain, udp, owner: index % workers };
@@ -505,6 +592,8 @@ fn index_tunnels(tables: &mut Tables, spec: &TablesSpec) -> Result<(), BuildErro
     };
     tables.gre_v4 = FlatMap::build(v4).map_err(|twice| v4_twice(twice.0.0, twice.0.1))?;
     tables.gre_v6 = FlatMap::build(v6).map_err(|twice| v6_twice(twice.0.0, twice.0.1))?;
+    tables.carried_v4 = FlatMap::build(carried_v4).map_err(|twice| v4_twice(twice.0.0, twice.0.1))?;
+    tables.carried_v6 = FlatMap::build(carried_v6).map_err(|twice| v6_twice(twice.0.0, twice.0.1))?;
     tables.pairs_v4 = FlatMap::build(pairs_v4).map_err(|twice| v4_twice(twice.0.0, twice.0.1))?;
     tables.pairs_v6 = FlatMap::build(pairs_v6).map_err(|twice| v6_twice(twice.0.0, twice.0.1))?;
     Ok(())

@@ -22,6 +22,9 @@ use crate::tunnel::Tunnel;
 use crate::wire::ethernet::MacAddr;
 use crate::wire::{Sum, udp};
 
+/// The most tunnels that a packet may be in when it leaves, whatever is configured: each takes its share of the MTU.
+pub const MAX_DEPTH: usize = 4;
+
 /// Tunnels beyond which look-ups are prefetched: some 64 of them, with keys, fill half of a usual second-level cache.
 const SPREAD: usize = 64;
 
@@ -59,6 +62,9 @@ pub struct NextHop {
     pub to: To,
     /// The address is an end of a tunnel: a packet to it never enters one, and never comes out of one.
     pub underlay: bool,
+    /// It is an end of tunnels that may lie in others alone: their own packets are held to that, and what else goes there is
+    /// like any other packet.
+    pub inside: bool,
 }
 
 /// Where a route of the tables comes from.
@@ -167,7 +173,10 @@ pub(crate) trait Address: Copy + Eq {
     /// The sum of the pseudo header of an upper-layer packet of `length` bytes.
     fn pseudo(src: Self, dst: Self, protocol: u8, length: u16) -> Sum;
     fn key(local: Self, remote: Self, key: Option<u32>) -> Self::Key;
+    /// Tunnels whose packets come by ports.
     fn tunnels(tables: &Tables) -> &FlatMap<Self::Key, GreEntry>;
+    /// Tunnels whose packets come out of other tunnels.
+    fn carried(tables: &Tables) -> &FlatMap<Self::Key, GreEntry>;
     /// Pairs of ends between which there are tunnels, and whether any of those is protected.
     fn pairs(tables: &Tables) -> &FlatMap<Self::Key, bool>;
     fn between(ends: &Ends, src: Self, dst: Self) -> bool;
@@ -189,6 +198,10 @@ impl Address for Ipv4Addr {
     #[inline]
     fn tunnels(tables: &Tables) -> &FlatMap<Self::Key, GreEntry> {
         &tables.gre_v4
+    }
+
+    fn carried(tables: &Tables) -> &FlatMap<Self::Key, GreEntry> {
+        &tables.carried_v4
     }
 
     #[inline]
@@ -218,6 +231,10 @@ impl Address for Ipv6Addr {
     #[inline]
     fn tunnels(tables: &Tables) -> &FlatMap<Self::Key, GreEntry> {
         &tables.gre_v6
+    }
+
+    fn carried(tables: &Tables) -> &FlatMap<Self::Key, GreEntry> {
+        &tables.carried_v6
     }
 
     #[inline]
@@ -251,11 +268,15 @@ pub struct Tables {
     inbound: Vec<Inbound>,
     gre_v4: FlatMap<(u32, u32, Option<u32>), GreEntry>,
     gre_v6: FlatMap<(u128, u128, Option<u32>), GreEntry>,
+    carried_v4: FlatMap<(u32, u32, Option<u32>), GreEntry>,
+    carried_v6: FlatMap<(u128, u128, Option<u32>), GreEntry>,
     pairs_v4: FlatMap<(u32, u32, Option<u32>), bool>,
     pairs_v6: FlatMap<(u128, u128, Option<u32>), bool>,
     udp_ports: Vec<u16>,
     /// Is there a tunnel whose packets come in UDP?
     gre_in_udp: bool,
+    /// The most tunnels that a packet is in when it leaves.
+    depth: usize,
 }
 
 /// A snapshot as workers see it: replaced whole, read without a lock.
@@ -344,6 +365,20 @@ impl Tables {
             },
             _ => None,
         }
+    }
+
+    /// The port and the station on its link that outer packets of tunnel `tunnel` go to, of whatever tunnel they are in by then.
+    pub fn station_of(&self, tunnel: u32) -> Option<(u16, IpAddr)> {
+        let first = self.tunnel(tunnel)?;
+        let mut on_the_way = std::iter::successors(Some(first), |tunnel| self.tunnel(tunnel.carrier?));
+        let last = on_the_way.find(|tunnel| tunnel.carrier.is_none())?;
+        self.station(last.remote, 0)
+    }
+
+    /// The most tunnels that a packet is in when it leaves: 1 where none lies in another.
+    #[inline]
+    pub(crate) fn depth(&self) -> usize {
+        self.depth
     }
 
     /// The longest IP packet that may leave by port `port`, in bytes.

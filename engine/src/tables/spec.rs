@@ -64,6 +64,9 @@ pub struct TunnelSpec {
     pub gre_in_udp: bool,
     /// For a payload of Ethernet frames: the port that they are bridged with.
     pub bridge: Option<usize>,
+    /// How many tunnels a packet of this one may be in when it leaves, itself counted: 1 keeps it out of all others. 0 counts as
+    /// 1, and more than [`MAX_DEPTH`](super::MAX_DEPTH) as that.
+    pub depth: usize,
     /// Lower the segment size that TCP SYNs ask for to what fits the tunnel.
     pub clamp_mss: bool,
     /// Counters, one for each worker.

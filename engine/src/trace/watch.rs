@@ -554,7 +554,7 @@ fn route(page: &mut Page, packet: &Packet<'_>, tables: &Tables) {
     page.step(Step::Routed(found));
     let (Some(found), Next::Station(hop)) = (found, packet.next) else {
         if let (Some(To::Group(_)), Next::Tunnel(tunnel)) = (found.map(|found| found.next.to), packet.next) {
-            page.step(Step::Spread(NextHop { to: To::Tunnel(tunnel), underlay: false }));
+            page.step(Step::Spread(NextHop { to: To::Tunnel(tunnel), underlay: false, inside: false }));
         }
         return;
     };

@@ -111,6 +111,7 @@ impl Wrap {
             protection,
             gre_in_udp: self.gre_in_udp,
             bridge: self.bridge,
+            depth: 1,
             clamp_mss: self.clamp_mss,
             counters: self.counters.clone(),
             sequences: Arc::clone(&self.sequences),

@@ -300,6 +300,7 @@ fn spec(plan: &Plan, number: u8, protection: Option<Protection>) -> TablesSpec {
             protection,
             gre_in_udp: plan.udp,
             bridge: (plan.gre.payload == Payload::Ethernet).then_some(LAN),
+            depth: 1,
             counters: TunnelCounterBank::new(1).take(),
             sequences: Arc::default(),
         }],
