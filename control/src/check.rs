@@ -195,7 +195,7 @@ pub fn examine(config: &Config, warnings: Vec<Warning>) -> Findings {
     let mut findings = Findings { errors: plan::nested(config, &tables), warnings, ..Findings::default() };
     let pairs = config.tunnels.iter().zip(tables.tunnels()).enumerate();
     for (index, (tunnel, engine)) in pairs {
-        let path = path(config, tunnel, &tables);
+        let path = path(config, index, &tables);
         let through = nesting.path(index);
         let report = TunnelReport {
             local: tunnel.local.to_string(),
@@ -207,7 +207,7 @@ pub fn examine(config: &Config, warnings: Vec<Warning>) -> Findings {
             encapsulation: tunnel.encapsulation.name(),
             protection: protection(&tunnel.protect),
             mtu: replay::inner_mtu(tunnel, engine),
-            largest_mtu: largest_mtu(config, tunnel, engine, path.port.as_deref()),
+            largest_mtu: largest_mtu(config, tunnel, engine, &tables, path.port.as_deref()),
             overhead: overhead(tunnel, engine),
             padding: padding(&tunnel.protect),
             nesting: through.tunnels.iter().map(|tunnel| name(*tunnel).to_owned()).collect(),
@@ -222,9 +222,13 @@ pub fn examine(config: &Config, warnings: Vec<Warning>) -> Findings {
     findings
 }
 
-/// The way to a tunnel's far end, as the engine takes it.
-fn path(config: &Config, tunnel: &Tunnel, tables: &Tables) -> PathReport {
+/// The way to the far end of tunnel number `index`, as the engine takes it; of one that lies in others, that of the last.
+fn path(config: &Config, index: usize, tables: &Tables) -> PathReport {
     let port = |number: u16| config.ports.get(usize::from(number));
+    let Some(tunnel) = config.tunnels.get(index) else { return PathReport::default() };
+    if let Some(carrier) = tables.tunnels().get(index).and_then(|tunnel| tunnel.carrier()) {
+        return path(config, carrier, tables);
+    }
     match tables.route(tunnel.remote).map(|hop| hop.to) {
         Some(To::Station { port: number, mac }) => {
             let port = port(number);
@@ -321,16 +325,19 @@ fn same<T: PartialEq>(mut values: impl Iterator<Item = T>) -> Option<T> {
     values.all(|value| value == first).then_some(first)
 }
 
-/// The longest inner IP packet whose outer packet fits the port, or 1500 bytes where the port is not known.
+/// The longest inner IP packet whose outer packet fits the port, or the tunnel that it lies in, or 1500 bytes where the port is not known.
 fn largest_mtu(
     config: &Config,
     tunnel: &Tunnel,
     engine: &culvert_engine::tunnel::Tunnel,
+    tables: &Tables,
     port: Option<&str>,
 ) -> usize {
     const UNKNOWN: u16 = 1500;
     let port = config.ports.iter().find(|one| Some(one.name.as_str()) == port);
-    let fitting = engine.layout().mtu(usize::from(port.map_or(UNKNOWN, |port| port.mtu())));
+    let carrier = engine.carrier().and_then(|carrier| tables.tunnels().get(carrier));
+    let link = || usize::from(port.map_or(UNKNOWN, |port| port.mtu()));
+    let fitting = engine.layout().mtu(carrier.map_or_else(link, |carrier| carrier.mtu()));
     fitting.saturating_sub(replay::inner_link_header(tunnel))
 }
 

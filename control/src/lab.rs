@@ -273,6 +273,7 @@ fn router(
                 },
                 gre_in_udp: false,
                 bridge: None,
+                depth: 1,
                 counters: bank.take(),
                 sequences: Arc::default(),
             })

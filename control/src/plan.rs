@@ -4,7 +4,7 @@
 //! 1. What this kind of run cannot do is refused ([`replay`]: keys from IKE, addresses from CARP).
 //! 2. Ports, tunnels with their SAs, routes and neighbours are put into a specification, in the configuration's order.
 //! 3. The engine builds its tables.
-//! 4. The tables are asked for the way to each tunnel's far end: none may lead into a tunnel ([`nesting`]).
+//! 4. The tables are asked for the way to each tunnel's far end: none may lead deeper into tunnels than it may ([`nesting`]).
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -28,7 +28,7 @@ use crate::config::{
     Config, Direction, Encapsulation, Local, Mac, Manual, ManualSa, Mode, Mtu, Payload, Port, Position,
     Prefix, Problem, Protect, RouteTarget, Suite, Tunnel,
 };
-use crate::nesting::Nesting;
+use crate::nesting::{Detour, Nesting};
 
 /// What a run starts with. Ports and tunnels have the numbers of their places in the configuration.
 pub struct Plan {
@@ -65,7 +65,7 @@ impl From<PlanError> for Failure {
 ///
 /// # Errors
 /// [`PlanError::Configuration`] where a tunnel's keys come from IKE or its address from CARP, where the engine finds a
-/// contradiction, and where a tunnel is routed into a tunnel; [`PlanError::Random`] when the system gives no random numbers.
+/// contradiction, and where a tunnel is routed into tunnels deeper than it may; [`PlanError::Random`] when the system gives no random numbers.
 pub fn replay(config: &Config) -> Result<Plan, PlanError> {
     let refused: Vec<Problem> = config.tunnels.iter().flat_map(needs_the_daemon).collect();
     if !refused.is_empty() {
@@ -156,39 +156,24 @@ pub fn nesting(config: &Config, tables: &Tables) -> Nesting {
         | To::Group(_)
         | To::Nowhere => None,
     };
-    Nesting::new(config.tunnels.iter().map(carrier).collect())
+    Nesting::new(config.tunnels.iter().map(carrier).collect(), limits(config))
 }
 
-/// The tunnels whose outer packets would enter a tunnel, a problem for each.
+/// How many tunnels the packets of each tunnel may be in.
+pub fn limits(config: &Config) -> Vec<usize> {
+    config.tunnels.iter().map(|tunnel| usize::from(tunnel.max_depth)).collect()
+}
+
+/// The tunnels whose packets would be in more tunnels than they may, a problem for each.
 pub fn nested(config: &Config, tables: &Tables) -> Vec<Problem> {
     let nesting = nesting(config, tables);
-    let name = |index: usize| config.tunnels.get(index).map_or("?", |tunnel| &tunnel.name);
-    let tell = |index: usize| {
-        let tunnel = config.tunnels.get(index)?;
-        let carrier = name(nesting.carrier(index)?);
-        let path = nesting.path(index).describe(name);
-        let host = Prefix { addr: tunnel.remote, len: if tunnel.remote.is_ipv4() { 32 } else { 128 } };
-        let route = tunnel_routes(config)
-            .chain(inner_networks(config))
-            .filter(|route| name(route.tunnel) == carrier && covers(route.prefix, tunnel.remote))
-            .max_by_key(|route| route.prefix.len);
-        let (prefix, at) = route.map_or((host, tunnel.at.clone()), |route| (route.prefix, route.at.clone()));
-        let remedy = if prefix == host {
-            format!("route {prefix} out of a port, not into tunnel {carrier:?}")
-        } else {
-            format!(
-                "add [[route]] with prefix = \"{host}\", port and via, or do not route all of {prefix} into tunnel \
-                 {carrier:?}"
-            )
-        };
-        Some(Problem {
-            what: format!("tunnel {:?}", tunnel.name),
-            why: format!("its far end {} is routed into a tunnel by {prefix}: {path}", tunnel.remote),
-            remedy,
-            at: Some(at),
-        })
-    };
-    nesting.nested().filter_map(tell).collect()
+    let detours = nesting.nested().filter_map(|tunnel| Detour::of(config, &nesting, tunnel, None));
+    detours.map(|detour| detour.problem(config)).collect()
+}
+
+/// The prefix of that address alone.
+pub fn host_prefix(addr: IpAddr) -> Prefix {
+    Prefix { addr, len: if addr.is_ipv4() { 32 } else { 128 } }
 }
 
 /// A route that leads into a tunnel.
@@ -214,7 +199,7 @@ pub fn tunnel_routes(config: &Config) -> impl Iterator<Item = TunnelRoute<'_>> {
         RouteTarget::Port { .. } => None,
     });
     let own = config.tunnels.iter().enumerate().flat_map(|(number, tunnel)| {
-        let peer = tunnel.peer.map(|peer| Prefix { addr: peer, len: if peer.is_ipv4() { 32 } else { 128 } });
+        let peer = tunnel.peer.map(host_prefix);
         let prefixes = tunnel.routes.iter().copied().chain(peer);
         prefixes.map(move |prefix| TunnelRoute { prefix, tunnel: number, at: &tunnel.at })
     });
@@ -225,7 +210,7 @@ pub fn tunnel_routes(config: &Config) -> impl Iterator<Item = TunnelRoute<'_>> {
 }
 
 /// The networks of the tunnels' `inner` addresses, which lead into the tunnel where nothing else claims them.
-fn inner_networks(config: &Config) -> impl Iterator<Item = TunnelRoute<'_>> {
+pub fn inner_networks(config: &Config) -> impl Iterator<Item = TunnelRoute<'_>> {
     config.tunnels.iter().enumerate().filter(|(_, tunnel)| tunnel.payload == Payload::Ip).filter_map(
         |(number, tunnel)| {
             Some(TunnelRoute { prefix: tunnel.inner?.network(), tunnel: number, at: &tunnel.at })
@@ -346,6 +331,7 @@ fn tunnel_spec(place: usize, tunnel: &Tunnel, bridge: Option<usize>, kept: &Kept
         protection: protection(tunnel, kept),
         gre_in_udp: tunnel.encapsulation == Encapsulation::Udp,
         bridge,
+        depth: usize::from(tunnel.max_depth),
         counters: kept.counters.clone(),
         sequences: Arc::clone(&kept.sequences),
     }

@@ -171,7 +171,13 @@ fn a_gateway_is_the_next_hop() {
 fn tunnels_in_tunnels_are_told_with_their_path() {
     let own = tunnel("a", "192.0.2.2", "routes = [\"192.0.2.0/25\"]");
     let ran = check(&own, false);
-    ran.fails(2, &["tunnel \"a\": ", "by 192.0.2.0/25: a -> a ", "(c.toml:", "prefix = \"192.0.2.2/32\""]);
+    ran.fails(
+        2,
+        &[
+            "tunnel \"a\": the route 192.0.2.0/25 leads its far end 192.0.2.2 into tunnel \"a\": a -> a, which never ends (c.toml:",
+            "prefix = \"192.0.2.2/32\"",
+        ],
+    );
     assert!(
         ran.stdout.contains("depth endless: a -> a\n") && ran.stdout.ends_with("1 wrong, 1 risky\n"),
         "{ran:?}"
@@ -181,16 +187,27 @@ fn tunnels_in_tunnels_are_told_with_their_path() {
     let b = tunnel("b", "203.0.113.1", "routes = [\"198.51.100.0/24\"]");
     let c = tunnel("c", "203.0.113.7", "");
     let ran = check(&format!("{a}{b}{c}"), false);
-    ran.fails(2, &["tunnel \"a\": ", ": a -> b -> a "]);
-    ran.fails(2, &["tunnel \"b\": ", ": b -> a -> b "]);
-    ran.fails(2, &["tunnel \"c\": ", ": c -> a -> b -> a "]);
+    ran.fails(2, &["tunnel \"a\": ", ": a -> b -> a, which never ends"]);
+    ran.fails(2, &["tunnel \"b\": ", ": b -> a -> b, which never ends"]);
+    ran.fails(2, &["tunnel \"c\": ", ": c -> a -> b -> a, which never ends"]);
+    // However deep they may lie.
+    let deep = |tunnel: &str| tunnel.replace("protect =", "max_depth = 4\nprotect =");
+    check(&format!("{}{}", deep(&a), deep(&b)), false).fails(2, &[": a -> b -> a, which never ends"]);
 
     // One in another, which itself is fine; here by a [[route]].
     let inside = tunnel("inside", "203.0.113.1", "");
     let around = tunnel("around", "192.0.2.2", "");
     let route = "[[route]]\nprefix = \"203.0.113.1/32\"\ntunnel = \"around\"\n";
     let ran = check(&format!("{inside}{around}{route}"), true);
-    ran.fails(2, &["tunnel \"inside\": ", ": inside -> around ", "route 203.0.113.1/32 out of a port"]);
+    ran.fails(
+        2,
+        &[
+            "the route 203.0.113.1/32 leads its far end 203.0.113.1 into tunnel \"around\": inside -> around, 2 tunnels where \
+             max_depth allows 1",
+            "route 203.0.113.1/32 out of a port, not into tunnel \"around\"; if it is meant to lie in there, say max_depth = 2 \
+             in tunnel \"inside\"",
+        ],
+    );
     let report = ran.json();
     assert_eq!(report["errors"].as_array().unwrap().len(), 1);
     let (inside, around) = (&report["tunnels"]["inside"], &report["tunnels"]["around"]);
@@ -199,7 +216,24 @@ fn tunnels_in_tunnels_are_told_with_their_path() {
 
     // By the tunnel's own inner network.
     let ran = check(&tunnel("t", "198.51.100.1", "inner = \"198.51.100.9/24\""), false);
-    ran.fails(2, &["tunnel \"t\": ", "by 198.51.100.0/24: t -> t "]);
+    ran.fails(2, &["tunnel \"t\": ", "the inner network 198.51.100.0/24 leads", "t -> t, which"]);
+}
+
+#[test]
+fn a_tunnel_that_may_lie_in_another_does() {
+    let inside = tunnel("inside", "203.0.113.1", "max_depth = 2\nmtu = 1453");
+    let around = tunnel("around", "192.0.2.2", "routes = [\"203.0.113.0/24\"]");
+    let ran = check(&format!("{inside}{around}"), true);
+    ran.succeeds();
+    let report = &ran.json()["tunnels"]["inside"];
+    assert_eq!((&report["depth"], &report["nesting"]), (&2.into(), &serde_json::json!(["inside", "around"])));
+    assert_eq!((&report["path"]["port"], &report["path"]["next_hop"]), (&"wan".into(), &"192.0.2.2".into()));
+    // 24 bytes for each of the two; a longer one would not fit the first, and is known not to.
+    assert_eq!((&report["largest_mtu"], &report["mtu"]), (&1452.into(), &1452.into()));
+    for (depth, why) in [("0", "1 to 4"), ("5", "1 to 4"), ("\"2\"", "number")] {
+        let wrong = tunnel("t", "192.0.2.2", &format!("max_depth = {depth}"));
+        check(&wrong, false).fails(2, &["tunnel \"t\", max_depth", why]);
+    }
 }
 
 /// The classic: everything of a provider's network through the tunnel. A longer route keeps the tunnel's own packets out.

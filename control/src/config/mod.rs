@@ -22,9 +22,9 @@ mod tests;
 use std::path::Path;
 
 pub use model::{
-    Auth, Config, Device, Direction, Encapsulation, Engine, Idle, Ike, Keepalive, Local, Mac, Manual,
-    ManualSa, Mode, Mtu, Neighbour, Payload, Port, Prefix, Protect, Route, RouteTarget, Secret, Suite,
-    Tunnel, UdpEncap,
+    Auth, Config, Device, Direction, Encapsulation, Engine, Idle, Ike, Keepalive, Local, MAX_DEPTH, Mac,
+    Manual, ManualSa, Mode, Mtu, Neighbour, Payload, Port, Prefix, Protect, Route, RouteTarget, Secret,
+    Suite, Tunnel, UdpEncap,
 };
 pub use report::{ConfigErrors, Position, Problem, Warning};
 

@@ -163,6 +163,9 @@ impl fmt::Display for Prefix {
     }
 }
 
+/// The largest `max_depth`: as many tunnels as the engine puts a packet into at most.
+pub const MAX_DEPTH: u8 = culvert_engine::tables::MAX_DEPTH as u8;
+
 /// `[[tunnel]]`: a GRE tunnel to another router.
 #[derive(Clone, Debug)]
 pub struct Tunnel {
@@ -202,6 +205,8 @@ pub struct Tunnel {
     pub bridge: Option<String>,
     /// GRE keepalives; `None`: none are sent. `Some` only where `payload` is [`Payload::Ip`].
     pub keepalive: Option<Keepalive>,
+    /// How many tunnels a packet of this one may be in when it leaves, itself counted: 1 to [`MAX_DEPTH`].
+    pub max_depth: u8,
     /// How the GRE packets are protected.
     pub protect: Protect,
     /// Where the entry stands.

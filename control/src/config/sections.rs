@@ -10,9 +10,9 @@ use toml::de::DeValue;
 use zeroize::Zeroizing;
 
 use super::model::{
-    Auth, Config, Device, Direction, Encapsulation, Engine, Idle, Ike, Keepalive, Local, Manual, ManualSa,
-    Mode, Mtu, Neighbour, Payload, Port, Prefix, Protect, Route, RouteTarget, Secret, Suite, Tunnel,
-    UdpEncap,
+    Auth, Config, Device, Direction, Encapsulation, Engine, Idle, Ike, Keepalive, Local, MAX_DEPTH, Manual,
+    ManualSa, Mode, Mtu, Neighbour, Payload, Port, Prefix, Protect, Route, RouteTarget, Secret, Suite,
+    Tunnel, UdpEncap,
 };
 use super::reader::{Table, number, wrong_kind};
 use super::report::{Fault, Position, Report};
@@ -203,6 +203,7 @@ fn read_tunnel(mut table: Table<'_>, draft: &mut Draft, report: &mut Report) {
     }
     let fragment = table.boolean("fragment", report).unwrap_or(false);
     let clamp_mss = table.boolean("clamp_mss", report).unwrap_or(true);
+    let max_depth = table.number("max_depth", 1..=i128::from(MAX_DEPTH), report).unwrap_or(1);
     let (payload, bridge) = read_payload(&mut table, report);
     let keepalive = table.table("keepalive", report).and_then(|table| read_keepalive(table, report));
     let protect = read_protect(&mut table, report);
@@ -232,6 +233,7 @@ fn read_tunnel(mut table: Table<'_>, draft: &mut Draft, report: &mut Report) {
             encapsulation,
             bridge,
             keepalive,
+            max_depth,
             protect,
             at,
         });

@@ -3,13 +3,15 @@
 //! [`build`]:
 //! 1. The configuration comes first; of the host it takes what the configuration does not say (addresses, MACs, MTUs), and
 //!    routes to prefixes that the configuration does not route; then stations that the exception thread has found.
-//! 2. The engine builds its tables.
-//! 3. A tunnel whose far end would now be reached through a tunnel keeps the way it had last ([`Built::held`]); one that never
-//!    had another stays down, since the engine sends no tunnel's packets into a tunnel.
+//! 2. Tunnels that the routes would lead deeper into tunnels than they may are kept out of them ([`hold`](super::hold)).
+//! 3. The engine builds its tables. A tunnel that has no way to keep stays down: the engine puts no packet into more tunnels
+//!    than it may be in, whatever the routes say.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::time::Instant;
 
+use culvert_engine::drops::Reason;
 use culvert_engine::exception::keepalive;
 use culvert_engine::exception::thread::{PortSetup, Setup, TunnelSetup};
 use culvert_engine::fib::Prefix;
@@ -19,6 +21,7 @@ use culvert_engine::tables::{
 use culvert_engine::wire::ethernet::MacAddr;
 
 use super::devices::{has_host_rings, is_of_host};
+use super::hold::{self, Holds, Placed};
 use crate::config::{Config, Payload, Port, Prefix as ConfigPrefix};
 use crate::plan::{self, Kept};
 use crate::routes::{Hop, HostTables, Way, prefix_around};
@@ -43,8 +46,10 @@ pub(super) struct Known<'a> {
     pub(super) found: &'a BTreeMap<(usize, IpAddr), MacAddr>,
     /// For each tunnel what was learned of its path's MTU, in bytes.
     pub(super) path_mtus: &'a [Option<u16>],
-    /// For each tunnel the way to its far end that it had last.
-    pub(super) ways: &'a [Option<Gateway>],
+    /// Ways that tunnels have had and keep.
+    pub(super) holds: &'a Holds,
+    /// The time, for those.
+    pub(super) now: Instant,
 }
 
 /// Tables, and what they were made of.
@@ -53,12 +58,8 @@ pub(super) struct Built {
     /// All routes as the engine has them.
     pub(super) routes: BTreeMap<Prefix, Gateway>,
     pub(super) setup: Setup,
-    /// For each tunnel the way to its far end out of ports, or the last that there was.
-    pub(super) ways: Vec<Option<Gateway>>,
-    /// Tunnels that keep a way which the routes do not give any more.
-    pub(super) held: Vec<usize>,
-    /// Tunnels that a route leads into another one, and that have no way to keep.
-    pub(super) nested: Vec<usize>,
+    /// Where the tunnels' packets go.
+    pub(super) placed: Placed,
 }
 
 /// Builds the tables. See the module page.
@@ -66,40 +67,26 @@ pub(super) struct Built {
 /// # Errors
 /// What the engine finds contradictory.
 pub(super) fn build(known: &Known<'_>) -> Result<Built, BuildError> {
-    let spec = specification(known);
+    let mut spec = specification(known);
     let mut routes = effective(&spec);
-    let mut setup = setup(known, &spec);
-    let mut tables = Tables::build(spec)?;
-    let nested: Vec<usize> = plan::nesting(known.config, &tables).nested().collect();
-    // One that is gone for a moment is remembered: what comes back first may be what leads into a tunnel.
-    let last = |tunnel: usize| known.ways.get(tunnel).cloned().flatten();
-    let mut ways: Vec<Option<Gateway>> = (0..)
-        .zip(&known.config.tunnels)
-        .map(|(number, tunnel)| way_out(tunnel.remote, &routes).or_else(|| last(number)))
-        .collect();
-    let (held, nested): (Vec<usize>, Vec<usize>) =
-        nested.into_iter().partition(|tunnel| last(*tunnel).is_some());
-    if !held.is_empty() {
-        let mut spec = specification(known);
-        for tunnel in &held {
-            hold(&mut spec, *tunnel, last(*tunnel));
-            if let Some(way) = ways.get_mut(*tunnel) {
-                *way = last(*tunnel);
-            }
-        }
-        routes = effective(&spec);
-        setup = self::setup(known, &spec);
-        tables = Tables::build(spec)?;
+    let mut placed = hold::place(known.config, &spec, &routes, known.holds, known.now);
+    for (tunnel, held) in &placed.held {
+        let Some(tunnel) = spec.tunnels.get(*tunnel) else { continue };
+        let prefix = Prefix::from(tunnel.remote);
+        spec.routes.retain(|route| route.prefix != prefix);
+        spec.routes.push(RouteSpec { prefix, gateway: held.way.clone() });
     }
-    Ok(Built { tables, routes, setup, ways, held, nested })
-}
-
-/// Step 3: a route of its own to the tunnel's far end, in place of any that is there.
-fn hold(spec: &mut TablesSpec, tunnel: usize, way: Option<Gateway>) {
-    let (Some(tunnel), Some(gateway)) = (spec.tunnels.get(tunnel), way) else { return };
-    let prefix = Prefix::from(tunnel.remote);
-    spec.routes.retain(|route| route.prefix != prefix);
-    spec.routes.push(RouteSpec { prefix, gateway });
+    if !placed.held.is_empty() {
+        routes = effective(&spec);
+    }
+    let setup = setup(known, &spec);
+    let tables = Tables::build(spec)?;
+    // One that its carrier's way out of a port has made shallow enough is not down.
+    placed.nested.retain(|tunnel, _| {
+        let way_out = tables.tunnels().get(*tunnel).map(|tunnel| tunnel.way_out());
+        way_out == Some(Err(Reason::Nested))
+    });
+    Ok(Built { tables, routes, setup, placed })
 }
 
 /// Step 1.
@@ -243,24 +230,6 @@ fn connect(routes: &mut BTreeMap<Prefix, Gateway>, address: IpAddr, len: u8, gat
     if let Some(subnet) = prefix_around(address, len).filter(|subnet| *subnet != Prefix::from(address)) {
         routes.entry(subnet).or_insert(gateway);
     }
-}
-
-/// The route that an address takes; longest prefix first.
-fn route_of(address: IpAddr, routes: &BTreeMap<Prefix, Gateway>) -> Option<&Gateway> {
-    let longest = Prefix::from(address).prefix_len();
-    (0..=longest).rev().find_map(|len| routes.get(&prefix_around(address, len)?))
-}
-
-/// The way to a tunnel's far end, if it leaves by ports alone.
-fn way_out(remote: IpAddr, routes: &BTreeMap<Prefix, Gateway>) -> Option<Gateway> {
-    fn by_ports(gateway: &Gateway) -> bool {
-        match gateway {
-            Gateway::Port { .. } => true,
-            Gateway::Group(members) => members.iter().all(|(member, _)| by_ports(member)),
-            Gateway::Tunnel(_) | Gateway::Host | Gateway::Discard => false,
-        }
-    }
-    route_of(remote, routes).filter(|gateway| by_ports(gateway)).cloned()
 }
 
 /// What the exception thread is to know.

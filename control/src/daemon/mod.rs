@@ -21,9 +21,11 @@ mod commands;
 mod devices;
 mod exceptions;
 mod follow;
+mod hold;
 mod interfaces;
 mod log;
 mod offloads;
+mod placed;
 mod server;
 mod service;
 mod show;
@@ -37,7 +39,7 @@ mod threads;
 mod view;
 mod watch;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::net::IpAddr;
 use std::os::fd::AsFd;
@@ -62,6 +64,7 @@ use self::bell::Bell;
 use self::devices::OpenPort;
 use self::exceptions::{Bells, ExceptionThread};
 use self::follow::Host;
+use self::hold::{Holds, Placed};
 use self::interfaces::TunnelInterfaces;
 use self::offloads::OffloadFile;
 use self::server::{Endpoint, Query};
@@ -182,6 +185,8 @@ struct Daemon {
     made_of: MadeOf,
     /// What has been built last, but for the tables.
     view: View,
+    /// Ways that tunnels have had and keep.
+    holds: Holds,
     /// Since when something is otherwise than the tables have it.
     changed: Option<Instant>,
     /// When devices are looked after.
@@ -216,9 +221,7 @@ struct View {
     neighbours: Vec<NeighbourSpec>,
     /// By port, address and MTU in bytes.
     links: Vec<(MacAddr, u16)>,
-    ways: Vec<Option<Gateway>>,
-    held: BTreeSet<usize>,
-    nested: BTreeSet<usize>,
+    placed: Placed,
 }
 
 /// What was told last, so that nothing is told twice.
@@ -250,9 +253,11 @@ impl Daemon {
             stations: BTreeMap::new(),
             path_mtus: learned.path_mtus.clone(),
         };
-        let built = assemble::build(&known(&config, &kept, &made_of, &[]))
+        let (mut holds, now) = (Holds::default(), Instant::now());
+        let built = assemble::build(&known(&config, &kept, &made_of, &holds, now))
             .map_err(|error| Failure::configuration(&[plan::explain(&error, &config)]))?;
-        let Built { tables, routes, setup, ways, held, nested } = built;
+        let Built { tables, routes, setup, placed } = built;
+        holds.remember(&placed, now);
         let tables = tables.publish();
 
         let (setups, setups_told) = unbounded();
@@ -287,6 +292,7 @@ impl Daemon {
             learned,
             made_of,
             view: View::default(),
+            holds,
             changed: None,
             look: started + LOOK,
             told: Told {
@@ -300,7 +306,7 @@ impl Daemon {
             steering: steering::Steering::default(),
             config,
         };
-        daemon.take_view(routes, ways, held, nested, &setup);
+        daemon.take_view(routes, placed, &setup);
         daemon.put_to_use(setup);
         for port in &mut daemon.ports {
             let up = daemon.host.link_state(port.link());
@@ -375,6 +381,9 @@ impl Daemon {
                 self.look = now + LOOK;
                 self.look_after();
             }
+            if self.holds.deadline().is_some_and(|deadline| now >= deadline) {
+                self.note_change();
+            }
             if self.changed.is_some_and(|since| now >= since + DEBOUNCE) {
                 self.rebuild();
             }
@@ -385,6 +394,7 @@ impl Daemon {
     fn wait(&self, queries: &Receiver<Query>) {
         let due = self.look.min(self.host.deadline());
         let due = self.changed.map_or(due, |since| due.min(since + DEBOUNCE));
+        let due = self.holds.deadline().map_or(due, |deadline| due.min(deadline));
         let due = self.watches.due().map_or(due, |next| due.min(next));
         // Rounded up, so as not to look in vain.
         let wait = due.saturating_duration_since(Instant::now()) + Duration::from_micros(999);
@@ -445,13 +455,15 @@ impl Daemon {
             stations: self.learned.stations.clone(),
             path_mtus: self.learned.path_mtus.clone(),
         };
-        if made_of == self.made_of {
+        let now = Instant::now();
+        if made_of == self.made_of && self.holds.deadline().is_none_or(|deadline| now < deadline) {
             return;
         }
-        let known = known(&self.config, &self.kept, &made_of, &self.view.ways);
+        let known = known(&self.config, &self.kept, &made_of, &self.holds, now);
         let built = match assemble::build(&known) {
             Ok(built) => built,
             Err(error) => {
+                self.holds.postpone(now);
                 let error = plan::explain(&error, &self.config).to_string();
                 if self.told.build.as_ref() != Some(&error) {
                     log::error(format_args!("the tables stay as they are: {error}"));
@@ -462,34 +474,15 @@ impl Daemon {
         };
         self.told.build = None;
         self.made_of = made_of;
-        let Built { tables, routes, setup, ways, held, nested } = built;
+        let Built { tables, routes, setup, placed } = built;
+        self.holds.remember(&placed, now);
         self.tables.store(Arc::new(tables));
-        self.take_view(routes, ways, held, nested, &setup);
+        self.take_view(routes, placed, &setup);
         self.put_to_use(setup);
     }
 
-    fn take_view(
-        &mut self,
-        routes: BTreeMap<Prefix, Gateway>,
-        ways: Vec<Option<Gateway>>,
-        held: Vec<usize>,
-        nested: Vec<usize>,
-        setup: &Setup,
-    ) {
-        let (held, nested): (BTreeSet<_>, BTreeSet<_>) =
-            (held.into_iter().collect(), nested.into_iter().collect());
-        for tunnel in held.difference(&self.view.held) {
-            log::error(format_args!(
-                "{}: a route leads its far end into a tunnel; it keeps the way that it had",
-                self.tunnel_name(*tunnel)
-            ));
-        }
-        for tunnel in self.view.held.difference(&held).filter(|tunnel| !nested.contains(tunnel)) {
-            log::info(format_args!(
-                "{}: its far end is routed out of a port again",
-                self.tunnel_name(*tunnel)
-            ));
-        }
+    fn take_view(&mut self, routes: BTreeMap<Prefix, Gateway>, placed: Placed, setup: &Setup) {
+        self.tell_placed(&placed);
         self.view = View {
             routes,
             neighbours: setup.neighbours.clone(),
@@ -499,9 +492,7 @@ impl Daemon {
                 .zip(assemble::mtus(&self.config, &self.made_of.links))
                 .map(|(port, mtu)| (port.mac, mtu))
                 .collect(),
-            ways,
-            held,
-            nested,
+            placed,
         };
     }
 
@@ -595,17 +586,25 @@ impl Daemon {
         else {
             return down("unknown");
         };
-        if self.view.nested.contains(&number) {
-            return down("its far end is routed into a tunnel");
+        if let Some(detour) = self.view.placed.nested.get(&number) {
+            return Err(detour.why(&self.config));
         }
         if !matches!(config.protect, Protect::None) && tunnel.outbound().next().is_none() {
             return down("no SA");
         }
         let port = match tunnel.way_out() {
             Err(culvert_engine::drops::Reason::NoNeighbour) => return down("no neighbour"),
+            Err(culvert_engine::drops::Reason::Nested) => {
+                return down("the tunnel that its packets go into has no way out");
+            }
             Err(_) => return down("no way out"),
             Ok(port) => port,
         };
+        if let Some(carrier) = tunnel.carrier()
+            && let Err(why) = self.state(carrier)
+        {
+            return Err(format!("{}, which carries it, is down: {why}", self.tunnel_name(carrier)));
+        }
         let name = self.config.ports.get(port).map_or("?", |port| &port.name);
         match self.ports.get(port).map(OpenPort::health) {
             Some(Health::Attached) | None => {}
@@ -659,7 +658,8 @@ fn known<'a>(
     config: &'a Config,
     kept: &'a Kept,
     made_of: &'a MadeOf,
-    ways: &'a [Option<Gateway>],
+    holds: &'a Holds,
+    now: Instant,
 ) -> Known<'a> {
     Known {
         config,
@@ -668,6 +668,7 @@ fn known<'a>(
         host: &made_of.host,
         found: &made_of.stations,
         path_mtus: &made_of.path_mtus,
-        ways,
+        holds,
+        now,
     }
 }

@@ -147,7 +147,7 @@ fn tunnels(tunnels: &BTreeMap<String, TunnelStatus>) -> Vec<Table> {
         ways.row([name.clone(), tunnel.local.clone(), tunnel.remote.to_string()]);
         let state = match &tunnel.why {
             Some(why) => format!("{}: {why}", tunnel.state),
-            None if tunnel.held => format!("{} (way kept)", tunnel.state),
+            None if tunnel.nesting.is_some() => format!("{} (way kept)", tunnel.state),
             None => tunnel.state.clone(),
         };
         let port = tunnel.port.clone().unwrap_or_else(|| "-".to_owned());

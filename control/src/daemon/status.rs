@@ -103,17 +103,36 @@ pub(super) struct TunnelStatus {
     /// Why it is down.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub(super) why: Option<String>,
-    /// It keeps a way that the routes do not give any more, as they lead into a tunnel.
-    #[serde(skip_serializing_if = "std::ops::Not::not", default)]
-    pub(super) held: bool,
+    /// A route leads its packets into more tunnels than they may be in, or has until lately.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(super) nesting: Option<NestingStatus>,
     /// The port that its packets leave by.
     pub(super) port: Option<String>,
+    /// The tunnel that they go into before.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(super) carrier: Option<String>,
     /// In bytes of an inner packet.
     pub(super) mtu: usize,
     #[serde(flatten)]
     pub(super) counts: Counts,
     /// How many SAs it has.
     pub(super) sas: usize,
+}
+
+/// A route that leads a tunnel's packets into more tunnels than they may be in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(super) struct NestingStatus {
+    /// All of it in a sentence.
+    pub(super) why: String,
+    /// The route.
+    pub(super) route: String,
+    /// The tunnels that packets would be in, their own first; one that it comes back to ends it.
+    pub(super) path: Vec<String>,
+    /// The way that the tunnel keeps instead; null: it has none and is down.
+    pub(super) way: Option<String>,
+    /// The routes are right again, and the tunnel follows them soon.
+    pub(super) returning: bool,
 }
 
 /// The SAs of a tunnel, by its name.
@@ -224,6 +243,7 @@ fn tunnel(tunnel: &Tunnel) -> Value {
         "encapsulation": tunnel.encapsulation.name(),
         "bridge": tunnel.bridge,
         "fragment": tunnel.fragment,
+        "max_depth": tunnel.max_depth,
         "clamp_mss": tunnel.clamp_mss,
         "keepalive": tunnel.keepalive.map(|keepalive| json!({
             "period": format!("{}ms", keepalive.period.as_millis()),

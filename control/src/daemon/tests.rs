@@ -1,14 +1,21 @@
 //! Tables made of a configuration and a host that is played.
 
+mod hold;
+mod model;
+mod packets;
+mod router;
+
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Instant;
 
 use culvert_engine::tables::{Gateway, Stack, To};
 use culvert_engine::wire::ethernet::MacAddr;
 
 use super::assemble::{self, Built, Known, Link};
+use super::hold::Holds;
 use super::steering;
 use crate::config::Config;
 use crate::plan::Kept;
@@ -16,6 +23,11 @@ use crate::routes::{self, Hop, HostTables, MergedRoute, PortNeighbour, Way};
 
 /// The configuration of that text.
 pub(super) fn config(text: &str) -> Config {
+    try_config(text).expect("a configuration")
+}
+
+/// The configuration of that text, if it is one.
+fn try_config(text: &str) -> Option<Config> {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
     let path = std::env::temp_dir().join(format!("culvert-daemon-{}-{number}.toml", std::process::id()));
@@ -24,7 +36,7 @@ pub(super) fn config(text: &str) -> Config {
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).expect("its mode");
     let loaded = Config::load(&path);
     std::fs::remove_file(&path).expect("ours");
-    loaded.expect("a configuration").0
+    Some(loaded.ok()?.0)
 }
 
 /// A link that is up, with a MAC that ends with `last`.
@@ -95,7 +107,9 @@ struct World {
     host: HostTables,
     links: Vec<Link>,
     found: BTreeMap<(usize, IpAddr), MacAddr>,
-    ways: Vec<Option<Gateway>>,
+    path_mtus: Vec<Option<u16>>,
+    holds: Holds,
+    now: Instant,
 }
 
 impl World {
@@ -106,7 +120,16 @@ impl World {
             Link { mac: Some(MacAddr([2, 0, 0, 0, 0, 7])), mtu: Some(1400) },
             Link { mac: Some(MacAddr([2, 0, 0, 0, 0, 8])), mtu: Some(1500) },
         ];
-        World { config, kept, host: host(), links, found: BTreeMap::new(), ways: vec![] }
+        World {
+            config,
+            kept,
+            host: host(),
+            links,
+            found: BTreeMap::new(),
+            path_mtus: vec![None, Some(1300)],
+            holds: Holds::default(),
+            now: Instant::now(),
+        }
     }
 
     fn known(&self) -> Known<'_> {
@@ -116,14 +139,15 @@ impl World {
             links: &self.links,
             host: &self.host,
             found: &self.found,
-            path_mtus: &[None, Some(1300)],
-            ways: &self.ways,
+            path_mtus: &self.path_mtus,
+            holds: &self.holds,
+            now: self.now,
         }
     }
 
     fn build(&mut self) -> Built {
         let built = assemble::build(&self.known()).expect("tables");
-        self.ways = built.ways.clone();
+        self.holds.remember(&built.placed, self.now);
         built
     }
 }
@@ -183,50 +207,6 @@ fn several_ways_are_a_group() {
     assert_eq!(to(&built, "10.4.0.1"), Some(To::Group(0)));
     let group = Gateway::Group(vec![(Gateway::Tunnel(0), 1), (Gateway::Tunnel(1), u16::MAX)]);
     assert_eq!(built.routes.get(&"10.4.0.0/16".parse().expect("a prefix")), Some(&group));
-}
-
-/// A route that would lead a tunnel into a tunnel leaves it on the way that it had, and is taken when it is right again.
-#[test]
-fn a_tunnel_keeps_its_way_out() {
-    let mut world = World::new();
-    let before = world.build();
-    assert!(before.held.is_empty() && before.nested.is_empty());
-    let router = to(&before, "198.51.100.3");
-    // A routing daemon learns paris' network through oslo.
-    world.host.routes.push(route("198.51.100.0/28", forward(Hop::Tunnel(0))));
-    let during = world.build();
-    assert_eq!((during.held.as_slice(), during.nested.len()), (&[0, 1][..], 0));
-    assert_eq!((to(&during, "198.51.100.2"), to(&during, "198.51.100.3")), (router, router));
-    assert_eq!(to(&during, "198.51.100.4"), Some(To::Tunnel(0)));
-    assert!(during.tables.tunnels().iter().all(|tunnel| tunnel.way_out() == Ok(WAN)));
-    // Again, from what was held.
-    assert_eq!(world.build().held, [0, 1]);
-    world.host.routes.pop();
-    let after = world.build();
-    assert!(after.held.is_empty() && to(&after, "198.51.100.3") == router);
-}
-
-/// Everything vanishes and comes back, the route into the tunnel first.
-#[test]
-fn the_last_way_out_is_remembered_while_there_is_none() {
-    let mut world = World::new();
-    world.build();
-    let whole = std::mem::take(&mut world.host);
-    assert!(world.build().held.is_empty());
-    world.host.routes = vec![route("0.0.0.0/0", forward(Hop::Tunnel(0)))];
-    let built = world.build();
-    assert_eq!((built.held.as_slice(), built.nested.len()), (&[0, 1][..], 0));
-    world.host = whole;
-    assert!(world.build().held.is_empty());
-}
-
-#[test]
-fn a_tunnel_without_any_way_out_stays_down_rather_than_nest() {
-    let mut world = World::new();
-    world.host.routes = vec![route("0.0.0.0/0", forward(Hop::Tunnel(0)))];
-    let built = world.build();
-    assert_eq!((built.held.len(), built.nested.as_slice()), (0, &[0, 1][..]));
-    assert!(built.tables.tunnels().iter().all(|tunnel| tunnel.way_out().is_err()));
 }
 
 #[test]

@@ -93,7 +93,11 @@ impl Daemon {
                 remote: config.remote,
                 state: if state.is_ok() { "up" } else { "down" }.to_owned(),
                 why: state.err(),
-                held: self.view.held.contains(&number),
+                nesting: self.nesting_of(number),
+                carrier: tunnel
+                    .carrier()
+                    .and_then(|carrier| self.config.tunnels.get(carrier))
+                    .map(|carrier| carrier.name.clone()),
                 port: port.map(|port| port.name.clone()),
                 mtu: replay::inner_mtu(config, tunnel),
                 counts: Counts::of(&kept.counters),
@@ -123,7 +127,7 @@ impl Daemon {
         self.view.routes.iter().map(route).collect()
     }
 
-    fn describe(&self, gateway: &Gateway) -> String {
+    pub(super) fn describe(&self, gateway: &Gateway) -> String {
         let port = |number: usize| self.config.ports.get(number).map_or("?", |port| &port.name);
         match gateway {
             Gateway::Port { port: number, via: Some(via) } => format!("port {} via {via}", port(*number)),

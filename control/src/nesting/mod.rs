@@ -2,14 +2,19 @@
 //! into itself encapsulates its own packets for ever; one routed into another is a mistake unless somebody wanted it.
 //!
 //! The graph is plain numbers. Who builds it looks up, for each tunnel, the route to its far end, and says whether that
-//! route leads into a tunnel: nothing here knows of configurations or route tables.
+//! route leads into a tunnel: nothing here knows of route tables. What is wrong with a path is told by a [`Detour`].
+
+mod detour;
 
 use std::collections::HashSet;
 
-/// Which tunnel carries which.
+pub use detour::{Detour, Origin};
+
+/// Which tunnel carries which, and how many a packet of each may be in.
 #[derive(Debug, Clone, Default)]
 pub struct Nesting {
     carriers: Vec<Option<usize>>,
+    limits: Vec<usize>,
 }
 
 /// The way of a tunnel's outer packets through tunnels.
@@ -24,9 +29,10 @@ pub struct Path {
 
 impl Nesting {
     /// The graph in which tunnel number `n` sends its outer packets into tunnel `carriers[n]`, or out of a port where that
-    /// is `None`. A carrier that is not in the list counts as a tunnel that leaves by a port.
-    pub fn new(carriers: Vec<Option<usize>>) -> Nesting {
-        Nesting { carriers }
+    /// is `None`. A carrier that is not in the list counts as a tunnel that leaves by a port. `limits[n]`: how many tunnels its
+    /// packets may be in when they leave, itself counted; 1 where the list ends.
+    pub fn new(carriers: Vec<Option<usize>>, limits: Vec<usize>) -> Nesting {
+        Nesting { carriers, limits }
     }
 
     /// The tunnel that carries tunnel `tunnel`.
@@ -34,9 +40,16 @@ impl Nesting {
         self.carriers.get(tunnel).copied().flatten()
     }
 
-    /// The tunnels that another one, or they themselves, carry, in order.
+    /// How many tunnels a packet of this one may be in when it leaves.
+    pub fn limit(&self, tunnel: usize) -> usize {
+        self.limits.get(tunnel).copied().unwrap_or(1).max(1)
+    }
+
+    /// The tunnels whose packets would be in more tunnels than they may, or would never leave, in order.
     pub fn nested(&self) -> impl Iterator<Item = usize> {
-        self.carriers.iter().enumerate().filter_map(|(tunnel, carrier)| carrier.map(|_| tunnel))
+        let carried = (0..).zip(&self.carriers).filter(|(_, carrier)| carrier.is_some());
+        let carried = carried.map(|(tunnel, _)| tunnel);
+        carried.filter(|tunnel| self.depth(*tunnel).is_none_or(|depth| depth > self.limit(*tunnel)))
     }
 
     /// The path from tunnel `tunnel` on.
@@ -90,20 +103,20 @@ mod tests {
 
     #[test]
     fn a_tunnel_over_a_port_has_depth_1() {
-        let nesting = Nesting::new(vec![None, None]);
+        let nesting = Nesting::new(vec![None, None], vec![]);
         assert_eq!((nesting.depth(1), told(&nesting, 1).as_str()), (Some(1), "b"));
         assert_eq!(nesting.nested().count(), 0);
     }
 
     #[test]
     fn a_tunnel_in_itself_never_ends() {
-        let nesting = Nesting::new(vec![Some(0)]);
+        let nesting = Nesting::new(vec![Some(0)], vec![4]);
         assert_eq!((nesting.depth(0), told(&nesting, 0).as_str()), (None, "a -> a"));
     }
 
     #[test]
     fn a_loop_is_named_once_round() {
-        let nesting = Nesting::new(vec![Some(1), Some(0), Some(0), None]);
+        let nesting = Nesting::new(vec![Some(1), Some(0), Some(0), None], vec![4; 4]);
         assert_eq!((nesting.depth(0), told(&nesting, 0).as_str()), (None, "a -> b -> a"));
         assert_eq!((nesting.depth(2), told(&nesting, 2).as_str()), (None, "c -> a -> b -> a"));
         assert_eq!(nesting.nested().collect::<Vec<_>>(), [0, 1, 2]);
@@ -111,15 +124,15 @@ mod tests {
 
     #[test]
     fn chains_count_every_tunnel() {
-        let nesting = Nesting::new(vec![Some(1), Some(2), Some(3), None]);
+        let nesting = Nesting::new(vec![Some(1), Some(2), Some(3), None], vec![3, 3, 2, 1]);
         assert_eq!((nesting.depth(0), told(&nesting, 0).as_str()), (Some(4), "a -> b -> c -> d"));
         assert_eq!((nesting.depth(2), nesting.depth(3)), (Some(2), Some(1)));
-        assert_eq!(nesting.nested().count(), 3);
+        assert_eq!(nesting.nested().collect::<Vec<_>>(), [0], "the others may");
     }
 
     #[test]
     fn long_paths_are_cut() {
-        let nesting = Nesting::new((1..=100).map(Some).collect());
+        let nesting = Nesting::new((1..=100).map(Some).collect(), vec![]);
         let told = nesting.path(0).describe(|number| {
             if number < 8 {
                 "near"
