@@ -7,22 +7,26 @@
 //! 4. the right station compares every byte;
 //! 5. *clock:* `ring` alone seals, then opens, as many buffers of the length that the ESP packets have.
 //!
-//! Each worker of several has a thread, stations and queues of its own, and shares tunnels and tables with the others.
+//! Each worker of several has a thread, stations and queues of its own, and shares tunnels and tables with the others. With
+//! `--sas 1` all packets come by one queue instead: the first worker of a router receives a burst of batches, the others help it
+//! ([`culvert_engine::fan_out`]), and the clock runs until the last packet has left.
 //! Rounds are grouped into windows of some milliseconds. The figure is the fastest window's, the bare cipher's likewise:
 //! what other tenants of the machine do only ever adds time. The median stands beside it.
 
 use std::io::{IsTerminal, Write};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
 use culvert_engine::esp::{ICV_LEN, TRAILER_LEN};
 use culvert_engine::ring::BATCH;
+use culvert_engine::worker::Worker;
 use ring::aead;
 use serde::Serialize;
 
 use crate::Failure;
 use crate::cli::{self, BenchMode, PacketSize};
 use crate::config::Suite;
-use crate::lab::{LAN, Lab, LabRouter, Plan, SHORTEST, WAN, imix};
+use crate::lab::{BURST, LAN, Lab, LabRouter, Plan, SHORTEST, WAN, imix};
 use crate::plan;
 
 /// Length of a window: long enough that reading the clock does not count, short enough to lie between disturbances.
@@ -119,6 +123,12 @@ pub fn run(args: &cli::Bench) -> Result<(), Failure> {
     {
         return Err(Failure::usage(format!(
             "bench: packets of {bytes} bytes have no room for the number that they are verified by; give at least {SHORTEST}"
+        )));
+    }
+    if let Some(sas) = args.sas.filter(|sas| *sas != 1 && *sas != args.workers) {
+        return Err(Failure::usage(format!(
+            "bench: {sas} SAs for {} workers: give each worker one, or all of them --sas 1",
+            args.workers
         )));
     }
     let mut results = Vec::new();
@@ -238,18 +248,26 @@ impl Windows {
 fn measure(args: &cli::Bench, suite: Option<Suite>, size: PacketSize) -> Result<[Measured; 2], Failure> {
     let seconds = Duration::from_secs(args.seconds);
     let plan = Plan { suite: suite.map(plan::suite), tunnels: args.tunnels, longest: longest(size) };
-    let lanes = Lab::lanes(plan, usize::from(args.workers))
-        .map_err(|error| Failure::failed(format!("bench: {error}")))?;
-    let samples = std::thread::scope(|scope| {
-        let threads: Vec<_> =
-            lanes.into_iter().map(|lab| scope.spawn(move || sample(lab, suite, size, seconds))).collect();
-        threads
-            .into_iter()
-            .map(|thread| {
-                thread.join().unwrap_or_else(|_| Err(Failure::failed("bench: a worker died".into())))
-            })
-            .collect::<Result<Vec<_>, _>>()
-    })?;
+    let workers = usize::from(args.workers);
+    let failed = |error| Failure::failed(format!("bench: {error}"));
+    let samples = if args.sas == Some(1) && workers > 1 {
+        let (lab, helpers) = Lab::one_queue(plan, workers).map_err(failed)?;
+        vec![sample_shared(lab, helpers, suite, size, seconds)?]
+    } else {
+        let lanes = Lab::lanes(plan, workers).map_err(failed)?;
+        std::thread::scope(|scope| {
+            let threads: Vec<_> = lanes
+                .into_iter()
+                .map(|lab| scope.spawn(move || sample(lab, suite, size, seconds, window)))
+                .collect();
+            threads
+                .into_iter()
+                .map(|thread| {
+                    thread.join().unwrap_or_else(|_| Err(Failure::failed("bench: a worker died".into())))
+                })
+                .collect::<Result<Vec<_>, _>>()
+        })?
+    };
     let packets: u64 = samples.iter().map(|sample| sample.packets).sum();
     let bytes: u64 = samples.iter().map(|sample| sample.bytes).sum();
     let mean_len = bytes as f64 / packets.max(1) as f64;
@@ -282,12 +300,97 @@ fn measure(args: &cli::Bench, suite: Option<Suite>, size: PacketSize) -> Result<
     ])
 }
 
-/// One worker of each router, with stations of its own.
+/// What the helpers' threads are to do, as a number that they look at all the time.
+mod phase {
+    pub(super) const WAIT: u8 = 0;
+    pub(super) const ENCAP: u8 = 1;
+    pub(super) const DECAP: u8 = 2;
+    pub(super) const STOP: u8 = 3;
+}
+
+/// The first worker of each router, with the stations, while the others help.
+fn sample_shared(
+    lab: Lab,
+    helpers: Vec<[Worker; 2]>,
+    suite: Option<Suite>,
+    size: PacketSize,
+    seconds: Duration,
+) -> Result<Sample, Failure> {
+    let phase = AtomicU8::new(phase::WAIT);
+    std::thread::scope(|scope| {
+        for [mut a, mut b] in helpers {
+            let phase = &phase;
+            scope.spawn(move || {
+                loop {
+                    match phase.load(Ordering::Acquire) {
+                        phase::ENCAP => a.round(),
+                        phase::DECAP => b.round(),
+                        phase::STOP => break,
+                        _ => {
+                            std::hint::spin_loop();
+                            0
+                        }
+                    };
+                }
+            });
+        }
+        let sampled = sample(lab, suite, size, seconds, |lab, bare, size, sample| {
+            burst(lab, bare, size, sample, &phase);
+        });
+        phase.store(phase::STOP, Ordering::Release);
+        sampled
+    })
+}
+
+/// As [`window`], burst after burst through the first workers, with the others at work.
+fn burst(
+    lab: &mut Lab,
+    mut bare: Option<&mut Bare>,
+    size: PacketSize,
+    sample: &mut Sample,
+    phase: &AtomicU8,
+) {
+    // A wire holds two batches: what feeds it is synchronised as the worker goes on.
+    let run = |during: u8, round: &mut dyn FnMut() -> bool| {
+        phase.store(during, Ordering::Release);
+        let start = Instant::now();
+        while round() {}
+        let time = start.elapsed();
+        phase.store(phase::WAIT, Ordering::Release);
+        time
+    };
+    let mut times = Times::default();
+    let mut packets = 0;
+    while times.total() < WINDOW {
+        packets += lab.left.send(BURST, |number| length(size, number)) as u64;
+        let Lab { a, b, left, right } = lab;
+        times.encap += run(phase::ENCAP, &mut || {
+            left.flush();
+            a.worker.round() > 0 || a.worker.waits_for_help()
+        });
+        times.decap += run(phase::DECAP, &mut || {
+            a.flush(WAN);
+            b.worker.round() > 0 || b.worker.waits_for_help()
+        });
+        while right.receive(|number| length(size, number)) > 0 {
+            b.flush(LAN);
+        }
+        if let Some(bare) = &mut bare {
+            for _ in 0..BURST / BATCH {
+                times.add(bare.round());
+            }
+        }
+    }
+    sample.note(&times, packets);
+}
+
+/// One worker of each router, with stations of its own; `window` is called until the time is over.
 fn sample(
     mut lab: Lab,
     suite: Option<Suite>,
     size: PacketSize,
     seconds: Duration,
+    mut window: impl FnMut(&mut Lab, Option<&mut Bare>, PacketSize, &mut Sample),
 ) -> Result<Sample, Failure> {
     let mut bare = suite.map(|suite| Bare::new(suite, size)).transpose()?;
     let mut sample = Sample {
@@ -315,12 +418,41 @@ fn sample(
     Ok(sample)
 }
 
+/// What the clock has shown.
+#[derive(Default)]
+struct Times {
+    encap: Duration,
+    decap: Duration,
+    seal: Duration,
+    open: Duration,
+}
+
+impl Times {
+    fn total(&self) -> Duration {
+        self.encap + self.decap + self.seal + self.open
+    }
+
+    fn add(&mut self, (seal, open): (Duration, Duration)) {
+        self.seal += seal;
+        self.open += open;
+    }
+}
+
+impl Sample {
+    /// Takes in a window.
+    fn note(&mut self, times: &Times, packets: u64) {
+        self.encap.push(times.encap, packets);
+        self.decap.push(times.decap, packets);
+        self.seal.push(times.seal, packets);
+        self.open.push(times.open, packets);
+    }
+}
+
 /// Rounds until the clock has run for a window.
 fn window(lab: &mut Lab, mut bare: Option<&mut Bare>, size: PacketSize, sample: &mut Sample) {
-    let (mut encap, mut decap, mut seal, mut open) =
-        (Duration::ZERO, Duration::ZERO, Duration::ZERO, Duration::ZERO);
+    let mut times = Times::default();
     let mut packets = 0;
-    while encap + decap + seal + open < WINDOW {
+    while times.total() < WINDOW {
         packets += lab.left.send(BATCH, |number| length(size, number)) as u64;
         let start = Instant::now();
         lab.a.worker.turn(LAN);
@@ -328,18 +460,13 @@ fn window(lab: &mut Lab, mut bare: Option<&mut Bare>, size: PacketSize, sample: 
         lab.b.worker.turn(WAN);
         let end = Instant::now();
         lab.right.receive(|number| length(size, number));
-        encap += between - start;
-        decap += end - between;
+        times.encap += between - start;
+        times.decap += end - between;
         if let Some(bare) = &mut bare {
-            let (sealing, opening) = bare.round();
-            seal += sealing;
-            open += opening;
+            times.add(bare.round());
         }
     }
-    sample.encap.push(encap, packets);
-    sample.decap.push(decap, packets);
-    sample.seal.push(seal, packets);
-    sample.open.push(open, packets);
+    sample.note(&times, packets);
 }
 
 /// The cipher library alone, on a batch of buffers of the lengths that ESP gives it.

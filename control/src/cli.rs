@@ -77,6 +77,10 @@ pub struct Bench {
     /// Worker threads, each on a core of its own
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = value_parser!(u16).range(1..=256))]
     pub workers: u16,
+    /// SAs that each tunnel has in each direction: one for each worker if not given, and a receive queue for each; with 1, all
+    /// packets come by one queue, and the workers share the cipher's work
+    #[arg(long, value_name = "N", value_parser = value_parser!(u16).range(1..=256))]
+    pub sas: Option<u16>,
     /// Tunnels that the traffic is spread over
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = value_parser!(u32).range(1..=100_000))]
     pub tunnels: u32,

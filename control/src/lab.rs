@@ -16,6 +16,7 @@ use culvert_engine::counters::{TunnelCounterBank, WorkerCounters};
 use culvert_engine::drops::Reason;
 use culvert_engine::esp::replay::ReplayWindow;
 use culvert_engine::esp::{InboundSa, IvRange, Key, Mode, OutboundSa, Router, Suite};
+use culvert_engine::fan_out::{FAN_OUT_BUFFERS, fan_out};
 use culvert_engine::fib::Prefix;
 use culvert_engine::gre::{Options, Payload};
 use culvert_engine::ring::{self, Port, Region, RxQueue, TxQueue};
@@ -36,6 +37,10 @@ pub const WAN: usize = 1;
 
 /// Slots in each ring: a batch in each of the places a frame can wait, and some.
 const SLOTS: u32 = 256;
+/// Slots in each ring where workers share what comes by one queue: room for [`BURST`] packets.
+const LONG_SLOTS: u32 = 1024;
+/// Packets that are on their way at once then: enough for workers to be busy nearly all of the time until the last is through.
+pub const BURST: usize = 8 * ring::BATCH;
 /// The replay window of the lab's SAs, in packets.
 const WINDOW: u32 = 1024;
 /// Bytes that headers and Ethernet add to the longest inner packet, generously.
@@ -123,6 +128,22 @@ impl Lab {
     /// # Errors
     /// No memory, no random numbers, or too many tunnels.
     pub fn lanes(plan: Plan, workers: usize) -> Result<Vec<Lab>, LabError> {
+        Lab::build(plan, workers, workers, SLOTS)
+    }
+
+    /// Builds the lab with `workers` workers in each router, of which the first receives everything: every tunnel has one pair of
+    /// SAs, as with most peers, so that a card puts all its packets into one queue. The others, of each router one, are to be
+    /// driven by threads of their own.
+    ///
+    /// # Errors
+    /// No memory, no random numbers, or too many tunnels.
+    pub fn one_queue(plan: Plan, workers: usize) -> Result<(Lab, Vec<[Worker; 2]>), LabError> {
+        let mut lanes = Lab::build(plan, workers, 1, LONG_SLOTS)?.into_iter();
+        let first = lanes.next().ok_or(LabError::Tunnels(0))?;
+        Ok((first, lanes.map(|lane| [lane.a.worker, lane.b.worker]).collect()))
+    }
+
+    fn build(plan: Plan, workers: usize, sas: usize, slots: u32) -> Result<Vec<Lab>, LabError> {
         if plan.tunnels > MAX_TUNNELS {
             return Err(LabError::Tunnels(plan.tunnels));
         }
@@ -134,19 +155,19 @@ impl Lab {
         let wires = 3 * workers + workers * (workers - 1);
         let region = Region::new(
             wires * ring::RINGS_PER_QUEUE,
-            SLOTS,
+            slots,
             buffer_size as u32,
-            wires as u32 * ring::SPARE_PER_QUEUE,
+            wires as u32 * ring::SPARE_PER_QUEUE + 2 * workers as u32 * FAN_OUT_BUFFERS,
             false,
         )?;
         let (left, a_lan) = ring::wire(&region, workers, true)?;
         let (a_wan, b_wan) = ring::wire(&region, workers, true)?;
         let (b_lan, right) = ring::wire(&region, workers, true)?;
 
-        let (to_right, to_left) = (keys(plan, workers)?, keys(plan, workers)?);
+        let (to_right, to_left) = (keys(plan, sas)?, keys(plan, sas)?);
         let mtu = u16::try_from(plan.longest + HEADERS).unwrap_or(u16::MAX).max(1500);
-        let a = router(plan, workers, true, mtu, &to_right, &to_left)?;
-        let b = router(plan, workers, false, mtu, &to_left, &to_right)?;
+        let a = router(plan, workers, sas, true, mtu, &to_right, &to_left)?;
+        let b = router(plan, workers, sas, false, mtu, &to_left, &to_right)?;
         let routers =
             lab_routers(&region, a, a_lan, a_wan)?.into_iter().zip(lab_routers(&region, b, b_lan, b_wan)?);
         let stations = left.queues.into_iter().zip(right.queues);
@@ -171,14 +192,16 @@ fn lab_routers(
 ) -> Result<Vec<LabRouter>, LabError> {
     let tables = tables.publish();
     let peers = ring::mesh(region, lan.queues.len())?;
+    let fan_out = fan_out(region, lan.queues.len())?;
     Ok(lan
         .queues
         .into_iter()
         .zip(wan.queues)
-        .zip(peers)
+        .zip(peers.into_iter().zip(fan_out))
         .enumerate()
-        .map(|(number, ((lan, wan), peers))| {
-            let worker = Worker::new(number, &tables, vec![lan, wan], None).with_peers(peers);
+        .map(|(number, ((lan, wan), (peers, fan_out)))| {
+            let worker =
+                Worker::new(number, &tables, vec![lan, wan], None).with_peers(peers).with_fan_out(fan_out);
             let counters = Arc::clone(worker.counters());
             LabRouter { worker, tables: Arc::clone(&tables), counters }
         })
@@ -186,17 +209,24 @@ fn lab_routers(
 }
 
 impl LabRouter {
+    /// Lets go what waits for room on the wire of port `port`.
+    pub fn flush(&mut self, port: usize) {
+        if let Some(queue) = self.worker.transmit_queue(port) {
+            queue.sync();
+        }
+    }
+
     /// All packets dropped, with their reasons.
     pub fn drops(&self) -> impl Iterator<Item = (Reason, u64)> {
         Reason::ALL.iter().map(|reason| (*reason, self.counters.dropped(*reason))).filter(|(_, n)| *n > 0)
     }
 }
 
-/// Keying material of one direction, for each tunnel and in it for each worker.
-fn keys(plan: Plan, workers: usize) -> Result<Vec<Vec<u8>>, LabError> {
+/// Keying material of one direction, for each tunnel and in it for each SA.
+fn keys(plan: Plan, sas: usize) -> Result<Vec<Vec<u8>>, LabError> {
     let Some(suite) = plan.suite else { return Ok(Vec::new()) };
     let random = SystemRandom::new();
-    (0..plan.tunnels as usize * workers)
+    (0..plan.tunnels as usize * sas)
         .map(|_| {
             let mut material = vec![0; suite.material_len()];
             random.fill(&mut material).map_err(|_| LabError::Random)?;
@@ -225,6 +255,7 @@ fn prefix(address: Ipv4Addr, len: u8) -> Option<Prefix> {
 fn router(
     plan: Plan,
     workers: usize,
+    sas: usize,
     hub: bool,
     mtu: u16,
     send: &[Vec<u8>],
@@ -255,7 +286,7 @@ fn router(
     let tunnels = (0..plan.tunnels)
         .map(|n| {
             let (local, remote) = if hub { (HUB, site(n)) } else { (site(n), HUB) };
-            let of_tunnel = n as usize * workers..(n as usize + 1) * workers;
+            let of_tunnel = n as usize * sas..(n as usize + 1) * sas;
             let keys = send.get(of_tunnel.clone()).zip(receive.get(of_tunnel));
             Ok(TunnelSpec {
                 local: local.into(),
@@ -268,7 +299,9 @@ fn router(
                 path_mtu: None,
                 clamp_mss: false,
                 protection: match (plan.suite, keys) {
-                    (Some(suite), Some((send, receive))) => Some(protection(n, hub, suite, send, receive)?),
+                    (Some(suite), Some((send, receive))) => {
+                        Some(protection(n, workers as u32, hub, suite, send, receive)?)
+                    }
                     _ => None,
                 },
                 gre_in_udp: false,
@@ -291,10 +324,11 @@ fn router(
     })?)
 }
 
-/// ESP of tunnel `n`: a pair of SAs for each worker. An SPI is a multiple of the number of workers beside the worker's own,
-/// so that the worker which seals and the one which opens have the same number.
+/// ESP of tunnel `n`: a pair of SAs for each worker, or one for the first. An SPI is a multiple of the number of workers beside
+/// the worker's own, so that the worker which seals and the one which opens have the same number.
 fn protection(
     n: u32,
+    workers: u32,
     hub: bool,
     suite: Suite,
     send: &[Vec<u8>],
@@ -302,7 +336,6 @@ fn protection(
 ) -> Result<Protection, LabError> {
     // Keys made above, of the right length; windows of a size within bounds: nothing to refuse.
     let key = |material: &[u8]| Key::new(suite, material).map_err(|_| LabError::Random);
-    let workers = send.len() as u32;
     let spi = |base: u32, worker: u32| base.next_multiple_of(workers) + n * workers + worker;
     let (out_base, in_base) = if hub { (0x1000, 0x10_0000) } else { (0x10_0000, 0x1000) };
     let router = if hub { Router::First } else { Router::Second };
@@ -415,6 +448,11 @@ impl Station {
         }
         self.tx.sync();
         done
+    }
+
+    /// Lets go what waits for room on the wire.
+    pub fn flush(&mut self) {
+        self.tx.sync();
     }
 
     /// Sends one frame of any content. False when the ring is full or the frame longer than a buffer.

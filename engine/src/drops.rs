@@ -89,8 +89,10 @@ reasons! {
     ArpMalformed = "arp-malformed",
     /// A neighbour solicitation or advertisement that RFC 4861 section 7.1 says to discard.
     NdMalformed = "nd-malformed",
-    /// The ring towards the worker that the packet belongs to is full.
+    /// The ring towards the worker that the packet belongs to is full, or the queue of those that any worker may seal or open.
     HandoverFull = "handover-full",
+    /// With a worker that did not give it back in time.
+    HandoverLate = "handover-late",
     /// The transmit ring is full.
     TxFull = "tx-full",
     /// Not for us to forward, and there is no host to give it to.

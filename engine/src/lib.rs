@@ -12,6 +12,7 @@ pub mod counters;
 pub mod drops;
 pub mod esp;
 pub mod exception;
+pub mod fan_out;
 pub mod fib;
 pub mod flow;
 pub mod gre;

@@ -273,6 +273,12 @@ impl Tunnel {
         self.outbound.as_deref()
     }
 
+    /// Must the datagrams that its packets go in have a checksum (RFC 8200 section 8.1)?
+    #[inline]
+    pub(crate) fn is_summed(&self) -> bool {
+        self.layout.v6 && self.layout.udp != 0
+    }
+
     /// What its packets look like on the way, as an ICMP error about one would quote it: for each SA that sends, or of a
     /// tunnel that is not protected.
     pub fn sends(&self) -> impl Iterator<Item = Sends> {

@@ -5,6 +5,8 @@
 //!    tunnel, as a frame that the exception thread made.
 //! 3. The batch goes through the stages of `path`.
 //! 4. Slots are given back, transmit queues synchronised.
+//! 5. After all queues, what was put aside is done and sent on, and what others have put aside is done for them (see
+//!    [`crate::fan_out`]).
 
 use std::cell::RefCell;
 use std::os::fd::BorrowedFd;
@@ -15,6 +17,7 @@ use arc_swap::cache::Cache;
 
 use crate::counters::WorkerCounters;
 use crate::drops::Reason;
+use crate::fan_out::FanOut;
 use crate::path::inbound::Here;
 use crate::path::transmit::Exits;
 use crate::path::{Batch, Packet, Stages, inbound, inject, nested, outbound, receive, transmit};
@@ -24,6 +27,9 @@ use crate::tag::Origin;
 use crate::trace::watch::{Eye, Open, Shut, Watch};
 use crate::trace::{Source, Taps};
 use crate::wire::ethernet::MacAddr;
+
+/// How often a worker looks whether others are done with what they have of it, when somebody wants to trace: for some 100 µs.
+const LOOKS: u32 = 10_000;
 
 /// What stands behind a receive queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,6 +42,8 @@ enum Role {
     Exceptions,
     /// Another worker.
     Peer,
+    /// Another worker, which has no queue of the port of that number and sends by this one's.
+    Borrower(usize),
 }
 
 /// A receive and a transmit queue that belong together.
@@ -49,6 +57,9 @@ pub struct Worker {
     /// The ports' queues in the order of their numbers, then those that `exits` tells.
     transmit: Vec<TxQueue>,
     exits: Exits,
+    /// Ports whose transmit queue leads to another worker, which has one: port and worker.
+    borrowed: Vec<(usize, usize)>,
+    fan_out: Option<FanOut>,
     counters: Arc<WorkerCounters>,
     taps: Arc<Taps>,
     watch: RefCell<Watch>,
@@ -75,6 +86,8 @@ impl Worker {
             receive,
             transmit,
             exits,
+            borrowed: Vec::new(),
+            fan_out: None,
             counters,
             taps,
             watch,
@@ -115,6 +128,25 @@ impl Worker {
         self
     }
 
+    /// The same worker, whose queues of port `port` are a wire to worker `lender`: the port has fewer queues than there are
+    /// workers. See [`Worker::with_borrower`] for the far end.
+    pub fn with_borrowed(mut self, port: usize, lender: usize) -> Worker {
+        self.borrowed.push((port, lender));
+        self
+    }
+
+    /// The same worker, which sends by port `port` what comes from `rx`: complete frames of a worker that has no queue of the port.
+    pub fn with_borrower(mut self, port: usize, rx: RxQueue) -> Worker {
+        self.receive.push((rx, Role::Borrower(port)));
+        self
+    }
+
+    /// The same worker, which shares the cipher's work with the others that have a part in the same fan-out.
+    pub fn with_fan_out(mut self, part: FanOut) -> Worker {
+        self.fan_out = Some(part);
+        self
+    }
+
     /// The same worker, which also receives on another queue of port `port`. It sends by the one that it has of that port.
     pub fn with_queue(mut self, port: usize, rx: RxQueue) -> Worker {
         self.receive.push((rx, Role::Port(port)));
@@ -148,10 +180,20 @@ impl Worker {
     }
 
     /// Has the other worker with the wire number `peer` (its own number, or one less beyond this worker's) not taken all that it
-    /// was handed?
+    /// was handed, or is there something that it could help with?
     #[inline]
     pub fn waits_for_peer(&self, peer: usize) -> bool {
-        self.exits.peers.and_then(|first| self.transmit.get(first + peer)).is_some_and(TxQueue::is_unread)
+        let unread = |queue: usize| self.transmit.get(queue).is_some_and(TxQueue::is_unread);
+        let worker = peer + usize::from(peer >= self.number);
+        self.exits.peers.is_some_and(|first| unread(first + peer))
+            || self.borrowed.iter().any(|(port, lender)| *lender == worker && unread(*port))
+            || self.fan_out.as_ref().is_some_and(|fan_out| fan_out.waiting() > peer)
+    }
+
+    /// Is something with other workers that this one has to send on? It comes back within microseconds, and wakes nobody.
+    #[inline]
+    pub fn waits_for_help(&self) -> bool {
+        self.fan_out.as_ref().is_some_and(FanOut::is_waiting)
     }
 
     /// Is anything queued for sending that has not gone? Another round sends it, so a thread should not sleep for long then.
@@ -159,20 +201,60 @@ impl Worker {
         self.transmit.iter().any(TxQueue::pending)
     }
 
-    /// Takes one batch from every receive queue. Returns the number of frames.
+    /// Takes one batch from every receive queue, then does its part of what was put aside. Returns the number of frames that it
+    /// received, and those that it sealed or opened for others.
     #[inline]
     pub fn round(&mut self) -> usize {
-        (0..self.receive.len()).map(|queue| self.turn(queue)).sum()
+        let received = (0..self.receive.len()).map(|queue| self.turn(queue)).sum();
+        if self.fan_out.is_some() { received + self.share(received == 0) } else { received }
+    }
+
+    /// Step 5. Returns the number of packets that were sealed or opened for others. `idle`: nothing new has come in.
+    #[inline(never)]
+    fn share(&mut self, idle: bool) -> usize {
+        let Worker { number, transmit, exits, fan_out, counters, taps, .. } = self;
+        let Some(fan_out) = fan_out else { return 0 };
+        let here = Here { worker: *number, exceptions: exits.exceptions.is_some(), eye: Shut };
+        let mut deliver = |fan_out: &mut FanOut| {
+            while fan_out.deliver(here, |batch, tables| {
+                transmit::transmit(batch, transmit, exits, MacAddr::default(), tables, counters);
+            }) {
+                for queue in transmit.iter_mut() {
+                    queue.sync();
+                }
+            }
+        };
+        if fan_out.is_waiting() {
+            deliver(fan_out);
+            // Who traces sees nothing until the queue is empty.
+            let (live, mut worked) = (taps.is_live(), false);
+            while fan_out.has_work(live || idle && !worked) && fan_out.work() {
+                worked = true;
+                deliver(fan_out);
+            }
+            let mut patience = if live { LOOKS } else { 0 };
+            while patience > 0 && fan_out.is_waiting() {
+                std::hint::spin_loop();
+                deliver(fan_out);
+                patience -= 1;
+            }
+            fan_out.watch(counters);
+        }
+        if fan_out.note_load() { fan_out.help() } else { 0 }
     }
 
     /// Takes one batch from receive queue `queue` all the way. Returns the number of frames.
     #[inline]
     pub fn turn(&mut self, queue: usize) -> usize {
-        let Worker { number, tables, receive, transmit, exits, counters, taps, watch } = self;
+        let Worker { number, tables, receive, transmit, exits, fan_out, counters, taps, watch, .. } = self;
         let nth = queue;
         let Some((queue, role)) = receive.get_mut(queue) else { return 0 };
         queue.sync();
-        let tables: &Tables = tables.load();
+        if let Role::Borrower(port) = *role {
+            return transmit.get_mut(port).map_or(0, |to| lend(queue, to, counters));
+        }
+        let snapshot = tables.load();
+        let tables: &Tables = snapshot;
 
         let mut broken = 0;
         let mut batch: Batch<'_> = Batch::new();
@@ -184,7 +266,7 @@ impl Worker {
         if received > 0 {
             let received_by = match role {
                 Role::Port(port) => tables.ports.get(*port).map(|port| port.mac),
-                Role::Interfaces | Role::Exceptions | Role::Peer => None,
+                Role::Interfaces | Role::Exceptions | Role::Peer | Role::Borrower(_) => None,
             };
             let mut way_out = WayOut {
                 queues: transmit,
@@ -193,12 +275,20 @@ impl Worker {
                 tables,
                 counters,
             };
-            if taps.is_live() {
+            let live = taps.is_live();
+            // The ways of packets are watched here alone, once nothing is elsewhere that they could overtake.
+            if live && !fan_out.as_ref().is_some_and(FanOut::is_waiting) {
                 watched(&mut batch, (*role, nth), *number, &mut way_out, watch);
             } else {
                 let stages = classify(&mut batch, *role, tables, counters, *number);
                 let here = Here { worker: *number, exceptions: exits.exceptions.is_some(), eye: Shut };
-                process(&mut batch, stages, tables, here);
+                if let Some(fan_out) = fan_out
+                    && fan_out.takes(&batch, live)
+                {
+                    fan_out.process(&mut batch, stages, snapshot, here);
+                } else {
+                    process(&mut batch, stages, tables, here);
+                }
                 let WayOut { queues, exits, received_by, tables, counters } = way_out;
                 transmit::transmit(&mut batch, queues, exits, received_by, tables, counters);
             }
@@ -210,6 +300,31 @@ impl Worker {
         }
         received
     }
+}
+
+/// Sends a borrower's frames, as many as there is room for. The others wait: the borrower has counted them all as sent, and
+/// drops what finds no room on the wire.
+#[inline(never)]
+fn lend(from: &mut RxQueue, to: &mut TxQueue, counters: &WorkerCounters) -> usize {
+    let (mut broken, mut frames, mut slots, mut full) = (0, 0, 0, false);
+    let all = from.ring.take(&mut broken, |mut frame| {
+        let taken = frame.slots();
+        full |= taken > to.ring.space();
+        if !full {
+            if to.ring.push(&mut frame).is_err() {
+                counters.count_drop(Reason::TooBig, 1);
+            }
+            frames += 1;
+            slots += taken;
+        }
+    });
+    if broken > 0 {
+        counters.count_drop(Reason::SlotBroken, broken);
+        slots = all;
+    }
+    from.ring.release(slots);
+    to.sync();
+    frames
 }
 
 /// What packets leave by.
@@ -237,7 +352,7 @@ fn watched(
         Role::Port(port) => Source::Port { port: port as u32, queue: queue as u32 },
         Role::Interfaces => Source::Interface(0),
         Role::Exceptions => Source::Exceptions,
-        Role::Peer => Source::Worker(None),
+        Role::Peer | Role::Borrower(_) => Source::Worker(None),
     };
     watch.get_mut().begin(batch, from);
     let mut stages = classify(batch, role, tables, counters, worker);
@@ -247,7 +362,7 @@ fn watched(
     watch.get_mut().opened(batch, tables);
     let eye = Open::new(watch, batch);
     if stages.outbound {
-        outbound::encapsulate(batch, tables, worker, eye);
+        outbound::encapsulate(batch, tables, worker, false, eye);
     }
     let watch = watch.get_mut();
     watch.sealed(batch, tables);
@@ -292,7 +407,7 @@ fn classify(
                 stages.note(packet.next);
             }
         }
-        Role::Exceptions | Role::Peer => {
+        Role::Exceptions | Role::Peer | Role::Borrower(_) => {
             for packet in batch.iter_mut() {
                 inject::injected(packet, tables, worker);
                 stages.note(packet.next);
@@ -308,6 +423,17 @@ fn open<E: Eye>(batch: &mut Batch<'_>, stages: &mut Stages, tables: &Tables, her
     if stages.inbound {
         inbound::open(batch, stages, tables, here);
     }
+    open_carried(batch, stages, tables, here);
+}
+
+/// Out of tunnels that lie in those that packets came out of.
+#[inline]
+pub(crate) fn open_carried<E: Eye>(
+    batch: &mut Batch<'_>,
+    stages: &mut Stages,
+    tables: &Tables,
+    here: Here<E>,
+) {
     for _ in 1..tables.depth() {
         let mut more = Stages::default();
         nested::receive(batch, &mut more, tables, here.worker);
@@ -323,6 +449,6 @@ fn open<E: Eye>(batch: &mut Batch<'_>, stages: &mut Stages, tables: &Tables, her
 fn process(batch: &mut Batch<'_>, mut stages: Stages, tables: &Tables, here: Here<Shut>) {
     open(batch, &mut stages, tables, here);
     if stages.outbound {
-        outbound::encapsulate(batch, tables, here.worker, Shut);
+        outbound::encapsulate(batch, tables, here.worker, false, Shut);
     }
 }

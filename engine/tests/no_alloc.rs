@@ -13,6 +13,7 @@ use culvert_engine::drops::Reason;
 use culvert_engine::esp::Suite;
 use culvert_engine::gre::{Options, Payload};
 use culvert_engine::trace::{Program, Target};
+use lab::several::Several;
 use lab::{LAN, PLAIN, Plan, Side, WAN, end, fix_checksum, frame, inner, ip};
 
 thread_local! {
@@ -196,6 +197,62 @@ fn taps_do_not_allocate() {
         }
         assert!(frames > 1000, "{frames} captured");
     }
+}
+
+/// Neither does putting packets aside for other workers, doing their work, taking them back, or a hand-over before that.
+#[test]
+fn fan_out_does_not_allocate() {
+    let plan = Plan::new(Some(Suite::Aes128Gcm16));
+    let (mut a, mut b) = (Several::new(&plan, 1, 2), Several::new(&plan, 2, 2));
+    let mut noise = Noise(0x9e37_79b9_7f4a_7c15);
+    let (mut in_rounds, mut delivered, mut aside) = (0, 0, 0);
+    for round in 0..40 {
+        let arrival = round % 2;
+        for n in 0..120 {
+            a.far[arrival][LAN].send(&frame(
+                1,
+                LAN,
+                &inner(n % 2 == 1, 60 + noise.next() % 1300, 2, n as u8),
+            ));
+        }
+        let (mut counted, sealed_aside) = rounds(&mut a, arrival, LAN);
+        let outer: Vec<Vec<u8>> = a.far.iter_mut().flat_map(|far| far[WAN].frames()).collect();
+        assert_eq!(outer.len(), 120);
+        for packet in &outer {
+            b.far[arrival][WAN].send(packet);
+            if noise.next().is_multiple_of(5) {
+                let mut spoilt = packet.clone();
+                let at = noise.next() % spoilt.len();
+                spoilt[at] ^= 1;
+                b.far[arrival][WAN].send(&spoilt);
+            }
+        }
+        let (more, opened_aside) = rounds(&mut b, arrival, WAN);
+        counted += more;
+        aside += u32::from(sealed_aside && opened_aside);
+        delivered += b.far.iter_mut().map(|far| far[LAN].frames().len()).sum::<usize>();
+        if round > 1 {
+            in_rounds += counted;
+        }
+    }
+    assert_eq!(in_rounds, 0);
+    assert_eq!(delivered, 40 * 120);
+    assert!(aside > 30, "in {aside} rounds of 40 something was put aside both ways");
+}
+
+/// Runs the workers in turn, as threads would, until nothing is left to do. The allocations made meanwhile, and whether anything
+/// was put aside.
+fn rounds(router: &mut Several, arrival: usize, from: usize) -> (u64, bool) {
+    let before = allocations();
+    let (mut idle, mut aside) = (0, false);
+    while idle < 4 {
+        router.far[arrival][from].flush();
+        let done: usize = router.workers.iter_mut().map(|worker| worker.round()).sum();
+        let waits = router.workers.iter().any(|worker| worker.waits_for_help());
+        aside |= waits;
+        idle = if done > 0 || waits { 0 } else { idle + 1 };
+    }
+    (allocations() - before, aside)
 }
 
 /// The segment size of a SYN is lowered on the path, so this must not allocate either, whatever the bytes are.

@@ -2,14 +2,16 @@
 //!
 //! [`open`]:
 //! 1. opens netmap ports, in one memory of the kernel's;
-//! 2. counts queues: each worker needs one of each port ([`Share`]), so the port with the fewest bounds their number;
+//! 2. counts queues and workers: where nothing is said of their number, there are as many as the port with the fewest has;
 //! 3. makes one region for all other rings and buffers, so that frames are swapped between any two ports in it;
 //! 4. opens these ports in the configuration's order, the tunnels' host interfaces, and the wires to the exception thread;
-//! 5. deals the queues out: what a port has beyond one for each worker is received by the workers in turn; worker 0 has the
-//!    host's rings, of which a netmap port has one pair.
+//! 5. deals the queues out: what a port has beyond one for each worker is received by the workers in turn; a worker for which it
+//!    has none sends by another's, over a wire ([`Share`]); worker 0 has the host's rings, of which a netmap port has one pair;
+//! 6. gives each worker its part in the fan-out, so that what one queue receives is worked on by all.
 
 use std::sync::Arc;
 
+use culvert_engine::fan_out::{FAN_OUT_BUFFERS, FanOut, fan_out};
 use culvert_engine::ring::netmap::{NetmapFacts, NetmapHold, NetmapOptions, NetmapPort};
 #[cfg(target_os = "linux")]
 use culvert_engine::ring::offload::OffloadGuard;
@@ -59,12 +61,24 @@ pub(super) struct Devices {
     pub(super) shares: Vec<Share>,
 }
 
+/// Wires of one worker by which queues are borrowed: the ports that it borrows, from whom, and what it sends for others.
+#[derive(Default)]
+struct Borrowing {
+    from: Vec<(usize, usize)>,
+    to: Vec<(usize, RxQueue)>,
+}
+
 /// What one worker has of the devices.
 pub(super) struct Share {
     ports: Vec<QueuePair>,
     /// The host's sides of ports, in the order of their numbers: worker 0's.
     hosts: Vec<QueuePair>,
     more: Vec<(usize, RxQueue)>,
+    /// Ports whose pair is a wire to another worker: port and worker.
+    borrowed: Vec<(usize, usize)>,
+    /// The far ends of such wires: port, and what comes from there.
+    borrowers: Vec<(usize, RxQueue)>,
+    fan_out: FanOut,
     interfaces: QueuePair,
     exceptions: QueuePair,
     /// To the other workers, in the order of their numbers.
@@ -76,13 +90,28 @@ pub(super) struct Share {
 impl Share {
     /// The worker, and the far end of its wire to the exception thread.
     pub(super) fn into_worker(self, number: usize, tables: &Published) -> (Worker, QueuePair) {
-        let Share { mut ports, hosts, more, interfaces, exceptions, peers, far } = self;
+        let Share {
+            mut ports,
+            hosts,
+            more,
+            borrowed,
+            borrowers,
+            fan_out,
+            interfaces,
+            exceptions,
+            peers,
+            far,
+        } = self;
         ports.extend(hosts);
         let worker = Worker::new(number, tables, ports, None)
             .with_interfaces(interfaces)
             .with_exceptions(exceptions)
-            .with_peers(peers);
-        (more.into_iter().fold(worker, |worker, (port, rx)| worker.with_queue(port, rx)), far)
+            .with_peers(peers)
+            .with_fan_out(fan_out);
+        let worker = more.into_iter().fold(worker, |worker, (port, rx)| worker.with_queue(port, rx));
+        let worker =
+            borrowed.into_iter().fold(worker, |worker, (port, lender)| worker.with_borrowed(port, lender));
+        (borrowers.into_iter().fold(worker, |worker, (port, rx)| worker.with_borrower(port, rx)), far)
     }
 }
 
@@ -312,20 +341,16 @@ pub(super) fn open(config: &Config, cores: usize, longest: u32) -> Result<Device
     });
     let queues = queues.collect::<Result<Vec<_>, _>>()?;
     let workers = count_workers(usize::from(config.engine.workers), cores, &queues);
-    let wanted = usize::from(config.engine.workers);
-    if workers < wanted {
-        log::warn(format_args!(
-            "engine, workers: {workers} run instead of {wanted}: a port has no more receive queues; give it more (ethtool -L)"
-        ));
-    }
     let queues: Vec<usize> = queues.into_iter().map(|queues| queues.unwrap_or(workers)).collect();
 
-    // One from each worker to the exception thread, and one between any two workers.
-    let wires = workers + workers * (workers - 1) / 2;
+    // One from each worker to the exception thread, one between any two workers, and one for each queue that a worker borrows.
+    let borrowed: usize = queues.iter().map(|queues| workers.saturating_sub(*queues)).sum();
+    let wires = workers + workers * (workers - 1) / 2 + borrowed;
     let own = queues.iter().zip(&netmap).filter(|(_, netmap)| netmap.is_none());
     let own = own.map(|(queues, _)| queues).sum::<usize>();
     let rings = (own + workers) * RINGS + wires * RINGS_PER_QUEUE;
-    let spare = u32::try_from(wires).unwrap_or(u32::MAX).saturating_mul(SPARE_PER_QUEUE);
+    let buffers = |count: usize, each: u32| u32::try_from(count).unwrap_or(u32::MAX).saturating_mul(each);
+    let spare = buffers(wires, SPARE_PER_QUEUE).saturating_add(buffers(workers, FAN_OUT_BUFFERS));
     let region = Region::new(rings, SLOTS, buffer_size(config, longest)?, spare, false)
         .map_err(|error| Failure::failed(format!("memory: {error}")))?;
     let mut opener = Opener {
@@ -336,7 +361,10 @@ pub(super) fn open(config: &Config, cores: usize, longest: u32) -> Result<Device
     let mut ports = Vec::with_capacity(queues.len());
     let mut dealt: Vec<Vec<QueuePair>> = (0..workers).map(|_| Vec::new()).collect();
     let mut more: Vec<Vec<(usize, RxQueue)>> = (0..workers).map(|_| Vec::new()).collect();
+    let mut borrowing: Vec<Borrowing> = (0..workers).map(|_| Borrowing::default()).collect();
     let mut hosts: Vec<QueuePair> = Vec::new();
+    let failed =
+        |what: &'static str| move |error: &dyn std::fmt::Display| Failure::failed(format!("{what}: {error}"));
     for (number, ((port, queues), netmap)) in config.ports.iter().zip(queues).zip(netmap).enumerate() {
         let (opened, held) = match netmap {
             Some(NetmapPort { nic, host, facts, hold, .. }) => {
@@ -347,7 +375,8 @@ pub(super) fn open(config: &Config, cores: usize, longest: u32) -> Result<Device
             }
             None => opener.open_port(config, port, queues)?,
         };
-        ports.push(OpenPort { queues: opened.queues.len(), held });
+        let queues = opened.queues.len();
+        ports.push(OpenPort { queues, held });
         for (nth, pair) in opened.queues.into_iter().enumerate() {
             if let Some(dealt) = dealt.get_mut(nth) {
                 dealt.push(pair);
@@ -355,24 +384,41 @@ pub(super) fn open(config: &Config, cores: usize, longest: u32) -> Result<Device
                 more.push((number, pair.0));
             }
         }
+        for (nth, dealt) in dealt.iter_mut().enumerate().skip(queues) {
+            let (near, far) = wire(&opener.region, 1, true).map_err(|error| failed("memory")(&error))?;
+            dealt.extend(near.queues);
+            let lender = nth.checked_rem(queues).unwrap_or(0);
+            let comes = far.queues.into_iter().map(|(rx, _)| (number, rx));
+            if let Some(borrower) = borrowing.get_mut(nth) {
+                borrower.from.push((number, lender));
+            }
+            if let Some(lender) = borrowing.get_mut(lender) {
+                lender.to.extend(comes);
+            }
+        }
     }
-    let failed =
-        |what: &'static str| move |error: &dyn std::fmt::Display| Failure::failed(format!("{what}: {error}"));
     let (interfaces, tunnels) =
         Port::tun(&opener.region, workers).map_err(|error| failed("tunnels' interfaces")(&error))?;
     let (near, far) = wire(&opener.region, workers, true).map_err(|error| failed("memory")(&error))?;
     let peers = mesh(&opener.region, workers).map_err(|error| failed("memory")(&error))?;
-    let ends = near.queues.into_iter().zip(far.queues).zip(peers);
-    let shares = dealt.into_iter().zip(more).zip(interfaces.queues).zip(ends);
-    let shares = shares.map(|(((ports, more), interfaces), ((exceptions, far), peers))| Share {
-        ports,
-        hosts: std::mem::take(&mut hosts),
-        more,
-        interfaces,
-        exceptions,
-        peers,
-        far,
-    });
+    let parts = fan_out(&opener.region, workers).map_err(|error| failed("memory")(&error))?;
+    let ends = near.queues.into_iter().zip(far.queues).zip(peers.into_iter().zip(parts));
+    let shares = dealt.into_iter().zip(more.into_iter().zip(borrowing)).zip(interfaces.queues).zip(ends);
+    let shares =
+        shares.map(|(((ports, (more, borrowing)), interfaces), ((exceptions, far), (peers, fan_out)))| {
+            Share {
+                ports,
+                hosts: std::mem::take(&mut hosts),
+                more,
+                borrowed: borrowing.from,
+                borrowers: borrowing.to,
+                fan_out,
+                interfaces,
+                exceptions,
+                peers,
+                far,
+            }
+        });
     Ok(Devices { ports, tunnels, shares: shares.collect() })
 }
 
@@ -419,16 +465,15 @@ fn about(port: &PortConfig, why: &dyn std::fmt::Display) -> Failure {
     Failure::failed(format!("port {:?}: {why}", port.name))
 }
 
-/// The number of workers: as many as `wanted` (0: one for each core), and one at least, but no more than the port with the
-/// fewest queues has.
+/// The number of workers: as many as `wanted`, and one at least; 0: as many as the port with the fewest queues has, but one for
+/// each core at most.
 fn count_workers(wanted: usize, cores: usize, queues: &[Option<usize>]) -> usize {
-    let fewest = queues.iter().flatten().min().copied();
     let wanted = match wanted {
         // Devices that have any number of queues are given one.
-        0 => fewest.map_or(1, |fewest| fewest.min(cores)),
+        0 => queues.iter().flatten().min().map_or(1, |fewest| (*fewest).min(cores)),
         wanted => wanted,
     };
-    wanted.min(fewest.unwrap_or(wanted)).max(1)
+    wanted.max(1)
 }
 
 /// The smallest buffers that the longest packet of any port fits.
@@ -504,13 +549,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_worker_has_a_queue_of_each_port() {
+    fn workers_are_as_many_as_said_or_as_queues() {
         for (wanted, cores, queues, workers) in [
             (0, 4, vec![Some(2), Some(8)], 2),
             (0, 1, vec![Some(2), Some(8)], 1),
             (0, 4, vec![None, None], 1),
             (0, 4, vec![None, Some(3)], 3),
-            (8, 4, vec![Some(2), None], 2),
+            (8, 4, vec![Some(2), None], 8),
+            (2, 1, vec![Some(1), Some(1)], 2),
             (3, 1, vec![None], 3),
             (2, 4, vec![], 2),
             (0, 0, vec![Some(2)], 1),

@@ -172,7 +172,7 @@ impl Turner {
             if rounds.is_multiple_of(ROUNDS) {
                 self.activity.note_cpu();
             }
-            if frames > 0 {
+            if frames > 0 || self.worker.waits_for_help() {
                 idle_since = None;
             } else if idle == Idle::Adaptive && idle_since.get_or_insert_with(Instant::now).elapsed() >= SPIN
             {
@@ -188,7 +188,7 @@ impl Turner {
 
     fn round(&mut self) -> usize {
         let frames = self.worker.round();
-        if frames > 0 {
+        if frames > 0 || self.worker.waits_for_help() {
             self.activity.count(frames);
             self.others.wake(&self.worker);
         }
@@ -200,7 +200,7 @@ impl Turner {
         self.activity.note_cpu();
         self.bell.lie_down();
         let frames = self.round();
-        if frames == 0 && !self.stop.load(Ordering::Relaxed) {
+        if frames == 0 && !self.worker.waits_for_help() && !self.stop.load(Ordering::Relaxed) {
             wait(&self.worker, &self.bell);
         }
         self.bell.get_up();

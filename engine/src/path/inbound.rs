@@ -21,12 +21,12 @@ use crate::mss;
 use crate::ring::BATCH;
 use crate::tables::{Inbound, NextHop, Tables, To};
 use crate::tag::{Cause, Origin};
-use crate::trace::watch::Eye;
+use crate::trace::watch::{Eye, Shut};
 use crate::tunnel::Tunnel;
-use crate::wire::{Ecn, Gre, Ipv4, Ipv6, esp, ethernet, ipv4, ipv6, protocol};
+use crate::wire::{Ecn, Esp, Gre, Ipv4, Ipv6, esp, ethernet, ipv4, ipv6, protocol};
 
 /// Bytes from the start of an ESP packet to its ciphertext.
-const CIPHERTEXT_AT: usize = esp::HEADER_LEN + esp::IV_LEN;
+pub(crate) const CIPHERTEXT_AT: usize = esp::HEADER_LEN + esp::IV_LEN;
 
 /// The worker that runs the stage.
 #[derive(Debug, Clone, Copy)]
@@ -47,6 +47,42 @@ pub(crate) fn open<E: Eye>(packets: &mut Batch<'_>, stages: &mut Stages, tables:
     while !rest.is_empty() {
         let done = open_run(rest, stages, tables, here);
         rest = rest.get_mut(done..).unwrap_or_default();
+    }
+}
+
+/// Step 1 for packets that any worker may open: those whose number the window has not seen. It is asked as it stands, whatever
+/// is on its way to it, and once more in [`finish`].
+#[inline(never)]
+pub(crate) fn look_up(packets: &mut Batch<'_>, tables: &Tables) {
+    for packet in packets.iter_mut() {
+        let Next::Open(index) = packet.next else { continue };
+        packet.next = match unseen(packet, index, tables) {
+            Ok(sequence) => {
+                packet.sequence = sequence;
+                Next::ToOpen(index)
+            }
+            Err(reason) => Next::Drop(reason),
+        };
+    }
+}
+
+fn unseen(packet: &Packet<'_>, index: u32, tables: &Tables) -> Result<u64, Reason> {
+    let inbound = tables.inbound(index).ok_or(Reason::EspUnknownSpi)?;
+    let esp = Esp::parse(packet.frame.bytes()).map_err(|_| Reason::EspMalformed)?;
+    inbound.sa.window().check(esp.sequence()).map_err(|_| Reason::EspReplay)
+}
+
+/// Steps 3 to 5 for packets that any worker has opened, in the order in which they came.
+#[inline(never)]
+pub(crate) fn finish(packets: &mut Batch<'_>, stages: &mut Stages, tables: &Tables, here: Here<Shut>) {
+    for packet in packets.iter_mut() {
+        let Next::Opened(index) = packet.next else { continue };
+        let delivered = match tables.inbound(index) {
+            Some(inbound) => decapsulate(packet, inbound, tables, here),
+            None => Err(Reason::EspUnknownSpi),
+        };
+        packet.next = delivered.unwrap_or_else(Next::Drop);
+        stages.note(packet.next);
     }
 }
 

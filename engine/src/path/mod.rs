@@ -54,6 +54,15 @@ pub(crate) enum Next {
     Send(u32),
     /// The frame, as it was received, is for the worker of that number.
     HandOver(u32),
+    /// The frame starts with an ESP header and a number that the window has not seen: any worker may open it, with the inbound
+    /// SA of that number (see [`crate::fan_out`]).
+    ToOpen(u32),
+    /// It was opened, and is genuine: plaintext of the inbound SA of that number, to be accepted in its turn.
+    Opened(u32),
+    /// The frame is complete but for the cipher: any worker may seal it, for the tunnel of that number.
+    ToSeal(u32),
+    /// The frame was put aside, so that any worker may do what is to be done.
+    Aside,
 }
 
 /// Which stages have something to do for the packets of a batch: a stage with nothing to do is not entered.
@@ -82,7 +91,7 @@ pub(crate) struct Packet<'a> {
     pub(crate) protocol: u16,
     /// DSCP and ECN: of the outer header on the way in, of the inner packet on the way out.
     pub(crate) tos: u8,
-    /// The sequence number of a packet being opened.
+    /// The sequence number of a packet being opened, or to be sealed by any worker.
     pub(crate) sequence: u64,
     /// Bytes at the end of the frame that are no plaintext once it has been opened.
     pub(crate) spent: usize,

@@ -23,19 +23,25 @@ use crate::trace::watch::Eye;
 use crate::tunnel::{Layout, TEMPLATE_MAX, Tunnel};
 use crate::wire::{Sum, esp, ethernet, ipv4, ipv6, protocol, udp};
 
-/// Runs the stage for all packets that are to enter a tunnel.
+/// Runs the stage for all packets that are to enter a tunnel. `aside`: step 4 is any worker's (see [`crate::fan_out`]).
 #[inline]
-pub(crate) fn encapsulate(packets: &mut Batch<'_>, tables: &Tables, worker: usize, eye: impl Eye) {
-    into_tunnels(packets, tables, worker, eye);
+pub(crate) fn encapsulate(
+    packets: &mut Batch<'_>,
+    tables: &Tables,
+    worker: usize,
+    aside: bool,
+    eye: impl Eye,
+) {
+    into_tunnels(packets, tables, worker, aside, eye);
     for _ in 1..tables.depth() {
         packets.iter_mut().for_each(nested::unlink);
-        into_tunnels(packets, tables, worker, eye);
+        into_tunnels(packets, tables, worker, aside, eye);
     }
 }
 
 /// Steps 1 to 4. What is for a tunnel once more has a link header that nothing is in yet.
 #[inline]
-fn into_tunnels(packets: &mut Batch<'_>, tables: &Tables, worker: usize, eye: impl Eye) {
+fn into_tunnels(packets: &mut Batch<'_>, tables: &Tables, worker: usize, aside: bool, eye: impl Eye) {
     let mut any = false;
     for packet in packets.iter_mut() {
         let Next::Tunnel(index) = packet.next else { continue };
@@ -45,7 +51,7 @@ fn into_tunnels(packets: &mut Batch<'_>, tables: &Tables, worker: usize, eye: im
         }
     }
     if any {
-        build_and_seal(packets, tables, worker, eye);
+        build_and_seal(packets, tables, worker, aside, eye);
     }
 }
 
@@ -83,7 +89,7 @@ struct Numbers {
 
 /// Steps 2 to 4.
 #[inline]
-fn build_and_seal(packets: &mut Batch<'_>, tables: &Tables, worker: usize, eye: impl Eye) {
+fn build_and_seal(packets: &mut Batch<'_>, tables: &Tables, worker: usize, aside: bool, eye: impl Eye) {
     let mut jobs: ArrayVec<cipher::SealJob<'_>, BATCH> = ArrayVec::new();
     let mut numbers = Numbers { tunnel: 0, lease: Lease { first: 0, count: 0 } };
     let mut any_summed = false;
@@ -93,16 +99,25 @@ fn build_and_seal(packets: &mut Batch<'_>, tables: &Tables, worker: usize, eye: 
         if let Next::Tunnel(index) = packet.next {
             eye.goes_in(packet, index);
         }
-        let Packet { frame, next, protocol, tos, summed, .. } = packet;
+        let Packet { frame, next, protocol, tos, summed, sequence, .. } = packet;
         let Next::Tunnel(index) = *next else { continue };
         let Some(tunnel) = tables.tunnel(index) else { continue };
-        *summed = tunnel.layout.v6 && tunnel.layout.udp != 0;
+        *summed = tunnel.is_summed();
         any_summed |= *summed;
         let inner_len = frame.len() as u64;
+        let mut put_aside = false;
         let built = match (tunnel.outbound_of(worker), tunnel.mode) {
             (Some(sa), Some(mode)) => {
-                protect(frame, tunnel, sa, mode, *protocol, *tos, || numbers.next(index, sa, rest))
-                    .map(|job| jobs.extend(job))
+                protect(frame, tunnel, sa, mode, *protocol, *tos, || numbers.next(index, sa, rest)).map(
+                    |job| {
+                        if aside {
+                            *sequence = numbers.last();
+                            put_aside = true;
+                        } else {
+                            jobs.extend(job);
+                        }
+                    },
+                )
             }
             _ => wrap(frame, tunnel, *protocol, *tos),
         };
@@ -112,7 +127,10 @@ fn build_and_seal(packets: &mut Batch<'_>, tables: &Tables, worker: usize, eye: 
                     counters.out_packets.add(1);
                     counters.out_bytes.add(inner_len);
                 }
-                tunnel.carrier.map_or(Next::Send(u32::from(port)), Next::Tunnel)
+                match put_aside {
+                    true => Next::ToSeal(index),
+                    false => tunnel.carrier.map_or(Next::Send(u32::from(port)), Next::Tunnel),
+                }
             }
             (Err(reason), _) | (_, Err(reason)) => Next::Drop(reason),
         };
@@ -136,8 +154,19 @@ fn sum_up(packets: &mut Batch<'_>) {
     }
 }
 
+/// What the cipher is to do in a frame that was built for tunnel `tunnel`, with the number `sequence` of its SA `sa`.
+pub(crate) fn job<'p>(
+    frame: &'p mut Frame<'_>,
+    tunnel: &Tunnel,
+    sa: &'p OutboundSa,
+    sequence: u64,
+) -> Option<cipher::SealJob<'p>> {
+    let esp_at = ethernet::HEADER_LEN + tunnel.layout.ip + tunnel.layout.udp;
+    seal::job(frame.bytes_mut().get_mut(esp_at..)?, sa, sequence).ok()
+}
+
 /// Fills in the checksum of the datagram in a frame of ours, behind an IPv6 header without extensions.
-fn sum_datagram(frame: &mut [u8]) -> Option<()> {
+pub(crate) fn sum_datagram(frame: &mut [u8]) -> Option<()> {
     let packet = frame.get_mut(ethernet::HEADER_LEN..)?;
     let (header, datagram) = packet.split_first_chunk_mut::<{ ipv6::HEADER_LEN }>()?;
     let (src, dst) = header.last_chunk::<32>()?.split_first_chunk::<16>()?;
@@ -163,6 +192,12 @@ impl Numbers {
         self.lease.first += 1;
         self.lease.count -= 1;
         Ok(number)
+    }
+
+    /// The number that was given last.
+    #[inline]
+    fn last(&self) -> u64 {
+        self.lease.first.wrapping_sub(1)
     }
 }
 

@@ -6,6 +6,7 @@
 //! 4. For others: it is forwarded (see [`super::forward`]).
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::ops::Range;
 
 use super::forward;
 use super::{Next, Packet};
@@ -332,7 +333,7 @@ fn local<A: Address>(
     packet.tos = outer.tos;
     match outer.protocol {
         protocol::ESP | protocol::GRE if outer.fragment => Err(Reason::Fragment),
-        protocol::ESP => esp(packet, outer, outer.payload_at, tables, worker),
+        protocol::ESP => esp(packet, outer, outer.payload_at..outer.end, tables, worker),
         protocol::GRE => Err(unknown_gre(packet, outer, tables)),
         protocol::UDP => encapsulated_in_udp(packet, outer, tables, worker),
         protocol::ICMP | protocol::ICMPV6 if is_error(packet, outer) => Ok(Next::Exception(Cause::IcmpError)),
@@ -395,9 +396,8 @@ fn encapsulated_in_udp<A: Address>(
         [0xff] => Err(Reason::NatKeepalive),
         [0, 0, 0, 0, ..] => Ok(Next::Host),
         payload => {
-            let end = outer.payload_at + udp::HEADER_LEN + payload.len();
-            packet.frame.truncate(end);
-            esp(packet, outer, outer.payload_at + udp::HEADER_LEN, tables, worker)
+            let at = outer.payload_at + udp::HEADER_LEN;
+            esp(packet, outer, at..at + payload.len(), tables, worker)
         }
     }
 }
@@ -424,16 +424,16 @@ fn gre_in_udp<A: Address>(
     }
 }
 
-/// The frame is left with the ESP packet alone.
+/// The frame is left with the ESP packet alone, which lies at `esp` in it; or as it was received, to be handed over.
 #[inline]
 fn esp<A: Address>(
     packet: &mut Packet<'_>,
     outer: &Outer<A>,
-    esp_at: usize,
+    esp: Range<usize>,
     tables: &Tables,
     worker: u32,
 ) -> Result<Next, Reason> {
-    let bytes = packet.frame.bytes().get(esp_at..).unwrap_or_default();
+    let bytes = packet.frame.bytes().get(esp.clone()).unwrap_or_default();
     let spi = bytes.first_chunk::<4>().ok_or(Reason::EspMalformed)?;
     let index = tables.inbound_by_spi(u32::from_be_bytes(*spi)).ok_or(Reason::EspUnknownSpi)?;
     let inbound = tables.inbound(index).ok_or(Reason::EspUnknownSpi)?;
@@ -445,7 +445,7 @@ fn esp<A: Address>(
     if inbound.owner != worker {
         return Ok(Next::HandOver(inbound.owner));
     }
-    packet.frame.truncate(outer.end);
-    packet.frame.pull(esp_at);
+    packet.frame.truncate(esp.end);
+    packet.frame.pull(esp.start);
     Ok(Next::Open(index))
 }

@@ -147,10 +147,12 @@ fn send(
         },
         Next::Drop(reason) => return Err(reason),
         // The stages before have dealt with these.
-        Next::Open(_) => return Err(Reason::EspUnknownSpi),
+        Next::Open(_) | Next::ToOpen(_) | Next::Opened(_) => return Err(Reason::EspUnknownSpi),
         Next::Gre(_) | Next::Inner(_) => return Err(Reason::GreUnknown),
         // More tunnels than there may be.
         Next::Tunnel(_) | Next::Carried(_) => return Err(Reason::Nested),
+        Next::ToSeal(_) => return Err(Reason::NoSa),
+        Next::Aside => return Ok(()),
     };
     let queue = queues.get_mut(port).ok_or(Reason::NoRoute)?;
     queue.ring.push(&mut packet.frame).map_err(|refused| match refused {

@@ -197,6 +197,21 @@ impl<'a> Frame<'a> {
         (self.start, self.len, self.slots) = (0, 0, 0);
     }
 
+    /// As [`Frame::prefetch`], for the first bytes, to be written, and the last, of a frame that another core has written.
+    #[inline]
+    pub fn prefetch_ends(&self) {
+        super::prefetch::prefetch_to_write_at(self.buffer, self.start as usize);
+        super::prefetch::prefetch_at(self.buffer, (self.start + self.len) as usize);
+    }
+
+    /// As [`Frame::prefetch`], for all bytes, to be written, of a frame that another core has written.
+    #[inline]
+    pub fn prefetch_all(&self) {
+        for offset in (self.start..self.start + self.len).step_by(64) {
+            super::prefetch::prefetch_to_write_at(self.buffer, offset as usize);
+        }
+    }
+
     /// Does another slot follow the `nth` of this frame?
     #[inline]
     pub(super) fn more_after(&self, nth: u32) -> u16 {

@@ -16,10 +16,12 @@
 #![allow(unsafe_code)]
 
 pub mod capture;
+mod claims;
 mod descriptor;
 mod device;
 mod frame;
 mod hand_over;
+mod in_order;
 mod interface;
 mod memory;
 pub mod netmap;
@@ -41,6 +43,7 @@ pub mod xdp;
 
 pub use device::Device;
 pub use frame::{Frame, TEMPLATE_LEN};
+pub use in_order::{BLOCK, Claimed, Entrance, Exit, Helper, IN_ORDER_BUFFERS, InOrder, in_order};
 pub use interface::InterfaceError;
 pub use memory::{RINGS_PER_QUEUE, SPARE_PER_QUEUE, mesh, wire};
 pub use pages::in_huge_pages;

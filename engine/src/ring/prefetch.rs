@@ -27,6 +27,32 @@ pub(super) fn prefetch_at(buffer: &[u8], offset: usize) {
     line(buffer.as_ptr().wrapping_add(offset));
 }
 
+/// As [`prefetch_at`], for a line that will be written, and that another core may have: one request instead of two.
+#[inline(always)]
+pub(super) fn prefetch_to_write_at(buffer: &[u8], offset: usize) {
+    line_to_write(buffer.as_ptr().wrapping_add(offset));
+}
+
+/// Asks for all cache lines of `values`, which will be written, and which another core may have.
+#[inline(always)]
+pub(super) fn prefetch_to_write<T>(values: &[T]) {
+    for offset in (0..size_of_val(values)).step_by(LINE) {
+        line_to_write(values.as_ptr().cast::<u8>().wrapping_add(offset));
+    }
+}
+
+#[inline(always)]
+fn line_to_write(address: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a prefetch never faults, whatever the address; processors without this one (PREFETCHW) take it for no operation.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_ET0, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_ET0>(address.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    line(address);
+}
+
 #[inline(always)]
 fn line(address: *const u8) {
     #[cfg(target_arch = "x86_64")]

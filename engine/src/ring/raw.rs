@@ -3,6 +3,7 @@
 //! Everything above (receive and transmit rings, frames, backends) goes through these few functions, whose safety rests
 //! on one fact: a ring has one owner on each side, and which side may touch a slot is told by `head` and `tail`.
 
+use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::ptr::NonNull;
 use std::sync::Arc;
 
@@ -23,6 +24,21 @@ pub(super) struct RawRing {
     offset_mask: u32,
     max_offset: u32,
     pool: u64,
+    /// The ring's memory, where it does not lie in the region.
+    _apart: Option<Apart>,
+}
+
+/// Memory of a ring that is nobody's but the program's.
+struct Apart {
+    memory: NonNull<u8>,
+    layout: Layout,
+}
+
+impl Drop for Apart {
+    fn drop(&mut self) {
+        // SAFETY: allocated with this layout by `RawRing::apart`; the ring, which alone pointed there, goes with it.
+        unsafe { dealloc(self.memory.as_ptr(), self.layout) }
+    }
 }
 
 // SAFETY: the ring's memory is reached through this value alone (one owner), and the region is Send and Sync.
@@ -50,8 +66,42 @@ impl RawRing {
                 pool: region.pool(),
                 header,
                 region,
+                _apart: None,
             }
         }
+    }
+
+    /// A ring with offsets whose slots lie apart, with buffers of `region` in them: for regions whose rings are the kernel's.
+    /// `buffers` are their indices, one for each slot, which the caller has claimed. `None` without memory or buffers.
+    pub(super) fn apart(
+        region: &Arc<Region>,
+        buffers: impl ExactSizeIterator<Item = u32>,
+    ) -> Option<RawRing> {
+        let count = u32::try_from(buffers.len()).ok().filter(|count| *count > 0)?;
+        let slots = Layout::array::<netmap_slot>(buffers.len()).ok()?;
+        let (layout, slots_at) = Layout::new::<netmap_ring>().extend(slots).ok()?;
+        // SAFETY: the layout is not empty. Zeroes are a valid ring and valid slots.
+        let memory = NonNull::new(unsafe { alloc_zeroed(layout) })?;
+        // SAFETY: the slots lie `slots_at` bytes into the memory just allocated.
+        let slots = unsafe { memory.add(slots_at) }.cast::<netmap_slot>();
+        for (nth, buf_idx) in buffers.enumerate() {
+            let slot = netmap_slot { buf_idx, len: 0, flags: 0, ptr: u64::from(super::HEADROOM) };
+            // SAFETY: one of the slots that the layout has room for.
+            unsafe { slots.add(nth).write(slot) };
+        }
+        Some(RawRing {
+            slots,
+            buffers: region.first_buffer(),
+            count,
+            buffer_size: region.buffer_size(),
+            buffer_count: region.buffers(),
+            offset_mask: OFFSET_MASK as u32,
+            max_offset: region.buffer_size(),
+            pool: region.pool(),
+            header: memory.cast(),
+            region: Arc::clone(region),
+            _apart: Some(Apart { memory, layout }),
+        })
     }
 
     #[inline]

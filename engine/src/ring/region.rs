@@ -196,11 +196,16 @@ impl Region {
         self.buffers
     }
 
+    /// Where buffer 0 starts.
+    pub(super) fn first_buffer(&self) -> NonNull<u8> {
+        // SAFETY: the buffers lie inside the mapping.
+        unsafe { self.base.add(self.buffers_at) }
+    }
+
     /// Where buffer 0 starts, and the bytes of all buffers, for kernels that are told of the memory itself.
     #[cfg(target_os = "linux")]
     pub(super) fn buffer_memory(&self) -> (NonNull<u8>, usize) {
-        // SAFETY: the buffers lie inside the mapping.
-        (unsafe { self.base.add(self.buffers_at) }, self.bytes - self.buffers_at)
+        (self.first_buffer(), self.bytes - self.buffers_at)
     }
 
     /// The time stamp of buffer `index`, nanoseconds since 1970: that of the frame it holds, set by whoever received it.

@@ -3,6 +3,7 @@
 //! 2. random steps are taken: send, forward with changes, receive, sync, in any order and with any ring full;
 //! 3. after each step every buffer is in exactly one slot, and what arrived is what the model says, in its order.
 
+mod in_order;
 #[cfg(target_os = "linux")]
 mod netns;
 mod ports;

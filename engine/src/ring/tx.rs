@@ -19,8 +19,20 @@ pub enum Refused {
 
 /// A slot's `ptr`: where the frame starts in its buffer, and its tag.
 #[inline]
-fn pointer(tag: u32, start: u32) -> u64 {
+pub(super) fn pointer(tag: u32, start: u32) -> u64 {
     u64::from(tag) << TAG_SHIFT | u64::from(start)
+}
+
+/// Puts the buffer of a frame in one slot into slot `to` of `ring`, whose own buffer goes where the frame was. The rings share
+/// their buffers, and the slot is the caller's.
+#[inline]
+pub(super) fn swap(ring: &RawRing, to: u32, frame: &Frame<'_>) {
+    let (free, full) = (ring.slot(to), frame.ring.slot(frame.slot));
+    let ptr = pointer(frame.tag, frame.start);
+    let (buf_idx, len) = (full.buf_idx, frame.len as u16);
+    ring.write_slot(to, netmap_slot { buf_idx, len, flags: NS_BUF_CHANGED, ptr });
+    let given = netmap_slot { buf_idx: free.buf_idx, flags: NS_BUF_CHANGED, ..full };
+    frame.ring.write_slot(frame.slot, given);
 }
 
 /// The program's side of a transmit ring.
@@ -111,12 +123,7 @@ impl TxRing {
     #[inline]
     fn swap_in(&mut self, frame: &Frame<'_>) {
         if frame.slots == 1 {
-            let (free, full) = (self.raw.slot(self.head), frame.ring.slot(frame.slot));
-            let ptr = pointer(frame.tag, frame.start);
-            let (buf_idx, len) = (full.buf_idx, frame.len as u16);
-            self.raw.write_slot(self.head, netmap_slot { buf_idx, len, flags: NS_BUF_CHANGED, ptr });
-            let given = netmap_slot { buf_idx: free.buf_idx, flags: NS_BUF_CHANGED, ..full };
-            frame.ring.write_slot(frame.slot, given);
+            swap(&self.raw, self.head, frame);
         } else {
             self.swap_in_all(frame);
         }

@@ -7,6 +7,8 @@
 //! ```
 #![allow(dead_code)] // each test file uses a part of it
 
+pub(crate) mod several;
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
@@ -79,6 +81,36 @@ impl Plan {
     }
 }
 
+/// The SA that sends, and the one that receives.
+pub(crate) type Sas = (Arc<OutboundSa>, Arc<InboundSa>);
+
+impl Plan {
+    /// The SAs of router `number`, where there are any.
+    pub(crate) fn sas(&self, number: u8) -> Option<Sas> {
+        self.suite?;
+        let peer = 3 - number;
+        let run = if number == 1 { Router::First } else { Router::Second };
+        let iv = IvRange::of_run(run, 0).expect("a run's number");
+        let outbound = OutboundSa::new(spi(number), self.key(number), self.esn, iv, self.first);
+        let window = ReplayWindow::new(64, self.esn).expect("a window");
+        if self.first > 1 {
+            window.accept(self.first - 1).expect("the first of all");
+        }
+        let inbound = InboundSa::new(spi(peer), self.key(peer), self.esn, window);
+        Some((Arc::new(outbound), Arc::new(if self.udp { inbound.in_udp(4500) } else { inbound })))
+    }
+
+    pub(crate) fn protection(&self, (outbound, inbound): &Sas) -> Protection {
+        Protection {
+            mode: self.mode,
+            pad: self.pad,
+            udp: self.udp.then_some(UdpEncap { source: 4500, destination: 4500 }),
+            outbound: vec![Arc::clone(outbound)],
+            inbound: vec![Arc::clone(inbound)],
+        }
+    }
+}
+
 /// The SPI that router `from` sends with.
 pub(crate) fn spi(from: u8) -> u32 {
     0x1000 + u32::from(from)
@@ -96,6 +128,11 @@ impl Far {
     /// Puts one frame on the wire.
     pub(crate) fn send(&mut self, frame: &[u8]) {
         self.send_tagged(0, frame);
+    }
+
+    /// Lets go what waits for room on the wire.
+    pub(crate) fn flush(&mut self) {
+        self.1.sync();
     }
 
     /// As [`Far::send`], on a ring whose frames have tags.
@@ -185,31 +222,14 @@ pub(crate) fn end(number: u8, v6: bool) -> IpAddr {
 
 impl Side {
     pub(crate) fn new(plan: &Plan, number: u8) -> Side {
-        let peer = 3 - number;
         let region =
             Region::new(3 * RINGS_PER_QUEUE, SLOTS, 2048, 3 * SPARE_PER_QUEUE, false).expect("a region");
         let (lan_port, lan) = ring::wire(&region, 1, plan.offsets.0).expect("rings for the LAN");
         let (wan_port, wan) = ring::wire(&region, 1, plan.offsets.1).expect("rings for the WAN");
         let (host_port, host) = ring::wire(&region, 1, false).expect("rings for the host");
 
-        let sas = plan.suite.map(|_| {
-            let run = if number == 1 { Router::First } else { Router::Second };
-            let iv = IvRange::of_run(run, 0).expect("a run's number");
-            let outbound = OutboundSa::new(spi(number), plan.key(number), plan.esn, iv, plan.first);
-            let window = ReplayWindow::new(64, plan.esn).expect("a window");
-            if plan.first > 1 {
-                window.accept(plan.first - 1).expect("the first of all");
-            }
-            let inbound = InboundSa::new(spi(peer), plan.key(peer), plan.esn, window);
-            (Arc::new(outbound), Arc::new(if plan.udp { inbound.in_udp(4500) } else { inbound }))
-        });
-        let protection = sas.as_ref().map(|(outbound, inbound)| Protection {
-            mode: plan.mode,
-            pad: plan.pad,
-            udp: plan.udp.then_some(UdpEncap { source: 4500, destination: 4500 }),
-            outbound: vec![Arc::clone(outbound)],
-            inbound: vec![Arc::clone(inbound)],
-        });
+        let sas = plan.sas(number);
+        let protection = sas.as_ref().map(|sas| plan.protection(sas));
         let tables =
             Tables::build(spec(plan, number, protection)).expect("tables without contradictions").publish();
         let tunnel_mtu = tables.load().tunnels().first().expect("one tunnel").mtu();
@@ -255,7 +275,7 @@ impl Side {
     }
 }
 
-fn spec(plan: &Plan, number: u8, protection: Option<Protection>) -> TablesSpec {
+pub(crate) fn spec(plan: &Plan, number: u8, protection: Option<Protection>) -> TablesSpec {
     let peer = 3 - number;
     let prefix = |address: IpAddr, len| Prefix::new(address, len).expect("no host bits");
     let behind = |number| {

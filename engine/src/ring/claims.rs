@@ -1,0 +1,239 @@
+//! How threads share a circle of blocks: one fills them, any thread claims one to work on, and they are emptied in the order of
+//! filling, by whoever filled them or by another.
+//!
+//! 1. The block with the count `filled` is the filling end's, if it was emptied and is finished. Raising `filled` releases what
+//!    was put there.
+//! 2. Whoever raises `claimed` past a block has it, alone: a compare-and-swap, so each block goes to one thread.
+//! 3. That thread says when it is finished with the block, which releases what it did.
+//! 4. The emptying end has the block with the count `emptied` once it is finished, and raises `emptied`, which hands it back.
+//!
+//! A block whose claimer does not finish can be passed over: `emptied` is raised without a look at the block. It cannot be filled
+//! again until it is finished after all; so whatever a thread does, nobody else touches a block that it has.
+
+use std::sync::atomic::Ordering;
+
+use crossbeam::utils::CachePadded;
+
+use crate::sync::{AtomicU32, AtomicU64};
+
+/// Blocks in the circle.
+pub(super) const BLOCKS: usize = if cfg!(culvert_loom) { 2 } else { 32 };
+
+/// The state of a block that nobody works on, or is to work on; any other is what was said of it when it was filled.
+const FINISHED: u32 = 0;
+
+/// The counts, from 0 on: 64 bits do not wrap around.
+#[derive(Debug)]
+pub(super) struct Claims {
+    /// Blocks ever filled. Stored by the filling end.
+    filled: CachePadded<AtomicU64>,
+    /// Blocks ever claimed.
+    claimed: CachePadded<AtomicU64>,
+    /// Blocks ever emptied. Stored by the emptying end.
+    emptied: CachePadded<AtomicU64>,
+    state: [CachePadded<AtomicU32>; BLOCKS],
+}
+
+/// The place in the circle of the block with that count.
+fn place(count: u64) -> usize {
+    count as usize % BLOCKS
+}
+
+impl Claims {
+    /// All blocks empty.
+    pub(super) fn new() -> Claims {
+        Claims {
+            filled: CachePadded::new(AtomicU64::new(0)),
+            claimed: CachePadded::new(AtomicU64::new(0)),
+            emptied: CachePadded::new(AtomicU64::new(0)),
+            state: std::array::from_fn(|_| CachePadded::new(AtomicU32::new(FINISHED))),
+        }
+    }
+
+    fn state(&self, count: u64) -> &AtomicU32 {
+        &self.state[place(count)]
+    }
+
+    /// The block that the filling end may fill now, if it may.
+    #[inline]
+    pub(super) fn to_fill(&self) -> Option<usize> {
+        let filled = self.filled.load(Ordering::Relaxed);
+        let room = filled - self.emptied.load(Ordering::Acquire) < BLOCKS as u64;
+        (room && self.state(filled).load(Ordering::Acquire) == FINISHED).then(|| place(filled))
+    }
+
+    /// The filling end has filled the block that [`Claims::to_fill`] gave, with as many things as `count` says: not 0.
+    #[inline]
+    pub(super) fn fill(&self, count: u32) {
+        let filled = self.filled.load(Ordering::Relaxed);
+        self.state(filled).store(count, Ordering::Relaxed);
+        self.filled.store(filled + 1, Ordering::Release);
+    }
+
+    /// The oldest block that nobody has claimed: it is the caller's until [`Claims::finish`].
+    #[inline]
+    pub(super) fn claim(&self) -> Option<usize> {
+        let mut claimed = self.claimed.load(Ordering::Relaxed);
+        loop {
+            if claimed >= self.filled.load(Ordering::Acquire) {
+                return None;
+            }
+            let next =
+                self.claimed.compare_exchange(claimed, claimed + 1, Ordering::Relaxed, Ordering::Relaxed);
+            match next {
+                Ok(_) => return Some(place(claimed)),
+                Err(further) => claimed = further,
+            }
+        }
+    }
+
+    /// Whoever claimed block `place` is finished with it.
+    #[inline]
+    pub(super) fn finish(&self, place: usize) {
+        if let Some(state) = self.state.get(place) {
+            state.store(FINISHED, Ordering::Release);
+        }
+    }
+
+    /// The oldest block, if it is finished: the emptying end's until [`Claims::empty`].
+    #[inline]
+    pub(super) fn to_empty(&self) -> Option<usize> {
+        let emptied = self.emptied.load(Ordering::Relaxed);
+        let any = emptied < self.filled.load(Ordering::Acquire);
+        (any && self.state(emptied).load(Ordering::Acquire) == FINISHED).then(|| place(emptied))
+    }
+
+    /// The emptying end is done with the oldest block, or passes it over. It must be claimed: nobody could have it any more.
+    #[inline]
+    pub(super) fn empty(&self) {
+        let emptied = self.emptied.load(Ordering::Relaxed);
+        self.emptied.store(emptied + 1, Ordering::Release);
+    }
+
+    /// Has somebody the oldest block who is not finished with it? How much is in it, for the emptying end.
+    pub(super) fn in_work(&self) -> Option<u32> {
+        let emptied = self.emptied.load(Ordering::Relaxed);
+        let claimed = emptied < self.claimed.load(Ordering::Relaxed);
+        let state = self.state(emptied).load(Ordering::Acquire);
+        (claimed && state != FINISHED).then_some(state)
+    }
+
+    /// Blocks that wait to be claimed.
+    #[inline]
+    pub(super) fn waiting(&self) -> usize {
+        let claimed = self.claimed.load(Ordering::Relaxed);
+        self.filled.load(Ordering::Relaxed).saturating_sub(claimed) as usize
+    }
+
+    /// Blocks that were filled and have not been emptied.
+    #[inline]
+    pub(super) fn len(&self) -> usize {
+        let emptied = self.emptied.load(Ordering::Relaxed);
+        self.filled.load(Ordering::Relaxed).saturating_sub(emptied) as usize
+    }
+}
+
+#[cfg(all(test, culvert_loom))]
+mod every_order {
+    use loom::cell::UnsafeCell;
+    use loom::sync::Arc;
+    use loom::thread;
+
+    use super::*;
+
+    struct Circle {
+        claims: Claims,
+        blocks: [UnsafeCell<u32>; BLOCKS],
+    }
+
+    // SAFETY: what is tried here; loom reports any two accesses to a block that are not ordered.
+    unsafe impl Sync for Circle {}
+    // SAFETY: integers inside.
+    unsafe impl Send for Circle {}
+
+    impl Circle {
+        fn new() -> Arc<Circle> {
+            Arc::new(Circle { claims: Claims::new(), blocks: std::array::from_fn(|_| UnsafeCell::new(0)) })
+        }
+
+        fn fill(&self, number: u32) -> bool {
+            let Some(place) = self.claims.to_fill() else { return false };
+            // SAFETY: loom's cell checks that nobody else has it.
+            self.blocks[place].with_mut(|block| unsafe { *block = number });
+            self.claims.fill(1);
+            true
+        }
+
+        /// Works on a block, if one waits.
+        fn work(&self) {
+            if let Some(place) = self.claims.claim() {
+                // SAFETY: as above.
+                self.blocks[place].with_mut(|block| unsafe { *block *= 10 });
+                self.claims.finish(place);
+            }
+        }
+
+        fn empty(&self) -> Option<u32> {
+            let place = self.claims.to_empty()?;
+            // SAFETY: as above.
+            let number = self.blocks[place].with_mut(|block| unsafe { *block });
+            self.claims.empty();
+            Some(number)
+        }
+    }
+
+    /// Three blocks go through a circle of two; the thread that fills and empties works too, and another helps. Each is worked on
+    /// once, they come out in order, and no block is touched by two threads at once, in whatever order they run.
+    #[test]
+    fn blocks_are_worked_on_once_and_come_out_in_order() {
+        loom::model(|| {
+            let circle = Circle::new();
+            let helping = Arc::clone(&circle);
+            let helper = thread::spawn(move || (0..2).for_each(|_| helping.work()));
+            let (mut filled, mut seen) = (0, Vec::new());
+            while seen.len() < 3 {
+                if filled < 3 && circle.fill(filled + 1) {
+                    filled += 1;
+                }
+                circle.work();
+                match circle.empty() {
+                    Some(number) => seen.push(number),
+                    None => thread::yield_now(),
+                }
+            }
+            helper.join().expect("no panic");
+            assert_eq!(seen, [10, 20, 30]);
+            assert_eq!(circle.claims.len(), 0);
+        });
+    }
+
+    /// A block that its claimer has not finished is passed over. Those behind it come out, it is not filled again as long as it is
+    /// in work, and afterwards it is.
+    #[test]
+    fn a_block_passed_over_is_left_alone() {
+        loom::model(|| {
+            let circle = Circle::new();
+            assert!(circle.fill(1));
+            let helping = Arc::clone(&circle);
+            let helper = thread::spawn(move || helping.work());
+            let passed = circle.claims.in_work().is_some();
+            if passed {
+                circle.claims.empty();
+            }
+            assert!(circle.fill(2));
+            // The first block's place again.
+            let again = circle.fill(3);
+            circle.work();
+            circle.work();
+            circle.work();
+            helper.join().expect("no panic");
+            let mut seen = Vec::new();
+            while let Some(number) = circle.empty() {
+                seen.push(number);
+            }
+            let wanted = [Some(10).filter(|_| !passed), Some(20), Some(30).filter(|_| again)];
+            assert_eq!(seen, wanted.into_iter().flatten().collect::<Vec<_>>());
+            assert!(circle.claims.to_fill().is_some());
+        });
+    }
+}
