@@ -11,7 +11,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Instant;
 
-use culvert_engine::drops::Reason;
 use culvert_engine::exception::keepalive;
 use culvert_engine::exception::thread::{PortSetup, Setup, TunnelSetup};
 use culvert_engine::fib::Prefix;
@@ -69,7 +68,7 @@ pub(super) struct Built {
 pub(super) fn build(known: &Known<'_>) -> Result<Built, BuildError> {
     let mut spec = specification(known);
     let mut routes = effective(&spec);
-    let mut placed = hold::place(known.config, &spec, &routes, known.holds, known.now);
+    let placed = hold::place(known.config, &spec, &routes, known.holds, known.now);
     for (tunnel, held) in &placed.held {
         let Some(tunnel) = spec.tunnels.get(*tunnel) else { continue };
         let prefix = Prefix::from(tunnel.remote);
@@ -81,11 +80,6 @@ pub(super) fn build(known: &Known<'_>) -> Result<Built, BuildError> {
     }
     let setup = setup(known, &spec);
     let tables = Tables::build(spec)?;
-    // One that its carrier's way out of a port has made shallow enough is not down.
-    placed.nested.retain(|tunnel, _| {
-        let way_out = tables.tunnels().get(*tunnel).map(|tunnel| tunnel.way_out());
-        way_out == Some(Err(Reason::Nested))
-    });
     Ok(Built { tables, routes, setup, placed })
 }
 

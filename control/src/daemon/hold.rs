@@ -148,6 +148,7 @@ pub(super) fn place(
     // Where several ways share packets, some by a tunnel, those go astray as if all did.
     let told = carriers(true);
     let refused: BTreeSet<usize> = carriers(false).nested().collect();
+    let mut stranded = Vec::new();
     let mut placed = Placed { tunnels: found.len(), ..Placed::default() };
     for (number, found) in found.iter().enumerate() {
         let memory = holds.of(number);
@@ -164,9 +165,7 @@ pub(super) fn place(
                         placed.held.insert(number, held);
                         placed.ways.insert(number, way);
                     }
-                    None => {
-                        placed.nested.insert(number, detour);
-                    }
+                    None => stranded.push((number, *prefix)),
                 }
             }
             Found::Both(_, way) => {
@@ -186,6 +185,18 @@ pub(super) fn place(
             Found::Nothing => {}
         }
     }
+    // Told as it is while others keep their ways; those may have made the path of one short enough.
+    let carrier = |(number, found): (usize, &Found)| match found {
+        Found::Into(carrier, _) if !placed.held.contains_key(&number) => Some(*carrier),
+        _ => None,
+    };
+    let nesting = Nesting::new(found.iter().enumerate().map(carrier).collect(), plan::limits(config));
+    let refused: BTreeSet<usize> = nesting.nested().collect();
+    let nested = stranded.into_iter().filter(|(number, _)| refused.contains(number));
+    let nested = nested.filter_map(|(number, prefix)| {
+        Some((number, Detour::of(config, &nesting, number, Some(as_configured(prefix)))?))
+    });
+    placed.nested = nested.collect();
     placed
 }
 

@@ -587,7 +587,7 @@ impl Daemon {
             return down("unknown");
         };
         if let Some(detour) = self.view.placed.nested.get(&number) {
-            return Err(detour.why(&self.config));
+            return Err(format!("nested: {}", detour.path(&self.config)));
         }
         if !matches!(config.protect, Protect::None) && tunnel.outbound().next().is_none() {
             return down("no SA");

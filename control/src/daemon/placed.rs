@@ -9,7 +9,7 @@ use crate::nesting::Detour;
 const LISTED: usize = 8;
 
 impl Daemon {
-    /// Logs what is otherwise than with the tables before. Tunnels that go down are told by their state.
+    /// Logs what is otherwise than with the tables before.
     pub(super) fn tell_placed(&self, placed: &Placed) {
         let before = &self.view.placed;
         let new = placed.held.iter().filter(|(tunnel, held)| {
@@ -21,6 +21,13 @@ impl Daemon {
         });
         new.by_ref().take(LISTED).for_each(log::error);
         more(new.count(), "keep their ways");
+        let down = placed.nested.iter().filter(|(tunnel, detour)| before.nested.get(tunnel) != Some(detour));
+        let mut down = down.map(|(tunnel, detour)| {
+            let (name, why) = (self.tunnel_name(*tunnel), detour.why(&self.config));
+            format!("{name}: {why}; it has no other way and is down")
+        });
+        down.by_ref().take(LISTED).for_each(log::error);
+        more(down.count(), "have no other way and are down");
         let back = before
             .held
             .keys()

@@ -154,7 +154,17 @@ fn tunnels(tunnels: &BTreeMap<String, TunnelStatus>) -> Vec<Table> {
         states.row([name.clone(), port, state, tunnel.mtu.to_string(), tunnel.sas.to_string()]);
         counts.row([name.clone()].into_iter().chain(numbers(&tunnel.counts)));
     }
-    vec![states, ways, counts]
+    vec![states, ways, counts, nesting(tunnels)]
+}
+
+/// Tunnels that routes lead into tunnels: where to, and what they do instead.
+fn nesting(tunnels: &BTreeMap<String, TunnelStatus>) -> Table {
+    let mut table = Table::new(4, ["tunnel", "would go", "by route", "keeps"]);
+    for (name, nesting) in tunnels.iter().filter_map(|(name, tunnel)| Some((name, tunnel.nesting.as_ref()?))) {
+        let keeps = nesting.way.clone().unwrap_or_else(|| "-".to_owned());
+        table.row([name.clone(), nesting.path.join(" -> "), nesting.route.clone(), keeps]);
+    }
+    table
 }
 
 fn sas(sas: &BTreeMap<String, Sas>) -> Vec<Table> {

@@ -80,8 +80,13 @@ impl Detour {
             format!("{} tunnels where max_depth allows {}", self.path.tunnels.len(), self.limit)
         };
         let carrier = name(config, self.carrier);
-        let path = self.path.describe(|number| name(config, number));
+        let path = self.path(config);
         format!("{route} leads its far end {remote} into tunnel {carrier:?}: {path}, {measure}")
+    }
+
+    /// The path alone.
+    pub fn path(&self, config: &Config) -> String {
+        self.path.describe(|number| name(config, number))
     }
 
     /// What to do about it.
