@@ -2,8 +2,9 @@
 //! Nothing is changed.
 //!
 //! 1. The configuration is loaded; what is wrong in itself ends the command with code 2, after all of it has been told.
-//! 2. The engine's tables are built as for a run, and asked for the way to each tunnel's far end.
-//! 3. A tunnel whose far end is reached through a tunnel is an error, told with the whole path.
+//! 2. The engine's tables are built as for a run, with `--live` of what this host knows too, and asked for the way to each
+//!    tunnel's far end.
+//! 3. A tunnel whose far end lies deeper in tunnels than it may is an error, told with the whole path.
 //! 4. What can be put to work but will hardly do what was meant is a risk.
 //! 5. The kernel is asked what it would give for each netmap port.
 //!
@@ -34,6 +35,7 @@ use serde::ser::{SerializeMap, Serializer};
 use crate::config::{
     Config, Device, Manual, Mode, Payload, Port, Prefix, Problem, Protect, RouteTarget, Tunnel, Warning,
 };
+use crate::daemon::Live;
 use crate::plan::{self, TunnelRoute};
 use crate::{Failure, cli, daemon, replay};
 
@@ -52,7 +54,19 @@ const LISTED: usize = 3;
 /// Code 2 with everything that is wrong; code 1 where standard output takes no more.
 pub fn run(arguments: &cli::Check) -> Result<(), Failure> {
     let findings = match Config::load(&arguments.config) {
-        Ok((config, warnings)) => Findings { netmap: ask_netmap(&config), ..examine(&config, warnings) },
+        Ok((config, warnings)) => {
+            let found = if arguments.live {
+                daemon::live(&config).map(|live| examine_live(&config, live))
+            } else {
+                plan::preview(&config).map(|tables| {
+                    let nested = plan::nested(&config, &tables);
+                    examine(&config, &tables, follows_host(&config), nested)
+                })
+            };
+            let mut findings = found.unwrap_or_else(|errors| Findings { errors, ..Findings::default() });
+            findings.warnings.splice(..0, warnings);
+            Findings { netmap: ask_netmap(&config), ..findings }
+        }
         Err(errors) => Findings { errors: errors.problems, warnings: errors.warnings, ..Findings::default() },
     };
     print(&findings, arguments.json)?;
@@ -184,18 +198,22 @@ pub struct ProtectionReport {
     pub replay_window: Option<u32>,
 }
 
-/// Examines a configuration that could be loaded with these warnings.
-pub fn examine(config: &Config, warnings: Vec<Warning>) -> Findings {
-    let tables = match plan::preview(config) {
-        Ok(tables) => tables,
-        Err(errors) => return Findings { errors, warnings, ..Findings::default() },
-    };
-    let nesting = plan::nesting(config, &tables);
+/// Steps 2 to 4 with what the host says.
+fn examine_live(config: &Config, live: Live) -> Findings {
+    let mut findings = examine(config, &live.tables, false, live.errors);
+    findings.warnings.extend(live.warnings);
+    findings
+}
+
+/// Steps 2 to 4: examines a configuration, whose tables these are. `unasked`: the host may know ways that they do not.
+/// `errors`: tunnels in tunnels.
+fn examine(config: &Config, tables: &Tables, unasked: bool, errors: Vec<Problem>) -> Findings {
+    let nesting = plan::nesting(config, tables);
     let name = |index: usize| config.tunnels.get(index).map_or("?", |tunnel| &tunnel.name);
-    let mut findings = Findings { errors: plan::nested(config, &tables), warnings, ..Findings::default() };
+    let mut findings = Findings { errors, ..Findings::default() };
     let pairs = config.tunnels.iter().zip(tables.tunnels()).enumerate();
     for (index, (tunnel, engine)) in pairs {
-        let path = path(config, index, &tables);
+        let path = path(config, index, tables, unasked);
         let through = nesting.path(index);
         let report = TunnelReport {
             local: tunnel.local.to_string(),
@@ -207,7 +225,7 @@ pub fn examine(config: &Config, warnings: Vec<Warning>) -> Findings {
             encapsulation: tunnel.encapsulation.name(),
             protection: protection(&tunnel.protect),
             mtu: replay::inner_mtu(tunnel, engine),
-            largest_mtu: largest_mtu(config, tunnel, engine, &tables, path.port.as_deref()),
+            largest_mtu: largest_mtu(tunnel, index, engine, tables),
             overhead: overhead(tunnel, engine),
             padding: padding(&tunnel.protect),
             nesting: through.tunnels.iter().map(|tunnel| name(*tunnel).to_owned()).collect(),
@@ -217,24 +235,25 @@ pub fn examine(config: &Config, warnings: Vec<Warning>) -> Findings {
         findings.warnings.extend(risks(config, tunnel, &report).into_iter().map(Warning));
         findings.tunnels.push((tunnel.name.clone(), report));
     }
-    findings.warnings.extend(covered_ends(config, &tables).into_iter().map(Warning));
+    findings.warnings.extend(covered_ends(config, tables).into_iter().map(Warning));
     findings.warnings.extend(taken_networks(config).into_iter().map(Warning));
     findings
 }
 
 /// The way to the far end of tunnel number `index`, as the engine takes it; of one that lies in others, that of the last.
-fn path(config: &Config, index: usize, tables: &Tables) -> PathReport {
+fn path(config: &Config, index: usize, tables: &Tables, unasked: bool) -> PathReport {
     let port = |number: u16| config.ports.get(usize::from(number));
     let Some(tunnel) = config.tunnels.get(index) else { return PathReport::default() };
     if let Some(carrier) = tables.tunnels().get(index).and_then(|tunnel| tunnel.carrier()) {
-        return path(config, carrier, tables);
+        return path(config, carrier, tables, unasked);
     }
+    let next_hop = u32::try_from(index).ok().and_then(|index| Some(tables.station_of(index)?.1));
     match tables.route(tunnel.remote).map(|hop| hop.to) {
         Some(To::Station { port: number, mac }) => {
             let port = port(number);
             PathReport {
                 port: port.map(|port| port.name.clone()),
-                next_hop: port.map(|port| next_hop(config, tunnel.remote, port)),
+                next_hop,
                 mac: Some(mac.to_string()),
                 problem: None,
             }
@@ -244,7 +263,7 @@ fn path(config: &Config, index: usize, tables: &Tables) -> PathReport {
             let unknown = port.is_some_and(|port| port.device.is_synthetic());
             PathReport {
                 port: port.map(|port| port.name.clone()),
-                next_hop: port.map(|port| next_hop(config, tunnel.remote, port)),
+                next_hop,
                 mac: None,
                 problem: unknown.then_some("no [[neighbour]] gives the next hop's MAC (no-neighbour)"),
             }
@@ -256,10 +275,7 @@ fn path(config: &Config, index: usize, tables: &Tables) -> PathReport {
             problem: Some("the far end is an address of this router (no-route)"),
             ..PathReport::default()
         },
-        // The host's routing table, which is not read here, may know the way.
-        Some(To::HostForwards | To::Nowhere | To::Group(_)) | None if follows_host(config) => {
-            PathReport::default()
-        }
+        Some(To::HostForwards | To::Nowhere | To::Group(_)) | None if unasked => PathReport::default(),
         Some(To::HostForwards | To::Nowhere | To::Group(_)) | None => {
             PathReport { problem: Some("no route leads to the far end (no-route)"), ..PathReport::default() }
         }
@@ -269,20 +285,6 @@ fn path(config: &Config, index: usize, tables: &Tables) -> PathReport {
 /// Is there a port whose routes and neighbours the host's tables give?
 fn follows_host(config: &Config) -> bool {
     config.ports.iter().any(|port| !port.device.is_synthetic())
-}
-
-/// The gateway of the longest `[[route]]` out of that port, or the far end itself where a network of the port is longer.
-fn next_hop(config: &Config, remote: IpAddr, port: &Port) -> IpAddr {
-    let gateways = config.routes.iter().filter_map(|route| match &route.target {
-        RouteTarget::Port { port: name, via } if *name == port.name && plan::covers(route.prefix, remote) => {
-            Some((route.prefix.len, via.unwrap_or(remote)))
-        }
-        _ => None,
-    });
-    let networks = port.addresses.iter().filter(|address| plan::covers(**address, remote));
-    // A route wins over a network of the same length, as in the tables: the later of two equals is taken.
-    let ways = networks.map(|address| (address.len, remote)).chain(gateways);
-    ways.max_by_key(|(len, _)| *len).map_or(remote, |(_, hop)| hop)
 }
 
 fn protection(protect: &Protect) -> Option<ProtectionReport> {
@@ -325,20 +327,22 @@ fn same<T: PartialEq>(mut values: impl Iterator<Item = T>) -> Option<T> {
     values.all(|value| value == first).then_some(first)
 }
 
-/// The longest inner IP packet whose outer packet fits the port, or the tunnel that it lies in, or 1500 bytes where the port is not known.
+/// The longest inner IP packet whose outer packet fits the port, or the tunnel that it lies in, or 1500 bytes where neither is
+/// known.
 fn largest_mtu(
-    config: &Config,
     tunnel: &Tunnel,
+    index: usize,
     engine: &culvert_engine::tunnel::Tunnel,
     tables: &Tables,
-    port: Option<&str>,
 ) -> usize {
-    const UNKNOWN: u16 = 1500;
-    let port = config.ports.iter().find(|one| Some(one.name.as_str()) == port);
+    const UNKNOWN: usize = 1500;
     let carrier = engine.carrier().and_then(|carrier| tables.tunnels().get(carrier));
-    let link = || usize::from(port.map_or(UNKNOWN, |port| port.mtu()));
-    let fitting = engine.layout().mtu(carrier.map_or_else(link, |carrier| carrier.mtu()));
-    fitting.saturating_sub(replay::inner_link_header(tunnel))
+    let link = || {
+        let (port, _) = tables.station_of(u32::try_from(index).ok()?)?;
+        tables.port_mtu(port)
+    };
+    let fits = carrier.map(|carrier| carrier.mtu()).or_else(link).unwrap_or(UNKNOWN);
+    engine.layout().mtu(fits).saturating_sub(replay::inner_link_header(tunnel))
 }
 
 /// Headers in front of the inner IP packet, and the trailer and ICV of ESP behind it.

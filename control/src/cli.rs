@@ -142,6 +142,9 @@ pub struct Check {
     /// Configuration file
     #[arg(short, long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
     pub config: PathBuf,
+    /// Take this host's routes, addresses and neighbours into account, as `run` would now
+    #[arg(long)]
+    pub live: bool,
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,

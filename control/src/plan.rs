@@ -123,7 +123,8 @@ impl Kept {
         Ok(kept)
     }
 
-    fn without_sas(config: &Config, workers: usize) -> Kept {
+    /// The state of a run that sends nothing.
+    pub fn without_sas(config: &Config, workers: usize) -> Kept {
         let mut bank = TunnelCounterBank::new(workers);
         let mut tunnel = || KeptTunnel {
             outbound: Vec::new(),

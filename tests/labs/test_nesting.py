@@ -5,6 +5,7 @@ All that goes on while the mistake is made and mended: pings between the routers
 ones, and between the LANs. None may be lost.
 """
 
+import re
 import signal
 from contextlib import contextmanager
 
@@ -33,8 +34,8 @@ class Pinging:
 
     def stop(self):
         self.process.stop(signal.SIGINT)
-        sent, received = (int(word) for word in self.process.text().split("--- ")[-1].split() if word.isdigit())
-        return sent, received
+        found = re.search(r"(\d+) packets transmitted, (\d+) received", self.process.text())
+        return int(found[1]), int(found[2])
 
 
 @contextmanager
@@ -69,12 +70,12 @@ def second(site, *lines):
 
 
 def check(router, configuration, *options):
-    """What `culvert check` says: its exit status, and all that it printed."""
+    """What `culvert check` says: its exit status, and all that it printed, whatever the width of its lines."""
     file = router.namespace.lab.folder / f"{router.namespace.label}-checked.toml"
     file.write_text(configuration)
     file.chmod(0o600)
     done = router.namespace.run(CULVERT, "check", "-c", file, *options, check=False)
-    return done.returncode, done.stdout + done.stderr
+    return done.returncode, " ".join((done.stdout + done.stderr).split())
 
 
 def both(sites, carrier, *lines):
@@ -108,11 +109,18 @@ def test_a_second_tunnel_on_top(sites):
         for router in sites.routers.values():
             assert not pings(router.namespace, f"10.{90 + far(router.site)}.0.1")
     for site, router in sites.routers.items():
+        status, said = check(router, wrong[site], "--live")
+        assert status == 2, said
         tunnels = router.show("tunnels")
         assert tunnels[NAMES[site]]["state"] == "up"
         assert tunnels["second"]["state"] == "down"
-        assert tunnels["second"]["why"].endswith(f"second -> {NAMES[site]}, 2 tunnels where max_depth allows 1")
-        assert f'tunnel "second": down: the route {INNER[far(site)][4]}/32 leads' in router.daemon.text()
+        assert tunnels["second"]["why"] == f"nested: second -> {NAMES[site]}"
+        expected = {"path": ["second", NAMES[site]], "route": f"{INNER[far(site)][4]}/32", "way": None, "returning": False}
+        assert {key: tunnels["second"]["nesting"][key] for key in expected} == expected
+        assert tunnels["second"]["nesting"]["why"] in said
+        assert f"error: tunnel \"second\": {tunnels['second']['nesting']['why']}; it has no other way and is down" in (
+            router.daemon.text()
+        )
         assert router.drops("nested") > 0
 
 
@@ -137,6 +145,10 @@ def test_a_host_route_into_the_tunnel(sites, carrier):
             expected = {"why": why, "route": wrong[site], "path": [name, name], "way": way, "returning": False}
             assert seen["nesting"] == expected
             assert f'error: tunnel "{name}": {why}; it keeps its way by {way}' in router.daemon.text()
+            status, said = check(router, sites.configuration(site, carrier), "--live")
+            assert status == 0 and f"nesting depth 1: {name} -> port wan" in said, said
+            assert f"path port wan to {sites.gateway(site, 4)}, " in said, said
+            assert f"risk: tunnel \"{name}\": the host's route {wrong[site]} leads" in said, said
         ping(sites.h1, host(2, 4), count=100)
         for site, router in sites.routers.items():
             router.namespace.ip(f"route del {wrong[site]} dev {NAMES[site]}")
@@ -195,7 +207,7 @@ def test_a_tunnel_that_may_lie_in_another(sites, carrier):
     for site, router in sites.routers.items():
         configuration = both(sites, carrier, "max_depth = 2")[site]
         status, said = check(router, configuration)
-        assert status == 0 and f"depth 2: second -> {NAMES[site]}\n" in said, said
+        assert status == 0 and f"nesting depth 2: second -> {NAMES[site]} " in said, said
         router.start(configuration)
         router.namespace.ip(f"addr add 10.{90 + site}.0.1/32 dev lan")
         sites.hosts[site].ip(f"addr add 10.{90 + site}.0.5/32 dev lan")
@@ -212,7 +224,8 @@ def test_a_tunnel_that_may_lie_in_another(sites, carrier):
     assert packets and all(packet[IP].len <= 1500 for packet in packets)
     if carrier.mode is None:
         depths = [sum(layer is GreHeader for layer in packet.layers()) for packet in packets]
-        assert (depths.count(2), depths.count(1), len(depths)) == (40, 80, 120), depths
+        # What waited for an answer before may be among them.
+        assert depths.count(2) >= 40 and depths.count(1) >= 80 and set(depths) == {1, 2}, depths
     assert not pings(sites.h1, "10.92.0.5", source="10.91.0.5", size=mtu - 27, df=True)
     # Never in a circle, whatever is allowed.
     for site, router in sites.routers.items():

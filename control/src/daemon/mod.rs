@@ -23,6 +23,7 @@ mod exceptions;
 mod follow;
 mod hold;
 mod interfaces;
+mod live;
 mod log;
 mod offloads;
 mod placed;
@@ -77,6 +78,7 @@ use crate::routes::HostTables;
 use crate::{Failure, cli, replay};
 
 pub(crate) use devices::netmap_options;
+pub(crate) use live::{Live, live};
 pub use server::SOCKET;
 pub use show::run as show;
 pub use status::What;

@@ -160,7 +160,8 @@ fn tunnels(tunnels: &BTreeMap<String, TunnelStatus>) -> Vec<Table> {
 /// Tunnels that routes lead into tunnels: where to, and what they do instead.
 fn nesting(tunnels: &BTreeMap<String, TunnelStatus>) -> Table {
     let mut table = Table::new(4, ["tunnel", "would go", "by route", "keeps"]);
-    for (name, nesting) in tunnels.iter().filter_map(|(name, tunnel)| Some((name, tunnel.nesting.as_ref()?))) {
+    for (name, nesting) in tunnels.iter().filter_map(|(name, tunnel)| Some((name, tunnel.nesting.as_ref()?)))
+    {
         let keeps = nesting.way.clone().unwrap_or_else(|| "-".to_owned());
         table.row([name.clone(), nesting.path.join(" -> "), nesting.route.clone(), keeps]);
     }

@@ -358,7 +358,10 @@ proptest! {
         follow(&mut world, &path_mtus, Some(&router));
         world.now += RETURN;
         follow(&mut world, &path_mtus, Some(&router));
-        prop_assert_eq!(flows(&config, &mut router)?, at_first);
+        for (now, first) in flows(&config, &mut router)?.into_iter().zip(at_first) {
+            // One that was down may have had a way out of a port by now, and keep it, and carry others.
+            prop_assert!(now == first || first.is_none(), "{:?}, and {:?} at first", now, first);
+        }
         prop_assert_eq!(world.holds.deadline(), None);
     }
 }
