@@ -12,6 +12,7 @@ pub mod config;
 pub mod daemon;
 pub mod demo;
 mod failure;
+pub mod filter;
 pub mod interface;
 pub mod lab;
 pub mod nesting;

@@ -19,6 +19,8 @@ mod tests;
 use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
 use std::sync::Arc;
 
+use crate::trace::Direction;
+
 /// The longest record read or written, in bytes: what tcpdump and Wireshark take as their largest snapshot
 /// length for Ethernet.
 pub const MAX_RECORD: usize = 262_144;
@@ -284,8 +286,13 @@ impl<W: Write> Writer<W> {
     /// [`io::ErrorKind::InvalidInput`] where the name is longer than an option holds (65535 bytes), with
     /// nothing written; else that of writing.
     pub fn pcapng(output: W, interface_name: &str) -> io::Result<Self> {
+        let interface =
+            InterfaceDescription { name: interface_name, link: LinkType::Ethernet, snap: MAX_RECORD as u32 };
+        // Checked before the first byte goes out.
+        field::<u16>(interface_name.len())?;
         let mut output = BufWriter::new(output);
-        pcapng::write_header(&mut output, interface_name)?;
+        pcapng::write_section(&mut output)?;
+        pcapng::write_interface(&mut output, &interface)?;
         Ok(Self { output, format: Format::Pcapng })
     }
 
@@ -307,7 +314,11 @@ impl<W: Write> Writer<W> {
         }
         match self.format {
             Format::Pcap => pcap::write_record(&mut self.output, time_ns, frame),
-            Format::Pcapng => pcapng::write_record(&mut self.output, time_ns, frame),
+            Format::Pcapng => {
+                let original_len = field(frame.len())?;
+                let packet = Packet { interface: 0, time_ns, direction: None, data: frame, original_len };
+                pcapng::write_packet(&mut self.output, &packet)
+            }
         }
     }
 
@@ -317,6 +328,94 @@ impl<W: Write> Writer<W> {
     /// That of writing.
     pub fn flush(&mut self) -> io::Result<()> {
         self.output.flush()
+    }
+}
+
+/// What the packets of an interface begin with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LinkType {
+    /// An Ethernet header (LINKTYPE_ETHERNET).
+    Ethernet,
+    /// The IPv4 or IPv6 header (LINKTYPE_RAW).
+    Ip,
+}
+
+impl LinkType {
+    /// The number in the registry of link types.
+    pub const fn number(self) -> u16 {
+        match self {
+            LinkType::Ethernet => ETHERNET,
+            LinkType::Ip => 101,
+        }
+    }
+}
+
+/// An interface that packets are from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct InterfaceDescription<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// What its packets begin with.
+    pub link: LinkType,
+    /// The most bytes that are kept of each.
+    pub snap: u32,
+}
+
+/// A packet to be written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Packet<'a> {
+    /// The number of its interface.
+    pub interface: u32,
+    /// Nanoseconds since 1970-01-01T00:00:00Z.
+    pub time_ns: u64,
+    /// Which way it went, where that is known.
+    pub direction: Option<Direction>,
+    /// The bytes kept, its first.
+    pub data: &'a [u8],
+    /// Its length in bytes.
+    pub original_len: u32,
+}
+
+/// Writes a pcapng capture of several interfaces, as it happens: each call writes whole blocks, without a buffer in between, so that
+/// what was written is a capture at any time.
+#[derive(Debug)]
+pub struct LiveWriter<W> {
+    output: W,
+}
+
+impl<W: Write> LiveWriter<W> {
+    /// Begins a capture with these interfaces, numbered from 0.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::InvalidInput`] for a name longer than 65535 bytes; else that of writing.
+    pub fn new(mut output: W, interfaces: &[InterfaceDescription<'_>]) -> io::Result<Self> {
+        pcapng::write_section(&mut output)?;
+        interfaces.iter().try_for_each(|interface| pcapng::write_interface(&mut output, interface))?;
+        Ok(Self { output })
+    }
+
+    /// Appends a packet.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::InvalidInput`] for one of more than [`MAX_RECORD`] bytes, with nothing written; else that of writing.
+    pub fn write(&mut self, packet: &Packet<'_>) -> io::Result<()> {
+        if packet.data.len() > MAX_RECORD {
+            return Err(invalid("a packet longer than a capture's largest record, 262144 bytes"));
+        }
+        pcapng::write_packet(&mut self.output, packet)
+    }
+
+    /// Appends what is known about an interface at that time: packets received, and how many of these were lost to the capture.
+    ///
+    /// # Errors
+    /// That of writing.
+    pub fn statistics(&mut self, interface: u32, time_ns: u64, received: u64, lost: u64) -> io::Result<()> {
+        pcapng::write_statistics(&mut self.output, interface, time_ns, (received, lost))
+    }
+
+    /// Where it is written to.
+    pub fn get_mut(&mut self) -> &mut W {
+        &mut self.output
     }
 }
 

@@ -13,9 +13,10 @@
 use std::io::{self, Read, Write};
 
 use super::{
-    CaptureError, Damage, ETHERNET, Input, MAX_BLOCK, MAX_INTERFACES, MAX_RECORD, NANOSECONDS, Order, Stamp,
-    damaged, field,
+    CaptureError, Damage, ETHERNET, Input, InterfaceDescription, MAX_BLOCK, MAX_INTERFACES, MAX_RECORD,
+    NANOSECONDS, Order, Packet, Stamp, damaged, field,
 };
+use crate::trace::Direction;
 
 /// Block type of a Section Header Block, the same in both byte orders.
 pub(super) const SECTION_HEADER: u32 = 0x0a0d_0d0a;
@@ -27,6 +28,9 @@ const OBSOLETE_PACKET: u32 = 2;
 const SIMPLE_PACKET: u32 = 3;
 /// Block type of an Enhanced Packet Block.
 const ENHANCED_PACKET: u32 = 6;
+
+/// Block type of an Interface Statistics Block.
+const INTERFACE_STATISTICS: u32 = 5;
 
 /// Byte-Order Magic (Section Header Block).
 const BYTE_ORDER_MAGIC: u32 = 0x1a2b_3c4d;
@@ -42,6 +46,12 @@ const INTERFACE_NAME: u16 = 2;
 const RESOLUTION: u16 = 9;
 /// Seconds to add to an interface's time stamps (Interface Description Block, if_tsoffset).
 const TIME_OFFSET: u16 = 14;
+
+/// A packet's direction, in its lowest two bits (Enhanced Packet Block, epb_flags).
+const PACKET_FLAGS: u16 = 2;
+/// Packets from the interface since the capture began, and of these dropped (Interface Statistics Block, isb_ifrecv, isb_ifdrop).
+const STATISTICS_RECEIVED: u16 = 4;
+const STATISTICS_LOST: u16 = 5;
 
 /// What is written as the name of the application.
 const APPLICATION: &str = "Culvert";
@@ -352,10 +362,8 @@ fn read_data<R: Read>(
     input.packet(data, length)
 }
 
-/// Writes a section header and the description of the one interface, with a nanosecond clock.
-pub(super) fn write_header(output: &mut impl Write, interface_name: &str) -> io::Result<()> {
-    // Checked before the first byte goes out.
-    field::<u16>(interface_name.len())?;
+/// Writes a section header.
+pub(super) fn write_section(output: &mut impl Write) -> io::Result<()> {
     let mut body = Vec::new();
     body.write_all(&BYTE_ORDER_MAGIC.to_le_bytes())?;
     body.write_all(&1u16.to_le_bytes())?;
@@ -364,24 +372,67 @@ pub(super) fn write_header(output: &mut impl Write, interface_name: &str) -> io:
     body.write_all(&(-1i64).to_le_bytes())?;
     write_option(&mut body, SECTION_APPLICATION, APPLICATION.as_bytes())?;
     write_option(&mut body, END_OF_OPTIONS, &[])?;
-    write_block(output, SECTION_HEADER, &[&body])?;
-    body.clear();
-    body.write_all(&ETHERNET.to_le_bytes())?;
+    write_block(output, SECTION_HEADER, &[&body])
+}
+
+/// Writes the description of an interface with a nanosecond clock.
+pub(super) fn write_interface(
+    output: &mut impl Write,
+    interface: &InterfaceDescription<'_>,
+) -> io::Result<()> {
+    let mut body = Vec::new();
+    body.write_all(&interface.link.number().to_le_bytes())?;
     body.write_all(&[0; 2])?;
-    body.write_all(&field::<u32>(MAX_RECORD)?.to_le_bytes())?;
-    write_option(&mut body, INTERFACE_NAME, interface_name.as_bytes())?;
+    body.write_all(&interface.snap.to_le_bytes())?;
+    write_option(&mut body, INTERFACE_NAME, interface.name.as_bytes())?;
     write_option(&mut body, RESOLUTION, &[9])?;
     write_option(&mut body, END_OF_OPTIONS, &[])?;
     write_block(output, INTERFACE_DESCRIPTION, &[&body])
 }
 
 /// Writes an Enhanced Packet Block.
-pub(super) fn write_record(output: &mut impl Write, time_ns: u64, frame: &[u8]) -> io::Result<()> {
-    let length = field::<u32>(frame.len())?.to_le_bytes();
-    let (high, low) = ((time_ns >> 32) as u32, time_ns as u32);
-    let parts =
-        [&[0; 4], &high.to_le_bytes(), &low.to_le_bytes(), &length, &length, frame, padding(frame.len())];
+pub(super) fn write_packet(output: &mut impl Write, packet: &Packet<'_>) -> io::Result<()> {
+    let interface = packet.interface.to_le_bytes();
+    let length = field::<u32>(packet.data.len())?.to_le_bytes();
+    let original = packet.original_len.to_le_bytes();
+    let (high, low) = ((packet.time_ns >> 32) as u32, packet.time_ns as u32);
+    let mut options = Vec::new();
+    if let Some(direction) = packet.direction {
+        let flags: u32 = match direction {
+            Direction::In => 1,
+            Direction::Out => 2,
+        };
+        write_option(&mut options, PACKET_FLAGS, &flags.to_le_bytes())?;
+        write_option(&mut options, END_OF_OPTIONS, &[])?;
+    }
+    let parts = [
+        &interface[..],
+        &high.to_le_bytes(),
+        &low.to_le_bytes(),
+        &length,
+        &original,
+        packet.data,
+        padding(packet.data.len()),
+        &options,
+    ];
     write_block(output, ENHANCED_PACKET, &parts)
+}
+
+/// Writes an Interface Statistics Block: packets that the interface gave, and of these such as were lost.
+pub(super) fn write_statistics(
+    output: &mut impl Write,
+    interface: u32,
+    time_ns: u64,
+    (received, lost): (u64, u64),
+) -> io::Result<()> {
+    let mut body = Vec::new();
+    body.write_all(&interface.to_le_bytes())?;
+    body.write_all(&((time_ns >> 32) as u32).to_le_bytes())?;
+    body.write_all(&(time_ns as u32).to_le_bytes())?;
+    write_option(&mut body, STATISTICS_RECEIVED, &received.to_le_bytes())?;
+    write_option(&mut body, STATISTICS_LOST, &lost.to_le_bytes())?;
+    write_option(&mut body, END_OF_OPTIONS, &[])?;
+    write_block(output, INTERFACE_STATISTICS, &[&body])
 }
 
 fn write_option(output: &mut impl Write, code: u16, value: &[u8]) -> io::Result<()> {

@@ -624,3 +624,70 @@ proptest! {
         }
     }
 }
+
+/// What a live capture writes, block by block (draft-ietf-opsawg-pcapng: 4.1, 4.2, 4.3, 4.6).
+#[test]
+fn a_live_capture_has_interfaces_directions_and_losses() {
+    let interfaces = [
+        InterfaceDescription { name: "wan", link: LinkType::Ethernet, snap: 2048 },
+        InterfaceDescription { name: "oslo", link: LinkType::Ip, snap: 96 },
+    ];
+    let mut writer = LiveWriter::new(Vec::new(), &interfaces).unwrap();
+    writer.get_mut().clear();
+    let time_ns = 0x0102_0304_0506_0708;
+    let packet = Packet {
+        interface: 1,
+        time_ns,
+        direction: Some(Direction::Out),
+        data: &[0x45, 1, 2],
+        original_len: 1400,
+    };
+    writer.write(&packet).unwrap();
+    let expected: &[&[u8]] = &[
+        &6u32.to_le_bytes(),
+        &48u32.to_le_bytes(),
+        &1u32.to_le_bytes(),
+        &[4, 3, 2, 1, 8, 7, 6, 5],
+        &3u32.to_le_bytes(),
+        &1400u32.to_le_bytes(),
+        &[0x45, 1, 2, 0],
+        &[2, 0, 4, 0, 2, 0, 0, 0],
+        &[0, 0, 0, 0],
+        &48u32.to_le_bytes(),
+    ];
+    assert_eq!(std::mem::take(writer.get_mut()), expected.concat());
+    writer.statistics(1, time_ns, 7, 2).unwrap();
+    let expected: &[&[u8]] = &[
+        &5u32.to_le_bytes(),
+        &52u32.to_le_bytes(),
+        &1u32.to_le_bytes(),
+        &[4, 3, 2, 1, 8, 7, 6, 5],
+        &[4, 0, 8, 0, 7, 0, 0, 0, 0, 0, 0, 0],
+        &[5, 0, 8, 0, 2, 0, 0, 0, 0, 0, 0, 0],
+        &[0, 0, 0, 0],
+        &52u32.to_le_bytes(),
+    ];
+    assert_eq!(std::mem::take(writer.get_mut()), expected.concat());
+    let long = vec![0; MAX_RECORD + 1];
+    let refused = writer.write(&Packet { data: &long, ..packet }).unwrap_err();
+    assert_eq!((refused.kind(), writer.get_mut().len()), (io::ErrorKind::InvalidInput, 0));
+}
+
+/// Every part of it, cut between two calls, is a capture that we read.
+#[test]
+fn a_live_capture_is_one_at_any_time() {
+    let interfaces = [InterfaceDescription { name: "wan", link: LinkType::Ethernet, snap: 2048 }];
+    let mut writer = LiveWriter::new(Vec::new(), &interfaces).unwrap();
+    for number in 0..5_u8 {
+        assert_eq!(packets(writer.get_mut()).len(), usize::from(number));
+        let data = vec![number; 60 + usize::from(number)];
+        let direction = [None, Some(Direction::In)][usize::from(number % 2)];
+        writer
+            .write(&Packet { interface: 0, time_ns: 9, direction, data: &data, original_len: 1500 })
+            .unwrap();
+    }
+    writer.statistics(0, 9, 5, 0).unwrap();
+    let read = packets(writer.get_mut());
+    assert_eq!(read[3], (9, vec![3; 63], 1500));
+    assert_eq!(read.len(), 5);
+}
