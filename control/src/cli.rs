@@ -42,6 +42,10 @@ pub enum Action {
     Run(Run),
     /// Show what the daemon is doing
     Show(Show),
+    /// Show what befalls the next packets, stage by stage
+    Trace(Trace),
+    /// Write packets of a port or tunnel to a pcapng file
+    Capture(Capture),
     /// Print the completion script for a shell
     Completions(Completions),
     /// Print the manual page (roff) of all commands
@@ -174,6 +178,58 @@ pub struct Show {
     #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "1", value_parser = value_parser!(u32).range(1..=3600))]
     pub watch: Option<u32>,
     /// Print one JSON object instead of a table
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `culvert trace`.
+#[derive(Args, Debug)]
+pub struct Trace {
+    /// How many packets
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = value_parser!(u64).range(1..))]
+    pub count: u64,
+    /// Which packets: words of pcap-filter(7), `tunnel NAME`, `on PORT`, `drop [REASON]`; and, or, not
+    #[arg(long = "match", value_name = "EXPR", default_value = "", hide_default_value = true)]
+    pub matching: String,
+    /// UNIX socket that the daemon listens on
+    #[arg(long, value_name = "PATH", default_value = daemon::SOCKET, value_hint = clap::ValueHint::FilePath)]
+    pub socket: PathBuf,
+    /// Print one JSON object a line, for each packet
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `culvert capture`.
+#[derive(Args, Debug)]
+pub struct Capture {
+    /// The port or tunnel; port:NAME and tunnel:NAME tell one from the other
+    #[arg(value_name = "PORT|TUNNEL")]
+    pub target: String,
+    /// The file to write; - is standard output
+    #[arg(short, long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
+    pub write: PathBuf,
+    /// Of a tunnel: the packets inside it, in place of those around them
+    #[arg(long)]
+    pub decrypted: bool,
+    /// Which packets: words of pcap-filter(7); and, or, not
+    #[arg(long = "match", value_name = "EXPR", default_value = "", hide_default_value = true)]
+    pub matching: String,
+    /// End after so many packets
+    #[arg(long, value_name = "N", value_parser = value_parser!(u64).range(1..))]
+    pub count: Option<u64>,
+    /// End after so many seconds
+    #[arg(long, value_name = "N", value_parser = value_parser!(u64).range(1..))]
+    pub seconds: Option<u64>,
+    /// End before the file is longer than so many bytes
+    #[arg(long, value_name = "N", default_value_t = 1 << 30)]
+    pub bytes: u64,
+    /// Keep the first so many bytes of each packet
+    #[arg(long, value_name = "BYTES", value_parser = value_parser!(u32).range(1..=65_535))]
+    pub snap: Option<u32>,
+    /// UNIX socket that the daemon listens on
+    #[arg(long, value_name = "PATH", default_value = daemon::SOCKET, value_hint = clap::ValueHint::FilePath)]
+    pub socket: PathBuf,
+    /// Say at the end what was captured as one JSON object (on standard error, as the text)
     #[arg(long)]
     pub json: bool,
 }

@@ -6,6 +6,7 @@
 
 pub mod api;
 pub mod bench;
+pub mod capture;
 pub mod check;
 pub mod cli;
 pub mod config;
@@ -22,6 +23,7 @@ pub mod report;
 pub mod routes;
 pub mod table;
 pub mod text;
+pub mod trace;
 
 use std::ffi::OsString;
 use std::io;
@@ -48,6 +50,8 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<(), Failure>
         Action::Check(arguments) => check::run(arguments),
         Action::Run(arguments) => daemon::run(arguments),
         Action::Show(arguments) => daemon::show(arguments),
+        Action::Trace(arguments) => trace::run(arguments),
+        Action::Capture(arguments) => capture::run(arguments),
         Action::Completions(arguments) => {
             cli::write_completions(arguments.shell, &mut io::stdout().lock()).map_err(Failure::stdout)
         }

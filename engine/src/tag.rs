@@ -87,6 +87,21 @@ impl Cause {
         Cause::Returned,
     ];
 
+    /// The name in reports, kebab-case.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Cause::TtlExceeded => "ttl-exceeded",
+            Cause::TooBig => "too-big",
+            Cause::NoNeighbour => "no-neighbour",
+            Cause::NoRoute => "no-route",
+            Cause::Fragment => "fragment",
+            Cause::Local => "local",
+            Cause::IcmpError => "icmp-error",
+            Cause::Keepalive => "keepalive",
+            Cause::Returned => "returned-keepalive",
+        }
+    }
+
     /// The cause behind a drop, where the exception thread can do something about it.
     #[inline]
     pub const fn of(reason: Reason) -> Option<Cause> {

@@ -40,10 +40,49 @@ pub enum Command {
         #[serde(default = "second")]
         every: u64,
     },
+    /// What befalls the next packets: a stream.
+    Trace {
+        /// Which packets: an expression. Empty: all.
+        #[serde(rename = "match", default)]
+        matching: String,
+        /// How many.
+        #[serde(default = "ten")]
+        count: u64,
+    },
+    /// Packets: a stream.
+    Capture(CaptureOf),
 }
 
 fn second() -> u64 {
     1000
+}
+
+fn ten() -> u64 {
+    10
+}
+
+/// What is captured.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct CaptureOf {
+    /// A port or a tunnel; `port:NAME` and `tunnel:NAME` tell one from the other.
+    pub target: String,
+    /// What is inside a tunnel, in place of what is around it.
+    #[serde(default)]
+    pub decrypted: bool,
+    /// Which of its packets: an expression. Empty: all.
+    #[serde(rename = "match", default)]
+    pub matching: String,
+    /// How many packets, at most.
+    #[serde(default)]
+    pub count: Option<u64>,
+    /// How long, at most.
+    #[serde(default)]
+    pub seconds: Option<u64>,
+    /// How many bytes of each packet, at most.
+    #[serde(default)]
+    pub snap: Option<u32>,
 }
 
 impl Command {

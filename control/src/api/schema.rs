@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::{Command, Line, Reply};
 use crate::daemon::schema::Shown;
+use crate::trace::report::{CaptureStart, PacketReport, WayReport};
 
 /// A request: a command with the version beside it.
 #[derive(Serialize, JsonSchema)]
@@ -28,6 +29,9 @@ fn schema() -> String {
     of.insert("reply", generator.subschema_for::<Reply>());
     of.insert("line", generator.subschema_for::<Line>());
     of.insert("shown", generator.subschema_for::<Shown>());
+    of.insert("traced", generator.subschema_for::<WayReport>());
+    of.insert("capture", generator.subschema_for::<CaptureStart>());
+    of.insert("captured", generator.subschema_for::<PacketReport>());
     let definitions = generator.take_definitions(true);
     let any: Vec<Value> = of.values().map(|schema| json!(schema)).collect();
     let whole = json!({

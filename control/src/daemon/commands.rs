@@ -14,6 +14,8 @@ impl Daemon {
         match command {
             Command::Show { what } => self.show(what).map(Answer::Once).map_err(Failure::failed),
             Command::Watch { what, every } => self.watch(what, every).map(Answer::Stream),
+            Command::Trace { matching, count } => self.trace(&matching, count).map(Answer::Stream),
+            Command::Capture(of) => self.capture(&of).map(Answer::Stream),
         }
     }
 }

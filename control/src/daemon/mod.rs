@@ -34,6 +34,7 @@ mod status;
 #[cfg(any(target_os = "linux", test))]
 mod steering;
 mod stream;
+mod taps;
 #[cfg(test)]
 mod tests;
 mod threads;
@@ -56,6 +57,7 @@ use culvert_engine::exception::thread::{Event, Exceptions, Setup};
 use culvert_engine::fib::Prefix;
 use culvert_engine::ring::Health;
 use culvert_engine::tables::{Gateway, NeighbourSpec, Published};
+use culvert_engine::trace::Taps;
 use culvert_engine::wire::ethernet::MacAddr;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use ring::rand::{SecureRandom, SystemRandom};
@@ -195,6 +197,8 @@ struct Daemon {
     look: Instant,
     told: Told,
     watches: Watches,
+    /// Where traces and captures are opened.
+    taps: Arc<Taps>,
     #[cfg(target_os = "linux")]
     steering: steering::Steering,
 }
@@ -268,8 +272,12 @@ impl Daemon {
         SystemRandom::new()
             .fill(&mut secret)
             .map_err(|_| Failure::failed("run: the system gives no random numbers".to_owned()))?;
-        let (workers, wires): (Vec<_>, Vec<_>) =
-            (0..).zip(devices.shares).map(|(number, share)| share.into_worker(number, &tables)).unzip();
+        let taps = Taps::new(devices.shares.len());
+        let workers = (0..).zip(devices.shares).map(|(number, share)| {
+            let (worker, wire) = share.into_worker(number, &tables);
+            (worker.with_taps(&taps), wire)
+        });
+        let (workers, wires): (Vec<_>, Vec<_>) = workers.unzip();
         let exceptions =
             Exceptions::new(&tables, wires, setups_told, told.clone(), u64::from_ne_bytes(secret));
         let mut counters: Vec<_> = workers.iter().map(|worker| Arc::clone(worker.counters())).collect();
@@ -304,6 +312,7 @@ impl Daemon {
                 ..Told::default()
             },
             watches: Watches::default(),
+            taps,
             #[cfg(target_os = "linux")]
             steering: steering::Steering::default(),
             config,

@@ -35,6 +35,8 @@ const STREAMS: usize = 8;
 const LONGEST: usize = 64 << 10;
 /// How long a client may take for a request or a reply, and how long the control thread for an answer.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Bytes of records that are written at once.
+const TOGETHER: usize = 64 << 10;
 /// How often it is looked whether the client of a silent stream has left.
 const LOOK: Duration = Duration::from_millis(250);
 
@@ -202,8 +204,8 @@ fn talk(stream: &UnixStream, desk: &Desk) -> io::Result<()> {
         };
         match ask(&request, desk) {
             Ok(Answer::Once(result)) => send(stream, &line(&Reply::from(Ok(result))))?,
-            Ok(Answer::Stream(records)) => match Place::take(&desk.streams, STREAMS) {
-                Some(_place) => return pour(stream, &records),
+            Ok(Answer::Stream(mut records)) => match Place::take(&desk.streams, STREAMS) {
+                Some(_place) => return pour(stream, &mut records),
                 None => send(stream, &line(&refusal("too many streams; end one, or try again")))?,
             },
             Err(failure) => send(stream, &line(&Reply::from(Err(failure))))?,
@@ -258,13 +260,23 @@ fn ask(request: &[u8], desk: &Desk) -> Result<Answer, Failure> {
 
 /// Records, until there are no more or the client has left. It may take as long over them as it likes: it loses those for
 /// which there is no room meanwhile.
-fn pour(stream: &UnixStream, records: &Records) -> io::Result<()> {
+fn pour(stream: &UnixStream, records: &mut Records) -> io::Result<()> {
     send(stream, &line(&Reply::STREAM))?;
     loop {
         match records.next(LOOK) {
             Some(record) => {
-                write(stream, &line(&record), None)?;
-                if matches!(record, Line::End(_)) {
+                let mut ended = matches!(record, Line::End(_));
+                let mut lines = line(&record);
+                // Those that are there already go along.
+                while !ended
+                    && lines.len() < TOGETHER
+                    && let Some(more) = records.next(Duration::ZERO)
+                {
+                    ended = matches!(more, Line::End(_));
+                    lines.extend(line(&more));
+                }
+                write(stream, &lines, None)?;
+                if ended {
                     return Ok(());
                 }
             }

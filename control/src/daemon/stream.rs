@@ -8,12 +8,13 @@ use std::time::Duration;
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
 use serde_json::Value;
 
+use super::taps::TapStream;
 use crate::api::Line;
 
 /// A queue for `capacity` records.
 pub(super) fn channel(capacity: usize) -> (Subscriber, Records) {
     let (queue, queued) = bounded(capacity.max(2));
-    (Subscriber { queue, lost: 0 }, Records(queued))
+    (Subscriber { queue, lost: 0 }, Records::Queue(queued))
 }
 
 /// The end that records are put into. Without it, the stream ends.
@@ -63,12 +64,21 @@ impl Subscriber {
 
 /// The client's end. Dropped, the client has left.
 #[derive(Debug)]
-pub(super) struct Records(Receiver<Line>);
+pub(super) enum Records {
+    /// Of a queue.
+    Queue(Receiver<Line>),
+    /// Of a tap, fetched by the client's thread itself.
+    Taps(Box<TapStream>),
+}
 
 impl Records {
     /// The next line, if one comes within `wait`; an end at the end.
-    pub(super) fn next(&self, wait: Duration) -> Option<Line> {
-        match self.0.recv_timeout(wait) {
+    pub(super) fn next(&mut self, wait: Duration) -> Option<Line> {
+        let queue = match self {
+            Records::Queue(queue) => queue,
+            Records::Taps(taps) => return taps.next(wait),
+        };
+        match queue.recv_timeout(wait) {
             Ok(line) => Some(line),
             Err(RecvTimeoutError::Timeout) => None,
             Err(RecvTimeoutError::Disconnected) => Some(Line::End("the daemon has no more".to_owned())),
@@ -87,7 +97,7 @@ mod tests {
 
     #[test]
     fn what_is_lost_is_told_where_it_would_stand() {
-        let (mut subscriber, records) = channel(2);
+        let (mut subscriber, mut records) = channel(2);
         for number in 0..5 {
             assert_eq!(subscriber.offer(json!(number)), Ok(()));
         }
@@ -113,7 +123,7 @@ mod tests {
         /// However client and daemon take turns, each record is had or counted as lost, in order.
         #[test]
         fn nothing_vanishes(turns in proptest::collection::vec(any::<bool>(), 0..200), capacity in 2_usize..6) {
-            let (mut subscriber, records) = channel(capacity);
+            let (mut subscriber, mut records) = channel(capacity);
             let (mut offered, mut next) = (0_u64, 0_u64);
             let see = |line, next: &mut u64| match line {
                 Some(Line::Record(number)) => { assert_eq!(number, json!(*next)); *next += 1; }
@@ -134,8 +144,14 @@ mod tests {
             }
             prop_assert_eq!(subscriber.offer(json!(offered)), Ok(()));
             subscriber.end("enough");
-            while let Ok(line) = records.0.try_recv() {
-                see(Some(line), &mut next);
+            // The end comes for ever then.
+            loop {
+                let line = records.next(NOW);
+                let ended = matches!(line, Some(Line::End(_)) | None);
+                see(line, &mut next);
+                if ended {
+                    break;
+                }
             }
             prop_assert_eq!(next, offered + 1);
         }

@@ -31,6 +31,7 @@ fn daemon_with_streams(path: &Path) -> (Endpoint, Receiver<Subscriber>) {
                     drop(watchers.send(subscriber));
                     Ok(Answer::Stream(records))
                 }
+                other => Err(Failure::usage(format!("{other:?} is not for this daemon"))),
             };
             drop(query.answer.send(answer));
         }
