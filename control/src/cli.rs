@@ -4,6 +4,7 @@
 use std::collections::HashSet;
 use std::ffi::OsString;
 use std::io::{self, Write};
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
@@ -42,6 +43,8 @@ pub enum Action {
     Run(Run),
     /// Show what the daemon is doing
     Show(Show),
+    /// Say what becomes of a packet to an address, and why
+    Explain(Explain),
     /// Show what befalls the next packets, stage by stage
     Trace(Trace),
     /// Write packets of a port or tunnel to a pcapng file
@@ -180,6 +183,47 @@ pub struct Show {
     /// Print one JSON object instead of a table
     #[arg(long)]
     pub json: bool,
+}
+
+/// Arguments of `culvert explain`.
+#[derive(Args, Debug)]
+pub struct Explain {
+    /// Where the packet is going
+    #[arg(value_name = "ADDRESS")]
+    pub address: IpAddr,
+    /// Where it comes from: where there are several ways, its flow chooses
+    #[arg(long, value_name = "ADDRESS")]
+    pub from: Option<IpAddr>,
+    /// Its protocol: tcp, udp, sctp, icmp, icmp6, or a number
+    #[arg(long, value_name = "PROTOCOL", value_parser = ip_protocol)]
+    pub protocol: Option<u8>,
+    /// Its destination port
+    #[arg(long, value_name = "N")]
+    pub port: Option<u16>,
+    /// Its source port
+    #[arg(long, value_name = "N")]
+    pub source_port: Option<u16>,
+    /// Ask a configuration file, as far as that tells, and no daemon
+    #[arg(short, long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
+    pub config: Option<PathBuf>,
+    /// UNIX socket that the daemon listens on
+    #[arg(long, value_name = "PATH", default_value = daemon::SOCKET, value_hint = clap::ValueHint::FilePath)]
+    pub socket: PathBuf,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+fn ip_protocol(text: &str) -> Result<u8, String> {
+    let named = match text {
+        "icmp" => Some(1),
+        "tcp" => Some(6),
+        "udp" => Some(17),
+        "icmp6" => Some(58),
+        "sctp" => Some(132),
+        _ => text.parse().ok(),
+    };
+    named.ok_or_else(|| "give tcp, udp, sctp, icmp, icmp6, or a number from 0 to 255".to_owned())
 }
 
 /// Arguments of `culvert trace`.

@@ -12,6 +12,7 @@ pub mod cli;
 pub mod config;
 pub mod daemon;
 pub mod demo;
+pub mod explain;
 mod failure;
 pub mod filter;
 pub mod interface;
@@ -52,6 +53,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<(), Failure>
         Action::Show(arguments) => daemon::show(arguments),
         Action::Trace(arguments) => trace::run(arguments),
         Action::Capture(arguments) => capture::run(arguments),
+        Action::Explain(arguments) => explain::run(arguments),
         Action::Completions(arguments) => {
             cli::write_completions(arguments.shell, &mut io::stdout().lock()).map_err(Failure::stdout)
         }

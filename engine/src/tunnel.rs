@@ -224,6 +224,22 @@ impl Tunnel {
         self.mtu
     }
 
+    /// The longest outer packet, in bytes: what its path is known to take.
+    pub fn path_mtu(&self) -> usize {
+        self.path_mtu
+    }
+
+    /// The station that outer packets leave for: what stands in the link header that is put in front of them.
+    pub fn next_station(&self) -> Option<MacAddr> {
+        let at = TEMPLATE_MAX.checked_sub(self.template_len)?;
+        self.template.get(at..)?.first_chunk().map(|mac| MacAddr(*mac))
+    }
+
+    /// What ESP protects, where it does.
+    pub fn mode(&self) -> Option<Mode> {
+        self.mode
+    }
+
     /// Sizes of the headers.
     pub fn layout(&self) -> &Layout {
         &self.layout

@@ -13,6 +13,8 @@ mod schema;
 #[cfg(test)]
 mod tests;
 
+use std::net::IpAddr;
+
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -51,6 +53,8 @@ pub enum Command {
     },
     /// Packets: a stream.
     Capture(CaptureOf),
+    /// What would become of a packet.
+    Explain(Question),
 }
 
 fn second() -> u64 {
@@ -59,6 +63,27 @@ fn second() -> u64 {
 
 fn ten() -> u64 {
     10
+}
+
+/// A packet that somebody asks about.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct Question {
+    /// Its destination.
+    pub address: IpAddr,
+    /// Its source.
+    #[serde(default)]
+    pub from: Option<IpAddr>,
+    /// IPv4's protocol, IPv6's next header.
+    #[serde(default)]
+    pub protocol: Option<u8>,
+    /// Its source port.
+    #[serde(default)]
+    pub source_port: Option<u16>,
+    /// Its destination port.
+    #[serde(default)]
+    pub port: Option<u16>,
 }
 
 /// What is captured.

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::{Command, Line, Reply};
 use crate::daemon::schema::Shown;
+use crate::explain::Explanation;
 use crate::trace::report::{CaptureStart, PacketReport, WayReport};
 
 /// A request: a command with the version beside it.
@@ -29,6 +30,7 @@ fn schema() -> String {
     of.insert("reply", generator.subschema_for::<Reply>());
     of.insert("line", generator.subschema_for::<Line>());
     of.insert("shown", generator.subschema_for::<Shown>());
+    of.insert("explained", generator.subschema_for::<Explanation>());
     of.insert("traced", generator.subschema_for::<WayReport>());
     of.insert("capture", generator.subschema_for::<CaptureStart>());
     of.insert("captured", generator.subschema_for::<PacketReport>());

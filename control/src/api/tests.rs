@@ -14,6 +14,15 @@ fn command() -> impl Strategy<Value = Command> {
         what().prop_map(|what| Command::Show { what }),
         (proptest::collection::vec(what(), 0..9), any::<u64>())
             .prop_map(|(what, every)| Command::Watch { what, every }),
+        (
+            any::<std::net::IpAddr>(),
+            any::<Option<std::net::IpAddr>>(),
+            any::<Option<u8>>(),
+            any::<[Option<u16>; 2]>()
+        )
+            .prop_map(|(address, from, protocol, [source_port, port])| {
+                Command::Explain(Question { address, from, protocol, source_port, port })
+            }),
         (any::<String>(), any::<u64>()).prop_map(|(matching, count)| Command::Trace { matching, count }),
         (any::<[String; 2]>(), any::<bool>(), any::<[Option<u64>; 2]>(), any::<Option<u32>>()).prop_map(
             |([target, matching], decrypted, [count, seconds], snap)| {

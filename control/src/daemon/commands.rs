@@ -16,6 +16,7 @@ impl Daemon {
             Command::Watch { what, every } => self.watch(what, every).map(Answer::Stream),
             Command::Trace { matching, count } => self.trace(&matching, count).map(Answer::Stream),
             Command::Capture(of) => self.capture(&of).map(Answer::Stream),
+            Command::Explain(question) => self.explain(&question).map(Answer::Once),
         }
     }
 }

@@ -13,8 +13,9 @@ use super::Daemon;
 use super::devices::has_host_rings;
 use super::stream::Records;
 use crate::Failure;
-use crate::api::{CaptureOf, Line};
+use crate::api::{CaptureOf, Line, Question};
 use crate::config::{Config, Payload};
+use crate::explain::{self, Live};
 use crate::filter::{self, HeadersAlone};
 use crate::trace::report::{CaptureStart, Direction, Link, Names, PacketReport, WayReport};
 
@@ -77,7 +78,25 @@ impl From<TooMany> for Failure {
     }
 }
 
+impl Live for Daemon {
+    fn state(&self, tunnel: usize) -> Option<Result<(), String>> {
+        Some(Daemon::state(self, tunnel))
+    }
+
+    fn foreign_routes(&self) -> &'static str {
+        "the host's routing table"
+    }
+}
+
 impl Daemon {
+    /// What would become of a packet.
+    ///
+    /// # Errors
+    /// The question contradicts itself.
+    pub(super) fn explain(&self, question: &Question) -> Result<Value, Failure> {
+        Ok(json!(explain::explain(question, &self.config, &self.tables.load(), self)?))
+    }
+
     /// The ways of the next `count` packets that the expression takes.
     ///
     /// # Errors

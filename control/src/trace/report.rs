@@ -27,7 +27,7 @@ impl Names {
         match next.to {
             To::Host => "this router".to_owned(),
             To::HostForwards => "host, which forwards it".to_owned(),
-            To::Station { port, mac } => format!("port {}, station {mac}", self.port(port.into())),
+            To::Station { port, .. } => format!("port {}", self.port(port.into())),
             To::Unresolved { port } => format!("port {}, station not known", self.port(port.into())),
             To::Tunnel(tunnel) => format!("tunnel {}", self.tunnel(tunnel)),
             To::Group(_) => "several ways".to_owned(),

@@ -107,6 +107,14 @@ impl Key {
         Ok(Key { inner: Wiped::new(Expanded { salt: *salt, key: aead::LessSafeKey::new(key) }) })
     }
 
+    /// The suite that it is for.
+    pub fn suite(&self) -> Suite {
+        let algorithm = self.inner.key.algorithm();
+        let found = Suite::ALL.into_iter().find(|suite| suite.algorithm() == algorithm);
+        // A key is made of one of them.
+        found.unwrap_or(Suite::Aes128Gcm16)
+    }
+
     /// Asks the processor for the round keys and the powers of the hash key.
     #[inline]
     fn prefetch(&self) {

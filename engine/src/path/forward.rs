@@ -21,7 +21,7 @@ pub(crate) fn ipv4(
 ) -> Result<Next, Reason> {
     let header = packet.frame.bytes().first_chunk::<{ ipv4::HEADER_LEN }>().ok_or(Reason::IpMalformed)?;
     let (tos, link_local) = (header[1], header[12] == 169 && header[13] == 254);
-    before(packet, next, tables, link_local)?;
+    before(packet.frame.bytes(), next, tables, link_local)?;
     ipv4::decrement_ttl(packet.frame.bytes_mut()).ok_or(Reason::TtlExceeded)?;
     (packet.protocol, packet.tos) = (ethernet::IPV4, tos);
     onward(packet, hop, next, tables)
@@ -37,7 +37,7 @@ pub(crate) fn ipv6(
 ) -> Result<Next, Reason> {
     let header = packet.frame.bytes().first_chunk::<{ ipv6::HEADER_LEN }>().ok_or(Reason::IpMalformed)?;
     let (tos, link_local) = (header[0] << 4 | header[1] >> 4, header[8] == 0xfe && header[9] & 0xc0 == 0x80);
-    before(packet, next, tables, link_local)?;
+    before(packet.frame.bytes(), next, tables, link_local)?;
     ipv6::decrement_hop_limit(packet.frame.bytes_mut()).ok_or(Reason::TtlExceeded)?;
     (packet.protocol, packet.tos) = (ethernet::IPV6, tos);
     onward(packet, hop, next, tables)
@@ -50,13 +50,13 @@ pub(crate) fn ours(
     next: &NextHop,
     tables: &Tables,
 ) -> Result<Next, Reason> {
-    before(packet, next, tables, false)?;
+    before(packet.frame.bytes(), next, tables, false)?;
     onward(packet, hop, next, tables)
 }
 
 /// Steps 1 and 2.
 #[inline(always)]
-fn before(packet: &Packet<'_>, hop: &NextHop, tables: &Tables, link_local: bool) -> Result<(), Reason> {
+pub(crate) fn before(packet: &[u8], hop: &NextHop, tables: &Tables, link_local: bool) -> Result<(), Reason> {
     // What comes out of a tunnel was held against this before it was accepted.
     if hop.underlay && matches!(hop.to, To::Tunnel(_)) {
         nested::may_enter(packet, hop, tables)?;

@@ -28,7 +28,7 @@ fn into_tunnel(packet: &mut Packet<'_>, tunnel: u32, tables: &Tables) -> Result<
             packet.origin = Origin::Port(u32::from(port)).encode();
             forward::ours(packet, hop, next, tables)
         }
-        _ => nested::may_enter(packet, next, tables).map(|()| Next::Tunnel(tunnel)),
+        _ => nested::may_enter(packet.frame.bytes(), next, tables).map(|()| Next::Tunnel(tunnel)),
     }
 }
 
@@ -77,7 +77,7 @@ fn place(
             if let Some((_, next @ NextHop { underlay: true, .. })) = route(packet, tables)?
                 && next.to != To::Host
             {
-                nested::may_enter(packet, next, tables)?;
+                nested::may_enter(packet.frame.bytes(), next, tables)?;
             }
             Ok(Next::Tunnel(tunnel))
         }

@@ -17,8 +17,8 @@ use crate::wire::{Gre, Ipv4, Ipv6, Udp, ethernet, ipv6, protocol, udp};
 
 /// May a packet enter a tunnel on its way to an end of tunnels, the next hop `hop`?
 #[cold]
-pub(crate) fn may_enter(packet: &Packet<'_>, hop: &NextHop, tables: &Tables) -> Result<(), Reason> {
-    let ordinary = hop.inside && !is_of_tunnels(packet.frame.bytes(), tables);
+pub(crate) fn may_enter(packet: &[u8], hop: &NextHop, tables: &Tables) -> Result<(), Reason> {
+    let ordinary = hop.inside && !is_of_tunnels(packet, tables);
     if ordinary { Ok(()) } else { Err(Reason::Nested) }
 }
 

@@ -334,6 +334,17 @@ impl Tables {
         Some((hop, self.next_hop(hop)?))
     }
 
+    /// The ways of group `group`, each as often as its weight says.
+    pub fn members(&self, group: u32) -> impl Iterator<Item = &NextHop> {
+        let hops = self.groups.get(group as usize).into_iter().flatten();
+        hops.filter_map(|hop| self.next_hop(*hop))
+    }
+
+    /// The router that next hop `hop` leads by.
+    pub(crate) fn router(&self, hop: u32) -> Option<IpAddr> {
+        self.routers.get(&hop).copied()
+    }
+
     /// The port and the station on its link that packets of a flow to `address` go to, where that is what the route says.
     pub fn station(&self, address: IpAddr, flow: u32) -> Option<(u16, IpAddr)> {
         let hop = match address {

@@ -9,8 +9,8 @@ use crate::tables::{Found, NextHop};
 use crate::tag::Cause;
 use crate::wire::ethernet::MacAddr;
 
-/// Steps of one packet, at most. The longest way, out of one tunnel and into another, takes ten.
-pub const STEPS: usize = 12;
+/// Steps of one packet, at most. The longest way, out of as many tunnels as may lie in each other and into as many, takes fewer.
+pub const STEPS: usize = 20;
 
 /// Where a worker got a frame from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -99,7 +99,7 @@ struct Page {
     came: (usize, usize),
     /// What it needed next after the stage before.
     next: Option<Next>,
-    /// The tunnel that it went into.
+    /// The tunnel that it went into, of several the outermost.
     inside: Option<u32>,
 }
 
@@ -327,15 +327,11 @@ impl Watch {
             settle(&tap, self.worker, record, gone);
         }
         for (page, packet) in self.pages.iter_mut().zip(batch) {
-            let tunnel = match page.next {
-                Some(Next::Tunnel(tunnel)) => tunnel,
-                _ => continue,
-            };
-            page.tunnel(tunnel);
-            if !self.traced || page.inside.is_none() {
-                continue;
+            if let Some(Next::Tunnel(tunnel)) = page.next {
+                page.tunnel(tunnel);
             }
-            let (Next::Send(_), Some(tunnel)) = (packet.next, tables.tunnel(tunnel)) else { continue };
+            let outermost = page.inside.and_then(|tunnel| tables.tunnel(tunnel));
+            let (true, Next::Send(_), Some(tunnel)) = (self.traced, packet.next, outermost) else { continue };
             outer(page, packet.frame.bytes(), tunnel, self.worker);
         }
     }
