@@ -14,7 +14,7 @@ use culvert_engine::wire::{Ipv4Header, Ipv6Header, ethernet};
 use serde::{Deserialize, Serialize};
 
 use crate::api::{Command, Question, client};
-use crate::config::Config;
+use crate::config::{Config, Device, ManualSa, Protect};
 use crate::plan;
 use crate::trace::report::{Names, source};
 use crate::{Failure, cli, replay};
@@ -59,6 +59,8 @@ pub(crate) trait Live {
     fn state(&self, tunnel: usize) -> Option<Result<(), String>>;
     /// Where a route comes from that the configuration does not have.
     fn foreign_routes(&self) -> &'static str;
+    /// Do the tables have the SAs that there are?
+    fn has_sas(&self) -> bool;
 }
 
 /// A file alone.
@@ -71,6 +73,10 @@ impl Live for OfFile {
 
     fn foreign_routes(&self) -> &'static str {
         "given"
+    }
+
+    fn has_sas(&self) -> bool {
+        false
     }
 }
 
@@ -92,6 +98,9 @@ pub(crate) struct Explanation {
     /// Where it goes.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub(crate) to: Option<String>,
+    /// Ports on which the kernel takes it before the engine can: AF_XDP ports give up only what is a tunnel's.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub(crate) kernel_takes: Vec<String>,
     /// How it leaves, where no tunnel takes it.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub(crate) link: Option<LinkReport>,
@@ -177,9 +186,11 @@ pub(crate) struct TunnelReport {
 pub(crate) struct SaReport {
     pub(crate) spi: u32,
     pub(crate) suite: String,
-    /// Packets numbered, and numbers left.
-    pub(crate) used: u64,
-    pub(crate) remaining: u64,
+    /// Packets numbered, and numbers left; absent where nothing runs.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(crate) used: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(crate) remaining: Option<u64>,
 }
 
 /// Answers a question.
@@ -205,6 +216,7 @@ pub(crate) fn explain(
         route: decision.found.map(|found| route(&found, config, live)),
         ways: Vec::new(),
         to: None,
+        kernel_takes: Vec::new(),
         link: None,
         tunnel: None,
     };
@@ -225,6 +237,14 @@ pub(crate) fn explain(
         _ => "forwarded",
     };
     explanation.verdict = verdict.to_owned();
+    if !matches!(next.to, To::Tunnel(_)) {
+        let taken = config.ports.iter().filter(|port| matches!(port.device, Device::Xdp(_)));
+        explanation.kernel_takes = taken.map(|port| port.name.clone()).collect();
+        if !config.ports.is_empty() && explanation.kernel_takes.len() == config.ports.len() {
+            explanation.verdict = "host".to_owned();
+            explanation.reason = None;
+        }
+    }
     match next.to {
         To::Station { port, mac } => {
             let link = link(config, usize::from(port), tables.port_mtu(port));
@@ -359,11 +379,12 @@ fn tunnel(number: usize, config: &Config, tables: &Tables, live: &dyn Live) -> O
     let sas = of_tables.outbound().map(|sa| SaReport {
         spi: sa.spi(),
         suite: sa.key().suite().name().to_owned(),
-        used: sa.used(),
-        remaining: sa.remaining(),
+        used: Some(sa.used()),
+        remaining: Some(sa.remaining()),
     });
-    let sas: Vec<SaReport> = sas.collect();
-    let no_sa = (of_tables.mode().is_some() && sas.is_empty()).then_some("no-sa");
+    let sas: Vec<SaReport> = if live.has_sas() { sas.collect() } else { configured_sas(&of_config.protect) };
+    let missing = live.has_sas() && of_tables.mode().is_some() && sas.is_empty();
+    let no_sa = missing.then_some("no-sa");
     let state = live.state(number);
     Some(TunnelReport {
         name: of_config.name.clone(),
@@ -394,6 +415,18 @@ fn tunnel(number: usize, config: &Config, tables: &Tables, live: &dyn Live) -> O
         depth: plan::nesting(config, tables).depth(number),
         sas,
     })
+}
+
+/// Those that send, as far as the file has them.
+fn configured_sas(protect: &Protect) -> Vec<SaReport> {
+    let Protect::Manual(manual) = protect else { return Vec::new() };
+    let report = |sa: &ManualSa| SaReport {
+        spi: sa.spi,
+        suite: sa.suite.name().to_owned(),
+        used: None,
+        remaining: None,
+    };
+    manual.outbound().into_iter().map(report).collect()
 }
 
 fn headers(tunnel: &Tunnel) -> Vec<String> {
@@ -469,6 +502,10 @@ impl Explanation {
         if let Some(tunnel) = &self.tunnel {
             tunnel.tell(&mut lines, &route(&tunnel.route));
         }
+        if !self.kernel_takes.is_empty() {
+            let ports = self.kernel_takes.join(", ");
+            lines.push(("", format!("what comes by port {ports} the kernel takes, as it is no tunnel's")));
+        }
         let verdict = match (self.verdict.as_str(), &self.reason) {
             ("dropped", Some(reason)) => format!("dropped: {reason}"),
             ("tunnel", _) => "goes through the tunnel".to_owned(),
@@ -505,10 +542,10 @@ impl TunnelReport {
         lines.push(("outer", format!("{} > {}", self.local, self.remote)));
         lines.push(("", format!("{}{key}{mode}", self.headers.join(" | "))));
         for sa in &self.sas {
-            lines.push((
-                "sa",
-                format!("SPI {:#010x}, {}, {} used, {} left", sa.spi, sa.suite, sa.used, sa.remaining),
-            ));
+            let count =
+                |count: Option<u64>, what| count.map_or(String::new(), |count| format!(", {count} {what}"));
+            let (used, left) = (count(sa.used, "used"), count(sa.remaining, "left"));
+            lines.push(("sa", format!("SPI {:#010x}, {}{used}{left}", sa.spi, sa.suite)));
         }
         lines.push(("far end", route.to_owned()));
         lines.extend(self.carrier.iter().map(|carrier| ("", format!("in tunnel {carrier}"))));

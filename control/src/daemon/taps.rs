@@ -86,6 +86,10 @@ impl Live for Daemon {
     fn foreign_routes(&self) -> &'static str {
         "the host's routing table"
     }
+
+    fn has_sas(&self) -> bool {
+        true
+    }
 }
 
 impl Daemon {
