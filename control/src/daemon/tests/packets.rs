@@ -37,6 +37,11 @@ fn protected(form: &str, site: u8, number: u32) -> String {
 
 /// Site `site` of two with tunnel `first` between their ports, and `second` between their addresses in that one.
 fn side(site: u8, first: &str, second: &str, lines: &str, v6: bool) -> Side {
+    shared(site, first, second, lines, v6, 1)
+}
+
+/// The same with several workers.
+fn shared(site: u8, first: &str, second: &str, lines: &str, v6: bool, workers: usize) -> Side {
     let far = 3 - site;
     let outer = |site: u8| if v6 { format!("2001:db8::{site}") } else { format!("192.0.2.{site}") };
     let text = format!(
@@ -52,7 +57,7 @@ fn side(site: u8, first: &str, second: &str, lines: &str, v6: bool) -> Side {
         protected(second, site, 2),
     );
     let config = super::config(&text);
-    let kept = Kept::new(&config, 1).expect("SAs");
+    let kept = Kept::new(&config, workers).expect("SAs");
     let macs = vec![mac(site, 0), mac(site, 1)];
     let links = macs.iter().map(|mac| Link { mac: Some(MacAddr(*mac)), mtu: Some(1500) }).collect();
     let station = |port, address: &str, mac| PortNeighbour { port, address: ip(address), mac: MacAddr(mac) };
@@ -71,7 +76,7 @@ fn side(site: u8, first: &str, second: &str, lines: &str, v6: bool) -> Side {
     let mut world = World { config, kept, host, links, ..World::new() };
     world.path_mtus = vec![None; 2];
     let tables = world.build().tables;
-    Side { router: Router::new(tables, macs), config: world.config }
+    Side { router: Router::with_workers(tables, macs, workers), config: world.config }
 }
 
 fn from_lan(site: u8, dst: &str, len: usize) -> Vec<u8> {
@@ -107,6 +112,24 @@ fn a_tunnel_in_a_tunnel_carries_packets() {
                     assert!(sides[from].router.take(Place::Port(LAN), &long).is_empty(), "{what}");
                     assert!(sides[from].router.drops(Reason::TooBig) > 0, "{what}");
                 }
+            }
+        }
+    }
+}
+
+/// Each SA's packets are opened by one worker, whoever receives them: those of either tunnel may be another one's.
+#[test]
+fn workers_hand_over_what_lies_in_a_tunnel() {
+    for (first, second) in [("transport", "transport"), ("clear", "transport"), ("tunnel", "udp")] {
+        for workers in [2, 3] {
+            let mut near = side(1, first, second, "max_depth = 2", false);
+            let mut far = shared(2, first, second, "max_depth = 2", false, workers);
+            for worker in 0..workers {
+                let sent = from_lan(1, "10.2.0.5", 300);
+                let out = near.router.take(Place::Port(LAN), &sent);
+                let arrived = far.router.take_by(worker, Place::Port(WAN), &out[0].bytes);
+                assert_eq!(arrived.len(), 1, "{second} in {first}, worker {worker} of {workers}");
+                assert_eq!((arrived[0].place, &arrived[0].bytes[12..]), (Place::Port(LAN), &sent[12..]));
             }
         }
     }

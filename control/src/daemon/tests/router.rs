@@ -1,10 +1,10 @@
-//! A router of one worker on rings in memory, with the tables that a configuration and a played host make; and what its packets
+//! A router on rings in memory, with the tables that a configuration and a played host make; and what its packets
 //! look like to somebody who knows all keys: written by hand, so as not to believe the engine's own reading.
 
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use culvert_engine::ring::{Region, RxQueue, TxQueue, wire};
+use culvert_engine::ring::{Region, RxQueue, TxQueue, mesh, wire};
 use culvert_engine::tables::{Published, Tables};
 use culvert_engine::worker::Worker;
 use ring::aead;
@@ -26,10 +26,10 @@ pub(super) struct Packet {
 }
 
 pub(super) struct Router {
-    worker: Worker,
+    workers: Vec<Worker>,
     tables: Published,
-    /// The far ends of the ports, then of the interfaces.
-    ends: Vec<(RxQueue, TxQueue)>,
+    /// For each worker the far ends of the ports, then of the interfaces.
+    ends: Vec<Vec<(RxQueue, TxQueue)>>,
     ports: usize,
     pub(super) macs: Vec<[u8; 6]>,
 }
@@ -38,22 +38,27 @@ const SLOTS: u32 = 128;
 
 impl Router {
     pub(super) fn new(tables: Tables, macs: Vec<[u8; 6]>) -> Router {
-        let links = macs.len() + 1;
-        let spare = links as u32 * culvert_engine::ring::SPARE_PER_QUEUE;
-        let rings = links * culvert_engine::ring::RINGS_PER_QUEUE;
+        Router::with_workers(tables, macs, 1)
+    }
+
+    pub(super) fn with_workers(tables: Tables, macs: Vec<[u8; 6]>, workers: usize) -> Router {
+        let ports = macs.len();
+        let wires = (ports + 1) * workers + workers * (workers - 1) / 2;
+        let spare = wires as u32 * culvert_engine::ring::SPARE_PER_QUEUE;
+        let rings = wires * culvert_engine::ring::RINGS_PER_QUEUE;
         let region = Region::new(rings, SLOTS, 2048, spare, false).expect("a region");
-        let mut pairs = Vec::new();
-        let mut ends = Vec::new();
-        for _ in 0..links {
-            let (near, far) = wire(&region, 1, true).expect("a wire");
-            pairs.extend(near.queues);
-            ends.extend(far.queues);
-        }
         let tables = tables.publish();
-        let interfaces = pairs.pop().expect("a pair");
-        let ports = pairs.len();
-        let worker = Worker::new(0, &tables, pairs, None).with_interfaces(interfaces);
-        Router { worker, tables, ends, ports, macs }
+        let mut router = Router { workers: Vec::new(), ends: Vec::new(), tables, ports, macs };
+        for (number, peers) in mesh(&region, workers).expect("wires").into_iter().enumerate() {
+            let links: Vec<_> = (0..=ports).map(|_| wire(&region, 1, true).expect("a wire")).collect();
+            let (near, far): (Vec<_>, Vec<_>) = links.into_iter().unzip();
+            let mut near: Vec<_> = near.into_iter().flat_map(|port| port.queues).collect();
+            let interfaces = near.pop().expect("a pair");
+            let worker = Worker::new(number, &router.tables, near, None).with_interfaces(interfaces);
+            router.workers.push(worker.with_peers(peers));
+            router.ends.push(far.into_iter().flat_map(|port| port.queues).collect());
+        }
+        router
     }
 
     pub(super) fn publish(&self, tables: Tables) {
@@ -65,11 +70,16 @@ impl Router {
     }
 
     pub(super) fn drops(&self, reason: culvert_engine::drops::Reason) -> u64 {
-        self.worker.counters().dropped(reason)
+        self.workers.iter().map(|worker| worker.counters().dropped(reason)).sum()
     }
 
     /// Sends an IP packet in, and returns what comes out.
     pub(super) fn take(&mut self, place: Place, packet: &[u8]) -> Vec<Packet> {
+        self.take_by(0, place, packet)
+    }
+
+    /// Sends an IP packet in by a ring of worker `worker`.
+    pub(super) fn take_by(&mut self, worker: usize, place: Place, packet: &[u8]) -> Vec<Packet> {
         let (end, tag, link) = match place {
             Place::Port(port) => {
                 let kind: [u8; 2] = if packet[0] >> 4 == 4 { [8, 0] } else { [0x86, 0xdd] };
@@ -78,7 +88,7 @@ impl Router {
             Place::Interface(tunnel) => (self.ports, tunnel, Vec::new()),
         };
         let frame = [&link[..], packet].concat();
-        let (_, tx) = &mut self.ends[end];
+        let (_, tx) = &mut self.ends[worker][end];
         tx.sync();
         let pushed = tx.ring.push_with(tag, |buffer| {
             buffer[..frame.len()].copy_from_slice(&frame);
@@ -87,9 +97,9 @@ impl Router {
         pushed.expect("room");
         tx.sync();
         let mut out = Vec::new();
-        for _ in 0..3 {
-            self.worker.round();
-            for (end, (rx, _)) in self.ends.iter_mut().enumerate() {
+        for _ in 0..3 * self.workers.len() {
+            self.workers.iter_mut().for_each(|worker| drop(worker.round()));
+            for (end, (rx, _)) in self.ends.iter_mut().flat_map(|ends| ends.iter_mut().enumerate()) {
                 rx.sync();
                 let mut broken = 0;
                 let slots = rx.ring.take(&mut broken, |mut frame| {
