@@ -98,7 +98,9 @@ impl Router {
         tx.sync();
         let mut out = Vec::new();
         for _ in 0..3 * self.workers.len() {
-            self.workers.iter_mut().for_each(|worker| drop(worker.round()));
+            for worker in &mut self.workers {
+                worker.round();
+            }
             for (end, (rx, _)) in self.ends.iter_mut().flat_map(|ends| ends.iter_mut().enumerate()) {
                 rx.sync();
                 let mut broken = 0;
