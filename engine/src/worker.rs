@@ -57,6 +57,8 @@ pub struct Worker {
     /// The ports' queues in the order of their numbers, then those that `exits` tells.
     transmit: Vec<TxQueue>,
     exits: Exits,
+    /// Receive queues that are not the worker's first of their port: their number here, and among those of the port.
+    further: Vec<(usize, usize)>,
     /// Ports whose transmit queue leads to another worker, which has one: port and worker.
     borrowed: Vec<(usize, usize)>,
     fan_out: Option<FanOut>,
@@ -86,6 +88,7 @@ impl Worker {
             receive,
             transmit,
             exits,
+            further: Vec::new(),
             borrowed: Vec::new(),
             fan_out: None,
             counters,
@@ -149,6 +152,8 @@ impl Worker {
 
     /// The same worker, which also receives on another queue of port `port`. It sends by the one that it has of that port.
     pub fn with_queue(mut self, port: usize, rx: RxQueue) -> Worker {
+        let before = self.receive.iter().filter(|(_, role)| *role == Role::Port(port)).count();
+        self.further.push((self.receive.len(), before));
         self.receive.push((rx, Role::Port(port)));
         self
     }
@@ -246,7 +251,9 @@ impl Worker {
     /// Takes one batch from receive queue `queue` all the way. Returns the number of frames.
     #[inline]
     pub fn turn(&mut self, queue: usize) -> usize {
-        let Worker { number, tables, receive, transmit, exits, fan_out, counters, taps, watch, .. } = self;
+        let Worker {
+            number, tables, receive, transmit, exits, further, fan_out, counters, taps, watch, ..
+        } = self;
         let nth = queue;
         let Some((queue, role)) = receive.get_mut(queue) else { return 0 };
         queue.sync();
@@ -278,7 +285,9 @@ impl Worker {
             let live = taps.is_live();
             // The ways of packets are watched here alone, once nothing is elsewhere that they could overtake.
             if live && !fan_out.as_ref().is_some_and(FanOut::is_waiting) {
-                watched(&mut batch, (*role, nth), *number, &mut way_out, watch);
+                let of_port =
+                    further.iter().find(|(queue, _)| *queue == nth).map_or(0, |(_, of_port)| *of_port);
+                watched(&mut batch, (*role, of_port), *number, &mut way_out, watch);
             } else {
                 let stages = classify(&mut batch, *role, tables, counters, *number);
                 let here = Here { worker: *number, exceptions: exits.exceptions.is_some(), eye: Shut };

@@ -72,7 +72,7 @@ pub(crate) enum StepReport {
         from: From,
         #[serde(skip_serializing_if = "Option::is_none", default)]
         port: Option<String>,
-        /// Counted among the worker's receive queues.
+        /// Counted among those that the worker has of the port.
         #[serde(skip_serializing_if = "Option::is_none", default)]
         queue: Option<u32>,
         #[serde(skip_serializing_if = "Option::is_none", default)]

@@ -15,11 +15,11 @@ pub const STEPS: usize = 20;
 /// Where a worker got a frame from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Source {
-    /// A port received it, by that receive queue of the worker.
+    /// A port received it, by that receive queue.
     Port {
         /// The port's number.
         port: u32,
-        /// Counted among the worker's own, from 0.
+        /// Counted among those that the worker has of the port, from 0.
         queue: u32,
     },
     /// The host sent it into that tunnel's interface.
