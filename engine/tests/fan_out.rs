@@ -266,3 +266,52 @@ fn what_follows_a_datagram_is_handed_over_with_it() {
         assert_eq!((got, router.drops()), (wanted.clone(), vec![]), "{arrival} receives");
     }
 }
+
+/// A worker for which a port has no queue sends by another's: in order, as much as there is room for, and what finds none is
+/// counted once.
+#[test]
+fn a_borrowed_queue_sends_all_that_it_takes() {
+    const COUNT: usize = 400;
+    let plan = Plan::new(Some(Suite::Aes128Gcm16));
+    let mut alone = Side::new(&plan, 1);
+    let packets = outbound_bursts(&alone, &mut Noise(7)).concat();
+    let wanted: Vec<Vec<u8>> = packets
+        .iter()
+        .take(COUNT)
+        .flat_map(|packet| {
+            alone.lan.send(packet);
+            alone.run();
+            alone.wan.frames()
+        })
+        .collect();
+    let mut router = Several::with_borrowed_wan(&plan, 1);
+    for packet in packets.iter().take(COUNT) {
+        router.far[1][LAN].send(packet);
+    }
+    let mut got = Vec::new();
+    for _ in 0..40 {
+        router.far[1][LAN].flush();
+        assert!(router.workers[1].round() == 0 || router.workers[1].waits_for_peer(0));
+        router.workers[0].round();
+        got.extend(router.far[0][WAN].frames());
+    }
+    assert!(got == wanted && got.len() == COUNT);
+    assert_eq!((router.account(), router.drops()), ([COUNT as u64, COUNT as u64, 0, 0], vec![]));
+
+    // Nobody takes what is sent: rings fill up, one behind the other.
+    let mut sent = 0;
+    for packet in packets.iter().cycle().take(6000) {
+        router.far[1][LAN].send(packet);
+        router.workers.iter_mut().rev().for_each(|worker| _ = worker.round());
+        sent += 1;
+    }
+    for _ in 0..400 {
+        router.workers.iter_mut().rev().for_each(|worker| _ = worker.round());
+        got.extend(router.far[0][WAN].frames());
+    }
+    let [received, transmitted, _, dropped] = router.account();
+    assert_eq!(received, (COUNT + sent) as u64);
+    assert_eq!(received, transmitted + dropped);
+    assert_eq!(got.len() as u64, transmitted);
+    assert!(dropped > 1000 && router.drops() == [(Reason::TxFull, dropped)]);
+}

@@ -47,3 +47,20 @@ def test_order_under_load(two_workers):
     for router in routers:
         assert not {"esp-auth", "esp-replay", "handover-late"} & drops(router).keys(), drops(router)
     assert ping(sites.h1, host(2, 4), count=20).loss == 0
+
+
+def test_a_port_with_fewer_queues(lab):
+    """Two workers receive on the LANs, and both send by the one queue of the WAN."""
+    sites = Sites(lab, queues=2)
+    routers = (sites.r1, sites.r2)
+    for router in routers:
+        router.namespace.run("ethtool", "-L", "wan", "rx", "1", "tx", "1")
+    sites.start(TRANSPORT, engine="workers = 2")
+    wait_ping(sites.h1, host(2, 4))
+    for router in routers:
+        assert {name: port["queues"] for name, port in router.show("ports").items()} == {"wan": 1, "lan": 2}
+    result = iperf(sites.h1, sites.h2, host(2, 4), flows=8, udp=2_500_000, length=1000)
+    seen = udp_result(result)
+    assert seen.sent > 1000 and (seen.lost, seen.out_of_order) == (0, 0)
+    assert min(frames(sites.r1)) > 0
+    assert ping(sites.h1, host(2, 4), count=20).loss == 0

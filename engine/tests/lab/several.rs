@@ -60,6 +60,18 @@ impl Several {
         }
     }
 
+    /// Router `number` with two workers, of which the second has no queue of the WAN, and sends by the first's.
+    pub(crate) fn with_borrowed_wan(plan: &Plan, number: u8) -> Several {
+        let mut router = Several::new(plan, number, 2);
+        let region = Region::new(RINGS_PER_QUEUE, 2, 2048, SPARE_PER_QUEUE, false).expect("a region");
+        let (_, nothing) = ring::wire(&region, 1, true).expect("rings for a wire");
+        let Far(comes, _) = std::mem::replace(&mut router.far[1][WAN], Far::new(nothing));
+        let (second, first) = (router.workers.pop(), router.workers.pop());
+        router.workers.extend(first.map(|worker| worker.with_borrower(WAN, comes)));
+        router.workers.extend(second.map(|worker| worker.with_borrowed(WAN, 0)));
+        router
+    }
+
     /// Frames that ports have received.
     pub(crate) fn received(&self) -> u64 {
         let port = |number: usize| self.counters.iter().filter_map(move |counters| counters.port(number));
