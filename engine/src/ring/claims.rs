@@ -167,10 +167,14 @@ mod every_order {
         /// Works on a block, if one waits.
         fn work(&self) {
             if let Some(place) = self.claims.claim() {
-                // SAFETY: as above.
-                self.blocks[place].with_mut(|block| unsafe { *block *= 10 });
-                self.claims.finish(place);
+                self.work_on(place);
             }
+        }
+
+        fn work_on(&self, place: usize) {
+            // SAFETY: as above.
+            self.blocks[place].with_mut(|block| unsafe { *block *= 10 });
+            self.claims.finish(place);
         }
 
         fn empty(&self) -> Option<u32> {
@@ -215,7 +219,8 @@ mod every_order {
             let circle = Circle::new();
             assert!(circle.fill(1));
             let helping = Arc::clone(&circle);
-            let helper = thread::spawn(move || helping.work());
+            let claimed = circle.claims.claim().expect("a block");
+            let helper = thread::spawn(move || helping.work_on(claimed));
             let passed = circle.claims.in_work().is_some();
             if passed {
                 circle.claims.empty();
@@ -223,7 +228,6 @@ mod every_order {
             assert!(circle.fill(2));
             // The first block's place again.
             let again = circle.fill(3);
-            circle.work();
             circle.work();
             circle.work();
             helper.join().expect("no panic");
