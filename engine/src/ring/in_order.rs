@@ -261,16 +261,16 @@ impl<C, T: Copy, N: Copy> Exit<C, T, N> {
         self.shared.claims.waiting()
     }
 
-    /// Is no more than the oldest block in the queue?
+    /// Blocks that have gone in and not come out.
     #[inline]
-    pub fn is_last(&self) -> bool {
-        self.shared.claims.len() <= 1
+    pub fn len(&self) -> usize {
+        self.shared.claims.len()
     }
 
     /// Has everything come out that went in?
     #[inline]
     pub fn is_empty(&self) -> bool {
-        self.shared.claims.len() == 0
+        self.len() == 0
     }
 }
 

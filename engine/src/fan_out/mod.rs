@@ -16,8 +16,9 @@
 //!
 //! **When.** While packets come so slowly that one worker keeps up, it does all by itself, and nobody is woken. Packets are put
 //! aside from the moment on that a receive queue gives a whole batch (it is backlogged) and another worker has found no backlog
-//! of its own in its last round, and the packets are [`WORTH`] it; and until the queue has run empty, since what follows must not
-//! overtake. No setting is needed: workers that are all busy keep to themselves. Packets that need no cipher are never put aside: handing one over costs what
+//! of its own in its last round; and until the queue has run empty, since what follows must not overtake. Whether that is faster
+//! than to work alone depends on the machine and on the packets; so both are tried from time to time, and the faster is kept
+//! ([`gauge`]). No setting is needed: workers that are all busy keep to themselves. Packets that need no cipher are never put aside: handing one over costs what
 //! its whole way does (20 of 31 ns).
 //!
 //! **Why not by flow.** Spreading by a hash of inner flows, the other way, gives one heavy flow to one core, lets workers that
@@ -42,12 +43,16 @@
 //! An SA's window still belongs to one worker. Packets of it that another receives are handed over to that one first, as they are
 //! without fan-out, so the order is that of their arrival there.
 
+mod gauge;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use arrayvec::ArrayVec;
 use crossbeam::utils::CachePadded;
+
+use self::gauge::Gauge;
 
 use crate::counters::WorkerCounters;
 use crate::drops::Reason;
@@ -72,10 +77,6 @@ pub const FAN_OUT_BUFFERS: u32 = IN_ORDER_BUFFERS;
 /// Blocks that an owner leaves waiting for each worker that is willing: one in work and one behind it, so that a helper never runs
 /// dry, and no packet waits for long.
 const LEFT: usize = 2;
-/// Bytes that the packets of a batch have on average, at least, for the cipher's work to be worth sharing. What another core does
-/// with a packet has to come from that core's memory and go back, some 60 to 150 ns as far as it is not done in advance; below
-/// this length one worker seals and opens in that time.
-const WORTH: usize = 192;
 /// How long a block may keep back others. With any cipher it takes less than 100 µs; a worker that the system has stopped comes
 /// back after some milliseconds, after 50 where Linux throttles real-time threads.
 const PATIENCE: Duration = Duration::from_millis(100);
@@ -121,6 +122,7 @@ pub struct FanOut {
     willing: Willing,
     /// The worker's number.
     worker: usize,
+    gauge: Gauge,
     /// Has a receive queue given a whole batch since [`FanOut::note_load`]?
     backlogged: bool,
     /// Since when the oldest block keeps others back.
@@ -148,7 +150,8 @@ pub fn fan_out(region: &Arc<Region>, workers: usize) -> Result<Vec<FanOut>, Regi
     let parts = parts.into_iter().zip(helpers).enumerate().map(|(worker, ((entrance, exit), mut others))| {
         let (_, own) = others.swap_remove(worker);
         let willing = Arc::clone(&willing);
-        FanOut { entrance, exit, own, others, willing, worker, backlogged: false, held_up: None }
+        let (gauge, backlogged, held_up) = (Gauge::new(), false, None);
+        FanOut { entrance, exit, own, others, willing, worker, gauge, backlogged, held_up }
     });
     Ok(parts.collect())
 }
@@ -164,20 +167,15 @@ impl FanOut {
     /// Is it worth while to begin with a whole batch?
     #[inline(never)]
     fn begins(&mut self, packets: &Batch<'_>) -> bool {
-        let (mut handed_over, mut costly, mut bytes) = (0, 0, 0);
-        for packet in packets {
-            match packet.next {
-                Next::Open(_) | Next::Tunnel(_) => {
-                    costly += 1;
-                    bytes += packet.frame.len();
-                }
-                Next::HandOver(_) => handed_over += 1,
-                _ => {}
-            }
-        }
+        let count = |of: fn(Next) -> bool| packets.iter().filter(|packet| of(packet.next)).count();
         // Whoever only hands over has time left.
-        self.backlogged |= handed_over < BATCH / 2;
-        costly > 0 && bytes >= costly * WORTH && self.count_willing() > 0 && self.entrance.has_room()
+        self.backlogged |= count(|next| matches!(next, Next::HandOver(_))) < BATCH / 2;
+        let costly = count(|next| matches!(next, Next::Open(_) | Next::Tunnel(_)));
+        if costly == 0 || self.count_willing() == 0 || !self.entrance.has_room() {
+            self.gauge.interrupt();
+            return false;
+        }
+        self.gauge.next(BATCH, self.exit.len() * BLOCK, Instant::now())
     }
 
     fn count_willing(&self) -> usize {
@@ -209,6 +207,9 @@ impl FanOut {
     #[inline]
     pub(crate) fn note_load(&mut self) -> bool {
         let willing = !std::mem::take(&mut self.backlogged);
+        if willing {
+            self.gauge.interrupt();
+        }
         if let Some(told) = self.willing.get(self.worker)
             && told.load(Ordering::Relaxed) != willing
         {
@@ -221,7 +222,7 @@ impl FanOut {
     #[inline]
     pub(crate) fn has_work(&self, idle: bool) -> bool {
         let waiting = self.exit.waiting();
-        waiting > 0 && (idle || waiting > LEFT * self.count_willing())
+        waiting > 0 && (idle || !self.gauge.shares() || waiting > LEFT * self.count_willing())
     }
 
     /// Does the oldest block that waits. False where none does.
@@ -243,7 +244,7 @@ impl FanOut {
     #[inline]
     pub(crate) fn deliver(&mut self, here: Here<Shut>, send: impl FnOnce(&mut Batch<'_>, &Tables)) -> bool {
         let FanOut { entrance, exit, .. } = self;
-        let is_last = exit.is_last();
+        let is_last = exit.len() <= 1;
         let mut batch: Batch<'_> = Batch::new();
         let taken = exit.take(|frame, task, note, well| batch.push(returned(frame, task, note, well)));
         let Some(tables) = taken else { return false };
@@ -455,7 +456,7 @@ mod tests {
         }
     }
 
-    /// Who is told of work: only whole batches of packets that are worth it begin, and only with somebody who has time.
+    /// Only whole batches of packets that cost something begin, and only with somebody who has time.
     #[test]
     fn a_worker_shares_what_is_worth_it_with_those_who_have_time() {
         let region = Region::new(RINGS_PER_QUEUE, 256, 2048, SPARE_PER_QUEUE + 2 * FAN_OUT_BUFFERS, false);
@@ -478,9 +479,8 @@ mod tests {
         let open = Next::Open(0);
         assert!(!asks(owner, BATCH, 1400, open), "nobody has said that he has time");
         assert!(other.note_load());
-        assert!(asks(owner, BATCH, 1400, open) && asks(owner, BATCH, 200, Next::Tunnel(0)));
+        assert!(asks(owner, BATCH, 1400, open) && asks(owner, BATCH, 60, Next::Tunnel(0)));
         assert!(!asks(owner, BATCH - 1, 1400, open), "the queue is not backlogged");
-        assert!(!asks(owner, BATCH, 150, open), "short packets");
         assert!(!asks(owner, BATCH, 1400, Next::Gre(0)), "no cipher");
         assert!(!owner.note_load(), "the owner has a backlog");
         assert!(owner.note_load());
