@@ -13,7 +13,7 @@ use clap::{Args, Command, CommandFactory, Parser, Subcommand, ValueEnum, value_p
 use clap_complete::Shell;
 use clap_mangen::roff::{Roff, roman};
 
-use crate::config::Suite;
+use crate::config::{LogLevel, Suite};
 use crate::daemon;
 
 /// GRE over ESP for routers, on netmap rings
@@ -166,6 +166,9 @@ pub struct Run {
     /// UNIX socket to listen on
     #[arg(long, value_name = "PATH", default_value = daemon::SOCKET, value_hint = clap::ValueHint::FilePath)]
     pub socket: PathBuf,
+    /// Write log lines from this level on, whatever the configuration says
+    #[arg(long, value_name = "LEVEL", value_parser = log_levels())]
+    pub log: Option<LogLevel>,
 }
 
 /// Arguments of `culvert show`.
@@ -341,6 +344,11 @@ fn seconds() -> impl TypedValueParser<Value = u64> {
 fn suites() -> impl TypedValueParser<Value = Suite> {
     let names = PossibleValuesParser::new(Suite::ALL.map(Suite::name));
     names.try_map(|name| Suite::from_name(&name).ok_or("no such suite"))
+}
+
+fn log_levels() -> impl TypedValueParser<Value = LogLevel> {
+    let names = PossibleValuesParser::new(LogLevel::ALL.map(LogLevel::name));
+    names.try_map(|name| LogLevel::ALL.into_iter().find(|level| level.name() == name).ok_or("no such level"))
 }
 
 fn packet_size(text: &str) -> Result<PacketSize, String> {

@@ -15,6 +15,7 @@ mod report;
 mod sections;
 mod source;
 mod values;
+mod watching;
 
 #[cfg(test)]
 mod tests;
@@ -22,9 +23,9 @@ mod tests;
 use std::path::Path;
 
 pub use model::{
-    Auth, Config, Device, Direction, Encapsulation, Engine, Idle, Ike, Keepalive, Local, MAX_DEPTH, Mac,
-    Manual, ManualSa, Mode, Mtu, Neighbour, Payload, Port, Prefix, Protect, Route, RouteTarget, Secret,
-    Suite, Tunnel, UdpEncap,
+    Auth, Config, Device, Direction, Encapsulation, Engine, Idle, Ike, Keepalive, Local, Log, LogFormat,
+    LogLevel, MAX_DEPTH, Mac, Manual, ManualSa, Metrics, Mode, Mtu, Neighbour, Payload, Port, Prefix,
+    Protect, Route, RouteTarget, Secret, Suite, Tunnel, UdpEncap,
 };
 pub use report::{ConfigErrors, Position, Problem, Warning};
 

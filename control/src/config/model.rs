@@ -2,7 +2,7 @@
 //! its range. Each entry knows the line it comes from, so that later refusals can point there as well.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use zeroize::Zeroizing;
@@ -14,6 +14,10 @@ use super::report::Position;
 pub struct Config {
     /// `[engine]`.
     pub engine: Engine,
+    /// `[log]`.
+    pub log: Log,
+    /// `[metrics]`.
+    pub metrics: Metrics,
     /// `[[port]]`, in the order of the files.
     pub ports: Vec<Port>,
     /// `[[tunnel]]`, in the order of the files.
@@ -61,6 +65,85 @@ impl Idle {
             Idle::Spin => "spin",
         }
     }
+}
+
+/// `[log]`: what the daemon writes about what happens.
+#[derive(Clone, Debug, Default)]
+pub struct Log {
+    /// From which level on.
+    pub level: LogLevel,
+    /// In which form.
+    pub format: LogFormat,
+    /// Where the table stands; `None` where the configuration has none.
+    pub at: Option<Position>,
+}
+
+/// How much something matters; each level comes with those before it.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[repr(u8)]
+pub enum LogLevel {
+    /// Something does not work, and will not by itself.
+    Error,
+    /// Something is not as it was meant to be.
+    Warn,
+    /// Something happened that an operator may want to know of.
+    #[default]
+    Info,
+    /// Something happened that helps to find errors.
+    Debug,
+}
+
+impl LogLevel {
+    /// All of them, what matters most first.
+    pub const ALL: [LogLevel; 4] = [LogLevel::Error, LogLevel::Warn, LogLevel::Info, LogLevel::Debug];
+
+    /// The name that the configuration uses.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            LogLevel::Error => "error",
+            LogLevel::Warn => "warn",
+            LogLevel::Info => "info",
+            LogLevel::Debug => "debug",
+        }
+    }
+}
+
+/// The form of the lines in the log.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[repr(u8)]
+pub enum LogFormat {
+    /// For people: `culvert: warn: tunnel "oslo": down: no way out`.
+    #[default]
+    Text,
+    /// `time=.. level=warn tunnel=oslo msg="down: no way out"`.
+    Logfmt,
+    /// The same as a JSON object.
+    Json,
+}
+
+impl LogFormat {
+    /// All of them.
+    pub const ALL: [LogFormat; 3] = [LogFormat::Text, LogFormat::Logfmt, LogFormat::Json];
+
+    /// The name that the configuration uses.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            LogFormat::Text => "text",
+            LogFormat::Logfmt => "logfmt",
+            LogFormat::Json => "json",
+        }
+    }
+}
+
+/// `[metrics]`: the Prometheus endpoint.
+#[derive(Clone, Debug, Default)]
+pub struct Metrics {
+    /// Where it listens, on a loopback address; `None`: nowhere.
+    pub listen: Option<SocketAddr>,
+    /// Where the table stands; `None` where the configuration has none.
+    pub at: Option<Position>,
 }
 
 /// `[[port]]`: an Ethernet port that the engine drives.

@@ -18,6 +18,7 @@ use super::reader::{Table, number, wrong_kind};
 use super::report::{Fault, Position, Report};
 use super::source::{self, Document, Loader};
 use super::values::{self, quoted};
+use super::watching;
 
 /// SPIs below this are reserved (RFC 4303 section 2.1).
 const FIRST_SPI: i128 = 256;
@@ -81,6 +82,12 @@ pub(super) fn read_included(document: &Document, draft: &mut Draft, report: &mut
 fn read_entries(mut table: Table<'_>, draft: &mut Draft, report: &mut Report) {
     if let Some(engine) = table.table("engine", report) {
         read_engine(engine, draft, report);
+    }
+    if let Some(log) = table.table("log", report) {
+        watching::read_log(log, draft, report);
+    }
+    if let Some(metrics) = table.table("metrics", report) {
+        watching::read_metrics(metrics, draft, report);
     }
     for port in table.tables("port", report) {
         read_port(port, draft, report);

@@ -274,6 +274,41 @@ fn an_empty_file_is_the_default() {
 }
 
 #[test]
+fn log_and_metrics_are_read_and_only_this_host_is_listened_to() {
+    let (config, _) =
+        load_text("[log]\nlevel = \"debug\"\nformat = \"json\"\n[metrics]\nlisten = \"[::1]:9178\"\n")
+            .unwrap();
+    assert_eq!((config.log.level, config.log.format), (LogLevel::Debug, LogFormat::Json));
+    assert_eq!(config.metrics.listen, Some("[::1]:9178".parse().unwrap()));
+    let (config, _) = load_text("").unwrap();
+    assert_eq!((config.log.level, config.log.format), (LogLevel::Info, LogFormat::Text));
+    assert_eq!(config.metrics.listen, None);
+    for (text, what, why, remedy) in [
+        ("[log]\nlevel = \"verbose\" #!\n", "log, level", "\"verbose\" is not known", "\"debug\""),
+        ("[log]\nformat = \"jso\" #!\n", "log, format", "\"jso\" is not known", "did you mean \"json\"?"),
+        ("[metrics] #!\n", "metrics, listen", "is missing", "127.0.0.1:9178"),
+        ("[metrics]\nlisten = \"0.0.0.0:9178\" #!\n", "metrics, listen", "from elsewhere", "127.0.0.1:9178"),
+        ("[metrics]\nlisten = \"[2001:db8::1]:1\" #!\n", "metrics, listen", "from elsewhere", "[::1]:9178"),
+        (
+            "[metrics]\nlisten = \"127.0.0.1\" #!\n",
+            "metrics, listen",
+            "no IP address with a port",
+            "[::1]:9178",
+        ),
+        ("[metrics]\nlisten = \"localhost:9178\" #!\n", "metrics, listen", "no IP address", "127.0.0.1:9178"),
+        ("[metrics]\nlisten = \"127.0.0.1:0\" #!\n", "metrics, listen", "port 0", "127.0.0.1:9178"),
+    ] {
+        assert_says(&only_problem(text), what, why, remedy);
+    }
+    let twice = Folder::new();
+    twice.write("c.toml", b"include = [\"d.toml\"]\n[log]\n[metrics]\nlisten = \"127.0.0.1:1\"\n");
+    twice.write("d.toml", b"[log]\n[metrics]\nlisten = \"127.0.0.1:2\"\n");
+    let errors = twice.load("c.toml").unwrap_err();
+    assert_says(&errors.problems[0], "log", "c.toml:2 already", "one [log]");
+    assert_says(&errors.problems[1], "metrics", "c.toml:3 already", "one [metrics]");
+}
+
+#[test]
 fn syntax_errors_name_the_line() {
     assert_says(&only_problem("[engine]\nworkers = #!\n"), "syntax", "", "correct the TOML");
     assert_says(

@@ -431,10 +431,8 @@ fn open_netmap(config: &Config) -> Result<Vec<Option<NetmapPort>>, Failure> {
             .map_err(|error| about(port, &error))?;
         memory.get_or_insert(opened.memory());
         if !opened.facts.stuck.is_empty() {
-            log::warn(format_args!(
-                "port {:?}: the driver of {name} does not switch {} off",
-                port.name, opened.facts.stuck
-            ));
+            log::port(&port.name)
+                .warn(format_args!("the driver of {name} does not switch {} off", opened.facts.stuck));
         }
         Ok(Some(opened))
     };
@@ -534,10 +532,9 @@ impl Opener {
         let guard =
             OffloadGuard::clear_some(interface, without_xdp()).map_err(|error| about(port, &error))?;
         if held.strips_tags().unwrap_or(false) {
-            log::warn(format_args!(
-                "port {:?}: {interface} takes VLAN tags off: tagged packets would count as untagged ones; say `ethtool -K \
-                 {interface} rxvlan off` where there are any",
-                port.name
+            log::port(&port.name).warn(format_args!(
+                "{interface} takes VLAN tags off: tagged packets would count as untagged ones; say `ethtool -K \
+                 {interface} rxvlan off` where there are any"
             ));
         }
         Ok((opened, Held::Xdp { port: Box::new(held), offloads: Some(guard) }))

@@ -47,9 +47,7 @@ impl TunnelInterfaces {
             if let Some(last) = self.troubles.get_mut(number)
                 && *last != trouble
             {
-                trouble
-                    .iter()
-                    .for_each(|trouble| log::error(format_args!("tunnel {:?}: {trouble}", tunnel.name)));
+                trouble.iter().for_each(|trouble| log::tunnel(&tunnel.name).error(trouble));
                 *last = trouble;
             }
         }
@@ -74,7 +72,7 @@ impl TunnelInterfaces {
         let lost = self.set.lost();
         for number in &lost {
             let Some(tunnel) = config.tunnels.get(*number as usize) else { continue };
-            log::warn(format_args!("tunnel {:?}: its interface was deleted; it is made again", tunnel.name));
+            log::tunnel(&tunnel.name).warn("its interface was deleted; it is made again");
             self.host.forget(&tunnel.name);
             if let Some(given) = self.given.get_mut(*number as usize) {
                 *given = None;

@@ -101,6 +101,7 @@ const QUERIES: usize = 64;
 /// from the system; everything is given back then.
 pub fn run(arguments: &cli::Run) -> Result<(), Failure> {
     let (config, warnings) = Config::load(&arguments.config)?;
+    log::configure(&config.log, arguments.log);
     warnings.iter().for_each(log::warn);
     let refused: Vec<Problem> = refuse(&config).into_iter().chain(devices::refuse(&config)).collect();
     if !refused.is_empty() {
@@ -441,10 +442,8 @@ impl Daemon {
             Event::PathMtu { tunnel, mtu } => {
                 if let Some(learned) = self.learned.path_mtus.get_mut(tunnel as usize) {
                     *learned = Some(u16::try_from(mtu).unwrap_or(u16::MAX));
-                    log::info(format_args!(
-                        "{}: its path takes {mtu} bytes",
-                        self.tunnel_name(tunnel as usize)
-                    ));
+                    let name = self.name_of(tunnel as usize);
+                    log::tunnel(name).info(format_args!("its path takes {mtu} bytes"));
                 }
             }
             Event::Liveness { tunnel, liveness } => {
@@ -488,6 +487,11 @@ impl Daemon {
         let Built { tables, routes, setup, placed } = built;
         self.holds.remember(&placed, now);
         self.tables.store(Arc::new(tables));
+        log::debug(format_args!(
+            "new tables: {} routes, {} neighbours",
+            routes.len(),
+            setup.neighbours.len()
+        ));
         self.take_view(routes, placed, &setup);
         self.put_to_use(setup);
     }
@@ -541,8 +545,8 @@ impl Daemon {
             if asleep && let Err(error) = port.wake_sleepers() {
                 let link = port.link();
                 let name = self.config.ports.get(number).map_or("?", |port| &port.name);
-                log::error(format_args!(
-                    "port {name:?}: {link} is down and packets may wait in all ports until it is up: {error}"
+                log::port(name).error(format_args!(
+                    "{link} is down and packets may wait in all ports until it is up: {error}"
                 ));
             }
         }
@@ -556,7 +560,7 @@ impl Daemon {
             if port.health() == Health::Departed && self.host.is_up(&link) {
                 let trouble = match port.reattach() {
                     Ok(true) => {
-                        log::info(format_args!("port {name:?}: {link} is back and held again"));
+                        log::port(name).info(format_args!("{link} is back and held again"));
                         None
                     }
                     Ok(false) => None,
@@ -565,9 +569,9 @@ impl Daemon {
                 if let Some(last) = self.told.reattach.get_mut(number)
                     && *last != trouble
                 {
-                    trouble.iter().for_each(|why| {
-                        log::error(format_args!("port {name:?}: {link} is back, but: {why}"))
-                    });
+                    trouble
+                        .iter()
+                        .for_each(|why| log::port(name).error(format_args!("{link} is back, but: {why}")));
                     *last = trouble;
                 }
             }
@@ -576,12 +580,13 @@ impl Daemon {
                 && last.replace(health) != Some(health)
             {
                 match health {
-                    Health::Attached => log::info(format_args!("port {name:?}: {link} is up")),
-                    Health::Down => log::warn(format_args!("port {name:?}: {link} is down")),
-                    Health::Departed => log::warn(format_args!("port {name:?}: {link} is gone")),
+                    Health::Attached => log::port(name).info(format_args!("{link} is up")),
+                    Health::Down => log::port(name).warn(format_args!("{link} is down")),
+                    Health::Departed => log::port(name).warn(format_args!("{link} is gone")),
                 }
             }
         }
+        log::look_after();
         let mtus = self.mtus();
         if self.interfaces.restore(&self.config, &mtus) {
             self.note_change();
@@ -614,7 +619,7 @@ impl Daemon {
         if let Some(carrier) = tunnel.carrier()
             && let Err(why) = self.state(carrier)
         {
-            return Err(format!("{}, which carries it, is down: {why}", self.tunnel_name(carrier)));
+            return Err(format!("tunnel {:?}, which carries it, is down: {why}", self.name_of(carrier)));
         }
         let name = self.config.ports.get(port).map_or("?", |port| &port.name);
         match self.ports.get(port).map(OpenPort::health) {
@@ -637,19 +642,12 @@ impl Daemon {
                 continue;
             }
             *last = Some(state.clone());
-            let name = self.tunnel_name(number);
+            let name = self.name_of(number);
             match state {
-                Ok(()) => log::info(format_args!("{name}: up")),
-                Err(why) => log::warn(format_args!("{name}: down: {why}")),
+                Ok(()) => log::tunnel(name).info("up"),
+                Err(why) => log::tunnel(name).warn(format_args!("down: {why}")),
             }
         }
-    }
-
-    fn tunnel_name(&self, number: usize) -> String {
-        self.config
-            .tunnels
-            .get(number)
-            .map_or("a tunnel".to_owned(), |tunnel| format!("tunnel {:?}", tunnel.name))
     }
 
     /// Gives everything back. See the module page.

@@ -16,28 +16,29 @@ impl Daemon {
             !held.returning && before.held.get(tunnel).is_none_or(|before| before.detour != held.detour)
         });
         let mut new = new.map(|(tunnel, held)| {
-            let (name, why) = (self.tunnel_name(*tunnel), held.detour.why(&self.config));
-            format!("{name}: {why}; it keeps its way by {}", self.describe(&held.way))
+            let why = held.detour.why(&self.config);
+            (self.name_of(*tunnel), format!("{why}; it keeps its way by {}", self.describe(&held.way)))
         });
-        new.by_ref().take(LISTED).for_each(log::error);
+        new.by_ref().take(LISTED).for_each(|(name, why)| log::tunnel(name).error(why));
         more(new.count(), "keep their ways");
         let down = placed.nested.iter().filter(|(tunnel, detour)| before.nested.get(tunnel) != Some(detour));
         let mut down = down.map(|(tunnel, detour)| {
-            let (name, why) = (self.tunnel_name(*tunnel), detour.why(&self.config));
-            format!("{name}: {why}; it has no other way and is down")
+            let why = detour.why(&self.config);
+            (self.name_of(*tunnel), format!("{why}; it has no other way and is down"))
         });
-        down.by_ref().take(LISTED).for_each(log::error);
+        down.by_ref().take(LISTED).for_each(|(name, why)| log::tunnel(name).error(why));
         more(down.count(), "have no other way and are down");
         let back = before
             .held
             .keys()
             .filter(|tunnel| !placed.held.contains_key(tunnel) && !placed.nested.contains_key(tunnel));
         let seconds = RETURN.as_secs();
-        let mut back = back.map(|tunnel| {
-            let name = self.tunnel_name(*tunnel);
-            format!("{name}: no route has led it into a tunnel for {seconds} s; it follows its route again")
+        let mut back = back.map(|tunnel| self.name_of(*tunnel));
+        back.by_ref().take(LISTED).for_each(|name| {
+            log::tunnel(name).info(format_args!(
+                "no route has led it into a tunnel for {seconds} s; it follows its route again"
+            ));
         });
-        back.by_ref().take(LISTED).for_each(log::info);
         more(back.count(), "follow their routes again");
     }
 
@@ -57,7 +58,7 @@ impl Daemon {
         self.view.placed.nested.get(&tunnel).map(of)
     }
 
-    fn name_of(&self, tunnel: usize) -> &str {
+    pub(super) fn name_of(&self, tunnel: usize) -> &str {
         self.config.tunnels.get(tunnel).map_or("?", |tunnel| &tunnel.name)
     }
 }

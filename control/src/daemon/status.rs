@@ -213,6 +213,8 @@ pub(super) fn configuration(config: &Config) -> Value {
             "host_port": config.engine.host_port,
             "idle": config.engine.idle.name(),
         },
+        "log": {"level": config.log.level.name(), "format": config.log.format.name()},
+        "metrics": {"listen": config.metrics.listen},
         "port": ports.collect::<Value>(),
         "tunnel": config.tunnels.iter().map(tunnel).collect::<Value>(),
         "route": routes.collect::<Value>(),
