@@ -14,12 +14,14 @@ mod reader;
 mod report;
 mod sections;
 mod source;
+mod sources;
 mod values;
 mod watching;
 
 #[cfg(test)]
 mod tests;
 
+use std::cell::RefCell;
 use std::path::Path;
 
 pub use model::{
@@ -28,10 +30,12 @@ pub use model::{
     Protect, Route, RouteTarget, Secret, Suite, Tunnel, UdpEncap,
 };
 pub use report::{ConfigErrors, Position, Problem, Warning};
+pub use sources::{Digest, Sources};
 
 use report::Report;
 use sections::Draft;
 use source::Loader;
+use sources::Files;
 
 impl Config {
     /// Loads the configuration in the file `path` and in the files it includes, and checks all of it. Nothing is
@@ -41,9 +45,30 @@ impl Config {
     /// Everything that is wrong, not only the first (but a syntax error hides the rest of its file). Neither errors nor
     /// warnings ever quote a key or a pre-shared key.
     pub fn load(path: &Path) -> Result<(Config, Vec<Warning>), ConfigErrors> {
+        Config::load_with_sources(path).map(|(config, warnings, _)| (config, warnings))
+    }
+
+    /// The same, with the files that it was loaded from.
+    ///
+    /// # Errors
+    /// Those of [`Config::load`].
+    pub fn load_with_sources(path: &Path) -> Result<(Config, Vec<Warning>, Sources), ConfigErrors> {
+        let mut loader = Loader::new(Files::System(RefCell::new(Sources::new(path))));
+        let (config, warnings) = Config::read(path, &mut loader)?;
+        Ok((config, warnings, loader.sources()))
+    }
+
+    /// Loads a configuration from the files that it was once loaded from, as they were then.
+    ///
+    /// # Errors
+    /// Those of [`Config::load`].
+    pub fn from_sources(sources: &Sources) -> Result<(Config, Vec<Warning>), ConfigErrors> {
+        Config::read(sources.top(), &mut Loader::new(Files::Noted(sources.clone())))
+    }
+
+    fn read(path: &Path, loader: &mut Loader) -> Result<(Config, Vec<Warning>), ConfigErrors> {
         let mut report = Report::default();
         let mut draft = Draft::default();
-        let mut loader = Loader::default();
         if let Some(document) = loader.open(path, None, &mut report) {
             let included = sections::read_top(&document, &mut draft, &mut report);
             drop(document);

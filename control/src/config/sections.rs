@@ -16,7 +16,7 @@ use super::model::{
 };
 use super::reader::{Table, number, wrong_kind};
 use super::report::{Fault, Position, Report};
-use super::source::{self, Document, Loader};
+use super::source::{Document, Loader};
 use super::values::{self, quoted};
 use super::watching;
 
@@ -500,7 +500,7 @@ fn read_secret(
     let from_text = table.secret(inline, report, parse);
     let from_file = table.text(file, report, |name| {
         let path = document.resolve(name);
-        let secret = source::read_secret(&path)?;
+        let secret = document.read_secret(&path)?;
         decode(secret).map_err(|fault| Fault::new(format!("{}: {}", path.display(), fault.why), fault.remedy))
     });
     from_text.or(from_file)

@@ -9,6 +9,7 @@ use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::sync::Arc;
 
 use toml::de::DeTable;
@@ -16,6 +17,7 @@ use zeroize::Zeroizing;
 
 use super::model::Secret;
 use super::report::{Fault, Position, Report};
+use super::sources::{Files, Sources};
 use super::values::quoted;
 
 /// All files of a configuration together may have this many bytes: far beyond 100,000 tunnels, well below what hurts.
@@ -32,6 +34,7 @@ const OTHERS: u32 = 0o007;
 
 /// A configuration file that is being read.
 pub(super) struct Document {
+    files: Rc<Files>,
     path: Arc<Path>,
     order: u32,
     mode: u32,
@@ -40,10 +43,10 @@ pub(super) struct Document {
 }
 
 impl Document {
-    fn new(path: &Path, order: u32, mode: u32, text: Zeroizing<Vec<u8>>) -> Self {
+    fn new(files: &Rc<Files>, path: &Path, order: u32, mode: u32, text: Zeroizing<Vec<u8>>) -> Self {
         let ends = text.iter().enumerate().filter(|(_, byte)| **byte == b'\n');
         let line_starts = ends.map(|(offset, _)| offset.saturating_add(1)).collect();
-        Self { path: path.into(), order, mode, text, line_starts }
+        Self { files: Rc::clone(files), path: path.into(), order, mode, text, line_starts }
     }
 
     /// The line that holds the byte at `offset`.
@@ -95,14 +98,23 @@ impl Document {
 }
 
 /// Opens configuration files, each once, and keeps count of their size.
-#[derive(Default)]
 pub(super) struct Loader {
+    files: Rc<Files>,
     seen: HashSet<PathBuf>,
-    files: u32,
+    count: u32,
     bytes: u64,
 }
 
 impl Loader {
+    pub(super) fn new(files: Files) -> Loader {
+        Loader { files: Rc::new(files), seen: HashSet::new(), count: 0, bytes: 0 }
+    }
+
+    /// All files that were read, those that hold one secret each as well.
+    pub(super) fn sources(&self) -> Sources {
+        self.files.sources()
+    }
+
     /// Reads a file whole. `None` if it cannot be read, with the reason noted, or if it was read before. `named_at` is
     /// the line that includes it.
     pub(super) fn open(
@@ -121,20 +133,37 @@ impl Loader {
     }
 
     fn read(&mut self, path: &Path) -> Result<Option<Document>, Fault> {
-        let real = fs::canonicalize(path).map_err(|error| unreadable(&error))?;
-        if !self.seen.insert(real) {
-            return Ok(None);
-        }
-        let (file, len, mode) = open_regular(path)?;
-        self.bytes = self.bytes.saturating_add(len);
+        let (text, mode) = match self.files.noted(path) {
+            Some(_) if self.files.is_again(path) || !self.seen.insert(path.to_owned()) => return Ok(None),
+            Some(noted) => {
+                let (text, mode) = noted?;
+                self.count_bytes(text.len() as u64)?;
+                (text, mode)
+            }
+            None => {
+                let real = fs::canonicalize(path).map_err(|error| unreadable(&error))?;
+                if !self.seen.insert(real) {
+                    self.files.note_again(path);
+                    return Ok(None);
+                }
+                let (file, len, mode) = open_regular(path)?;
+                self.count_bytes(len)?;
+                (read_exactly(file, len)?, mode)
+            }
+        };
+        self.files.note(path, mode, &text);
+        let order = self.count;
+        self.count = self.count.saturating_add(1);
+        Ok(Some(Document::new(&self.files, path, order, mode, text)))
+    }
+
+    fn count_bytes(&mut self, more: u64) -> Result<(), Fault> {
+        self.bytes = self.bytes.saturating_add(more);
         if self.bytes > TOTAL_LIMIT {
             let why = format!("the configuration is longer than {} MiB in all", TOTAL_LIMIT >> 20);
             return Err(Fault::new(why, "name a configuration file, or take entries out"));
         }
-        let text = read_exactly(file, len)?;
-        let order = self.files;
-        self.files = self.files.saturating_add(1);
-        Ok(Some(Document::new(path, order, mode, text)))
+        Ok(())
     }
 
     /// The files that an `include` entry stands for, sorted by name. A name without `*` and `?` stands for itself; a
@@ -155,6 +184,9 @@ impl Loader {
         if !is_pattern(last) {
             return Ok(vec![full]);
         }
+        if let Some(found) = document.files.noted_list(&full) {
+            return found;
+        }
         let mut found = match list(folder, last.as_bytes()) {
             Ok(found) => found,
             Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
@@ -164,6 +196,7 @@ impl Loader {
             }
         };
         found.sort();
+        document.files.note_list(&full, &found);
         Ok(found)
     }
 }
@@ -209,29 +242,41 @@ fn matches_pattern(pattern: &[u8], name: &[u8]) -> bool {
     }
 }
 
-/// Reads a file that holds one secret: everything in it but white space at the end. A name that cannot be opened is not
-/// repeated, as it may be the secret itself, put in the wrong place.
-pub(super) fn read_secret(path: &Path) -> Result<Secret, Fault> {
-    let (file, len, mode) = open_regular(path)?;
+impl Document {
+    /// Reads a file that holds one secret, at a path that [`Document::resolve`] gave: everything in it but white space at the
+    /// end. A name that cannot be opened is not repeated, as it may be the secret itself, put in the wrong place.
+    pub(super) fn read_secret(&self, path: &Path) -> Result<Secret, Fault> {
+        let (mut bytes, mode) = match self.files.noted(path) {
+            Some(noted) => noted?,
+            None => {
+                let (file, len, mode) = open_regular(path)?;
+                may_hold_a_secret(path, mode, len)?;
+                (read_exactly(file, len)?, mode)
+            }
+        };
+        may_hold_a_secret(path, mode, bytes.len() as u64)?;
+        self.files.note(path, mode, &bytes);
+        while bytes.last().is_some_and(u8::is_ascii_whitespace) {
+            bytes.pop();
+        }
+        if bytes.is_empty() {
+            return Err(Fault::new(format!("{} is empty", path.display()), "write the key into it"));
+        }
+        Ok(Secret::new(bytes))
+    }
+}
+
+fn may_hold_a_secret(path: &Path, mode: u32, len: u64) -> Result<(), Fault> {
     if mode & OTHERS != 0 {
         let why = format!("{} is open to everybody (mode {:04o})", path.display(), mode & 0o7777);
         return Err(Fault::new(why, format!("run `chmod 600 {}`", path.display())));
     }
     if len > SECRET_LIMIT {
-        let why = format!(
-            "{} has {len} bytes, more than the {SECRET_LIMIT} that a secret may have",
-            path.display()
-        );
+        let why =
+            format!("{} has {len} bytes, more than the {SECRET_LIMIT} that a secret may have", path.display());
         return Err(Fault::new(why, "name the file that holds the key alone"));
     }
-    let mut bytes = read_exactly(file, len)?;
-    while bytes.last().is_some_and(u8::is_ascii_whitespace) {
-        bytes.pop();
-    }
-    if bytes.is_empty() {
-        return Err(Fault::new(format!("{} is empty", path.display()), "write the key into it"));
-    }
-    Ok(Secret::new(bytes))
+    Ok(())
 }
 
 /// Opens a regular file with its length and mode, both taken from the open file, so that nobody can exchange it in
