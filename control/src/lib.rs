@@ -25,6 +25,7 @@ pub mod routes;
 pub mod table;
 pub mod text;
 pub mod trace;
+pub mod transaction;
 
 use std::ffi::OsString;
 use std::io;

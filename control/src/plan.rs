@@ -1,6 +1,9 @@
 //! From a configuration to the engine's tables: names become numbers, settings become specifications, and what the engine
 //! finds contradictory comes back as problems of the configuration, with the names of the entries.
 //!
+//! A tunnel that is not enabled keeps its number and its state, and stands in the specification as one that no packet can
+//! belong to: between addresses of "this network", with protection and without SAs.
+//!
 //! 1. What this kind of run cannot do is refused ([`replay`]: keys from IKE, addresses from CARP).
 //! 2. Ports, tunnels with their SAs, routes and neighbours are put into a specification, in the configuration's order.
 //! 3. The engine builds its tables.
@@ -12,8 +15,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use culvert_engine::counters::{TunnelCounterBank, TunnelCounterSet};
-use culvert_engine::esp::replay::ReplayWindow;
-use culvert_engine::esp::{self, InboundSa, IvRange, Key, OutboundSa, Router};
+use culvert_engine::esp::{self, InboundSa, OutboundSa};
 use culvert_engine::fib;
 use culvert_engine::gre::{self, Options, Sequences};
 use culvert_engine::tables::{
@@ -21,14 +23,14 @@ use culvert_engine::tables::{
 };
 use culvert_engine::tunnel::{self, Protection};
 use culvert_engine::wire::ethernet::MacAddr;
-use ring::rand::{SecureRandom, SystemRandom};
 
 use crate::Failure;
 use crate::config::{
-    Config, Direction, Encapsulation, Local, Mac, Manual, ManualSa, Mode, Mtu, Payload, Port, Position,
-    Prefix, Problem, Protect, RouteTarget, Suite, Tunnel,
+    Config, Encapsulation, Local, Mac, Manual, ManualSa, Mode, Mtu, Payload, Port, Position, Prefix, Problem,
+    Protect, RouteTarget, Suite, Tunnel,
 };
 use crate::nesting::{Detour, Nesting};
+use crate::transaction::ledger::{Ledger, Refused};
 
 /// What a run starts with. Ports and tunnels have the numbers of their places in the configuration.
 pub struct Plan {
@@ -88,9 +90,12 @@ pub struct Kept {
     pub workers: usize,
     /// For each tunnel, in the configuration's order.
     pub tunnels: Vec<KeptTunnel>,
+    /// Every SA that was made from a fixed key, those of tunnels that are gone as well.
+    ledger: Ledger,
 }
 
-/// What a tunnel keeps.
+/// What a tunnel keeps. Clones are the same state.
+#[derive(Clone)]
 pub struct KeptTunnel {
     /// The SAs that send.
     pub outbound: Vec<Arc<OutboundSa>>,
@@ -113,11 +118,10 @@ impl Kept {
     /// [`PlanError::Configuration`] for an SA that the engine does not take, [`PlanError::Random`] when the system gives no
     /// random numbers.
     pub fn new(config: &Config, workers: usize) -> Result<Kept, PlanError> {
-        let random = SystemRandom::new();
         let mut kept = Kept::without_sas(config, workers);
-        for (kept, tunnel) in kept.tunnels.iter_mut().zip(&config.tunnels) {
+        for (kept_tunnel, tunnel) in kept.tunnels.iter_mut().zip(&config.tunnels) {
             if let Protect::Manual(manual) = &tunnel.protect {
-                install(kept, manual, tunnel, &random)?;
+                install(kept_tunnel, manual, tunnel, &mut kept.ledger)?;
             }
         }
         Ok(kept)
@@ -126,15 +130,77 @@ impl Kept {
     /// The state of a run that sends nothing.
     pub fn without_sas(config: &Config, workers: usize) -> Kept {
         let mut bank = TunnelCounterBank::new(workers);
-        let mut tunnel = || KeptTunnel {
+        let tunnels = config.tunnels.iter().map(|_| KeptTunnel::new(&mut bank)).collect();
+        Kept { workers, tunnels, ledger: Ledger::default() }
+    }
+
+    /// The state of the same run under another configuration, `tunnels` of it having the numbers of their places. A tunnel keeps
+    /// what is its own as long as its name stays at its number: its counters always; its SAs while their keys, ends and
+    /// parameters stay; its GRE sequence numbers while its ends and key do, and it has some. An SA that was there before, in
+    /// whatever tunnel, is the same SA, and goes on beyond what it has used (see [`Ledger`]).
+    ///
+    /// # Errors
+    /// As [`Kept::new`]. Nothing that is in use has changed then.
+    pub fn succeed(&mut self, before: &[Tunnel], tunnels: &[Tunnel]) -> Result<Vec<KeptTunnel>, PlanError> {
+        let mut bank = TunnelCounterBank::new(self.workers);
+        let mut all = Vec::with_capacity(tunnels.len());
+        for (number, tunnel) in tunnels.iter().enumerate() {
+            let kept = self.tunnels.get(number).cloned();
+            let before = before.get(number).filter(|before| before.name == tunnel.name);
+            let mut kept = match (kept, before) {
+                (Some(kept), Some(before)) if same_state(before, tunnel) => {
+                    all.push(kept);
+                    continue;
+                }
+                (Some(kept), Some(before)) => {
+                    let same = before.sequence && tunnel.sequence && same_ends(before, tunnel);
+                    let sequences = if same { kept.sequences } else { Arc::default() };
+                    KeptTunnel { outbound: Vec::new(), inbound: Vec::new(), sequences, ..kept }
+                }
+                (None, _) | (_, None) => KeptTunnel::new(&mut bank),
+            };
+            if let Protect::Manual(manual) = &tunnel.protect {
+                install(&mut kept, manual, tunnel, &mut self.ledger)?;
+            }
+            all.push(kept);
+        }
+        Ok(all)
+    }
+
+    /// Takes what [`Kept::succeed`] gave.
+    pub fn take_over(&mut self, tunnels: Vec<KeptTunnel>) {
+        self.tunnels = tunnels;
+        self.ledger.forget_some();
+    }
+}
+
+impl KeptTunnel {
+    fn new(bank: &mut TunnelCounterBank) -> KeptTunnel {
+        KeptTunnel {
             outbound: Vec::new(),
             inbound: Vec::new(),
             counters: bank.take(),
             sequences: Arc::default(),
             installed: Instant::now(),
-        };
-        Kept { workers, tunnels: config.tunnels.iter().map(|_| tunnel()).collect() }
+        }
     }
+}
+
+/// Is it the same tunnel to the far end, as GRE tells tunnels apart?
+pub fn same_ends(one: &Tunnel, other: &Tunnel) -> bool {
+    (&one.local, one.remote, one.key) == (&other.local, other.remote, other.key)
+}
+
+/// Do SAs and GRE sequence numbers stay as they are?
+fn same_state(before: &Tunnel, after: &Tunnel) -> bool {
+    let blank = |protect: &Protect| {
+        let mut protect = protect.clone();
+        protect.forget_places();
+        protect
+    };
+    same_ends(before, after)
+        && before.sequence == after.sequence
+        && blank(&before.protect) == blank(&after.protect)
 }
 
 /// The tables as far as the configuration alone shows them: without any SA, and with a stand-in where CARP gives a tunnel
@@ -148,7 +214,7 @@ pub fn preview(config: &Config) -> Result<Tables, Vec<Problem>> {
 
 /// The graph of tunnels in tunnels that the tables' routes make.
 pub fn nesting(config: &Config, tables: &Tables) -> Nesting {
-    let carrier = |tunnel: &Tunnel| match tables.route(tunnel.remote)?.to {
+    let carrier = |tunnel: &Tunnel| match tables.route(tunnel.remote).filter(|_| tunnel.enabled)?.to {
         To::Tunnel(index) => usize::try_from(index).ok(),
         To::Host
         | To::HostForwards
@@ -188,8 +254,13 @@ pub struct TunnelRoute<'c> {
     pub at: &'c Position,
 }
 
+/// Does the tunnel carry IP packets now?
+pub fn has_ip(tunnel: &Tunnel) -> bool {
+    tunnel.enabled && tunnel.payload == Payload::Ip
+}
+
 /// Every route of the configuration that leads into a tunnel: `[[route]]`s, and the tunnels' own `routes` and `peer`. An
-/// Ethernet tunnel carries frames of its port and takes no routes.
+/// Ethernet tunnel carries frames of its port and takes no routes, and one that is not enabled takes none either.
 pub fn tunnel_routes(config: &Config) -> impl Iterator<Item = TunnelRoute<'_>> {
     let numbers = numbers(config.tunnels.iter().map(|tunnel| &tunnel.name));
     let fixed = config.routes.iter().filter_map(move |route| match &route.target {
@@ -204,15 +275,13 @@ pub fn tunnel_routes(config: &Config) -> impl Iterator<Item = TunnelRoute<'_>> {
         let prefixes = tunnel.routes.iter().copied().chain(peer);
         prefixes.map(move |prefix| TunnelRoute { prefix, tunnel: number, at: &tunnel.at })
     });
-    let carries_ip = |route: &TunnelRoute<'_>| {
-        config.tunnels.get(route.tunnel).is_some_and(|tunnel| tunnel.payload == Payload::Ip)
-    };
+    let carries_ip = |route: &TunnelRoute<'_>| config.tunnels.get(route.tunnel).is_some_and(has_ip);
     fixed.chain(own).filter(carries_ip)
 }
 
 /// The networks of the tunnels' `inner` addresses, which lead into the tunnel where nothing else claims them.
 pub fn inner_networks(config: &Config) -> impl Iterator<Item = TunnelRoute<'_>> {
-    config.tunnels.iter().enumerate().filter(|(_, tunnel)| tunnel.payload == Payload::Ip).filter_map(
+    config.tunnels.iter().enumerate().filter(|(_, tunnel)| has_ip(tunnel)).filter_map(
         |(number, tunnel)| {
             Some(TunnelRoute { prefix: tunnel.inner?.network(), tunnel: number, at: &tunnel.at })
         },
@@ -308,6 +377,9 @@ fn port_spec(number: usize, port: &Port) -> PortSpec {
 }
 
 fn tunnel_spec(place: usize, tunnel: &Tunnel, bridge: Option<usize>, kept: &KeptTunnel) -> TunnelSpec {
+    if !tunnel.enabled {
+        return stand_in_tunnel(place, kept);
+    }
     let payload = match tunnel.payload {
         Payload::Ip => gre::Payload::Ip,
         Payload::Ethernet => gre::Payload::Ethernet,
@@ -338,13 +410,46 @@ fn tunnel_spec(place: usize, tunnel: &Tunnel, bridge: Option<usize>, kept: &Kept
     }
 }
 
+/// In place of a tunnel that is not enabled.
+fn stand_in_tunnel(place: usize, kept: &KeptTunnel) -> TunnelSpec {
+    let number = stand_in_number(place);
+    TunnelSpec {
+        local: Ipv4Addr::from_bits(number).into(),
+        // Beyond all numbers of tunnels.
+        remote: Ipv4Addr::from_bits(number | 0x0080_0000).into(),
+        inner: Vec::new(),
+        routes: Vec::new(),
+        gre: Options { key: None, checksum: false, sequence: false, payload: gre::Payload::Ethernet },
+        ttl: 64,
+        mtu: None,
+        path_mtu: None,
+        clamp_mss: false,
+        protection: Some(Protection {
+            mode: esp::Mode::Transport,
+            pad: 4,
+            udp: None,
+            outbound: Vec::new(),
+            inbound: Vec::new(),
+        }),
+        gre_in_udp: false,
+        bridge: None,
+        counters: kept.counters.clone(),
+        sequences: Arc::clone(&kept.sequences),
+    }
+}
+
+/// A number for an address of "this network" (RFC 1122 section 3.2.1.3), which no packet carries: 0 and 1 are left out, as
+/// 0.0.0.0 and :: and ::1 mean something.
+fn stand_in_number(place: usize) -> u32 {
+    u32::try_from(place).unwrap_or(u32::MAX).saturating_add(2) & 0x007f_ffff
+}
+
 /// The tunnel's near end; in place of an address that CARP gives, one of "this network", which no packet carries.
 fn local(place: usize, tunnel: &Tunnel) -> IpAddr {
     match tunnel.local {
         Local::Address(address) => address,
         Local::Carp { .. } => {
-            // 0.0.0.0 is left out, and so are :: and ::1.
-            let number = u32::try_from(place).unwrap_or(u32::MAX).saturating_add(2) & 0x00ff_ffff;
+            let number = stand_in_number(place);
             match tunnel.remote {
                 IpAddr::V4(_) => Ipv4Addr::from_bits(number).into(),
                 IpAddr::V6(_) => Ipv6Addr::from_bits(u128::from(number)).into(),
@@ -371,31 +476,22 @@ fn protection(tunnel: &Tunnel, kept: &KeptTunnel) -> Option<Protection> {
     Some(Protection { mode, pad, udp, outbound: kept.outbound.clone(), inbound: kept.inbound.clone() })
 }
 
-/// Makes the tunnel's manual SAs.
+/// Gives the tunnel its manual SAs.
 fn install(
     kept: &mut KeptTunnel,
     manual: &Manual,
     tunnel: &Tunnel,
-    random: &SystemRandom,
+    ledger: &mut Ledger,
 ) -> Result<(), PlanError> {
-    for sa in &manual.sas {
-        let refused = |why: String| PlanError::Configuration(vec![unusable(tunnel, sa, why)]);
-        let key = Key::new(suite(sa.suite), sa.key.expose()).map_err(|error| refused(error.to_string()))?;
-        match sa.direction {
-            Direction::Out => {
-                let ivs = unrecorded(random)?;
-                kept.outbound.push(Arc::new(OutboundSa::new(sa.spi, key, sa.esn, ivs, 1)));
-            }
-            Direction::In => {
-                let window = ReplayWindow::new(sa.replay_window, sa.esn)
-                    .map_err(|error| refused(error.to_string()))?;
-                let inbound = InboundSa::new(sa.spi, key, sa.esn, window);
-                kept.inbound.push(Arc::new(match sa.udp_encap {
-                    Some(udp) => inbound.in_udp(udp.destination),
-                    None => inbound,
-                }));
-            }
-        }
+    let failed = |sa: &ManualSa, refused: Refused| match refused {
+        Refused::Unusable(why) => PlanError::Configuration(vec![unusable(tunnel, sa, why)]),
+        Refused::Random => PlanError::Random,
+    };
+    if let Some(sa) = manual.outbound() {
+        kept.outbound.push(ledger.outbound(sa).map_err(|refused| failed(sa, refused))?);
+    }
+    for sa in manual.inbound() {
+        kept.inbound.push(ledger.inbound(sa).map_err(|refused| failed(sa, refused))?);
     }
     Ok(())
 }
@@ -403,12 +499,6 @@ fn install(
 fn unusable(tunnel: &Tunnel, sa: &ManualSa, why: String) -> Problem {
     let what = format!("tunnel {:?}, SA {:#x}", tunnel.name, sa.spi);
     Problem { what, why, remedy: "correct the entry".to_owned(), at: Some(sa.at.clone()) }
-}
-
-fn unrecorded(random: &SystemRandom) -> Result<IvRange, PlanError> {
-    let mut bytes = [0; 8];
-    random.fill(&mut bytes).map_err(|_| PlanError::Random)?;
-    Ok(IvRange::unrecorded(Router::First, u64::from_ne_bytes(bytes)))
 }
 
 /// The engine's name for a suite.
@@ -529,17 +619,5 @@ mod tests {
         assert_eq!(stand_in_mac(0).to_string(), "02:00:00:00:00:01");
         assert_eq!(stand_in_mac(253).to_string(), "02:00:00:00:00:fe");
         assert_eq!(stand_in_mac(255).to_string(), "02:00:00:00:01:00");
-    }
-
-    /// A run over files keeps no record of IVs, so no two runs may start at the same one.
-    #[test]
-    fn each_run_has_ivs_of_its_own() {
-        let random = SystemRandom::new();
-        let firsts: Vec<[u8; 8]> = (0..4).map(|_| unrecorded(&random).unwrap().nth(0)).collect();
-        for (place, first) in firsts.iter().enumerate() {
-            // Engine, first router, no record.
-            assert_eq!(first[0] & 0xe0, 0xa0);
-            assert!(!firsts[..place].contains(first));
-        }
     }
 }

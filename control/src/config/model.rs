@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 use super::report::Position;
 
 /// A whole configuration, checked: names are unique, and every port or tunnel that is named exists.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Config {
     /// `[engine]`.
     pub engine: Engine,
@@ -29,7 +29,7 @@ pub struct Config {
 }
 
 /// `[engine]`: the process as a whole.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Engine {
     /// Worker threads, 0 to 256; 0: one for each receive queue, at most one per core.
     pub workers: u16,
@@ -147,7 +147,7 @@ pub struct Metrics {
 }
 
 /// `[[port]]`: an Ethernet port that the engine drives.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Port {
     /// Unique among ports, usable as an interface name, never `host`.
     pub name: String,
@@ -250,10 +250,12 @@ impl fmt::Display for Prefix {
 pub const MAX_DEPTH: u8 = culvert_engine::tables::MAX_DEPTH as u8;
 
 /// `[[tunnel]]`: a GRE tunnel to another router.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Tunnel {
-    /// Unique among tunnels, usable as an interface name, never `host`.
+    /// Unique among tunnels, usable as an interface name, never `host`. Empty for a number that no tunnel has now.
     pub name: String,
+    /// Whether packets go into it and come out of it. One that is not enabled has no interface, and no route leads into it.
+    pub enabled: bool,
     /// Our outer address.
     pub local: Local,
     /// The far router's outer address: unicast, of `local`'s family, not `local` itself.
@@ -294,6 +296,42 @@ pub struct Tunnel {
     pub protect: Protect,
     /// Where the entry stands.
     pub at: Position,
+}
+
+impl Tunnel {
+    /// What stands where a tunnel has gone from a running configuration, so that the others keep their numbers: no tunnel.
+    #[must_use]
+    pub fn vacant() -> Tunnel {
+        let nowhere = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+        Tunnel {
+            name: String::new(),
+            enabled: false,
+            local: Local::Address(nowhere),
+            remote: nowhere,
+            inner: None,
+            peer: None,
+            routes: Vec::new(),
+            key: None,
+            checksum: false,
+            sequence: false,
+            ttl: 64,
+            mtu: Mtu::Auto,
+            fragment: false,
+            clamp_mss: false,
+            payload: Payload::Ip,
+            encapsulation: Encapsulation::Gre,
+            bridge: None,
+            keepalive: None,
+            protect: Protect::None,
+            at: Position::nowhere(),
+        }
+    }
+
+    /// Is there no tunnel, only a number?
+    #[must_use]
+    pub fn is_vacant(&self) -> bool {
+        self.name.is_empty()
+    }
 }
 
 /// Our outer address of a tunnel.
@@ -367,7 +405,7 @@ pub struct Keepalive {
 }
 
 /// How a tunnel's GRE packets are protected.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Protect {
     /// Not at all: `protect = "none"`.
     None,
@@ -375,6 +413,17 @@ pub enum Protect {
     Manual(Manual),
     /// By ESP with keys from IKE.
     Ike(Box<Ike>),
+}
+
+impl Protect {
+    /// From now on, nothing says where it stands: for comparisons.
+    pub(crate) fn forget_places(&mut self) {
+        match self {
+            Protect::None => {}
+            Protect::Manual(manual) => manual.sas.iter_mut().for_each(|sa| sa.at = Position::nowhere()),
+            Protect::Ike(ike) => ike.at = Position::nowhere(),
+        }
+    }
 }
 
 /// ESP's way to carry the GRE packet (RFC 4303 section 3.1).
@@ -387,7 +436,7 @@ pub enum Mode {
 }
 
 /// `[tunnel.protect]` with fixed SAs.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Manual {
     /// Transport or tunnel mode.
     pub mode: Mode,
@@ -470,7 +519,7 @@ impl fmt::Display for Suite {
 }
 
 /// `[[tunnel.protect.manual]]`: a fixed SA.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct ManualSa {
     /// Which way its packets go.
     pub direction: Direction,
@@ -514,7 +563,7 @@ pub struct UdpEncap {
 }
 
 /// `[tunnel.protect]` with `ike`: keys are negotiated.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Ike {
     /// Transport or tunnel mode.
     pub mode: Mode,
@@ -537,14 +586,14 @@ pub struct Ike {
 }
 
 /// How two routers prove to each other who they are.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Auth {
     /// By a pre-shared key: the bytes of the file, without the line end behind them. Never empty.
     Psk(Secret),
 }
 
 /// Bytes that are never shown and are wiped when dropped.
-#[derive(Clone)]
+#[derive(Clone, PartialEq)]
 pub struct Secret(Zeroizing<Vec<u8>>);
 
 impl Secret {
@@ -568,7 +617,7 @@ impl fmt::Debug for Secret {
 }
 
 /// `[[route]]`: a static route.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Route {
     /// Where it leads to, without host bits; unique among routes.
     pub prefix: Prefix,
@@ -596,7 +645,7 @@ pub enum RouteTarget {
 }
 
 /// `[[neighbour]]`: the Ethernet address of a host beside us.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Neighbour {
     /// Its IP address.
     pub address: IpAddr,

@@ -24,6 +24,11 @@ impl Position {
         Self { file, line, order }
     }
 
+    /// No place: of what was not read from a file, and of what is compared whatever its place.
+    pub(crate) fn nowhere() -> Self {
+        Self { file: Path::new("").into(), line: 0, order: 0 }
+    }
+
     /// The file, as it was named.
     #[must_use]
     pub fn file(&self) -> &Path {

@@ -186,6 +186,7 @@ fn without_positions<T>(list: Option<Vec<(T, Position)>>) -> Vec<T> {
 
 fn read_tunnel(mut table: Table<'_>, draft: &mut Draft, report: &mut Report) {
     let name = read_name(&mut table, "tunnel", &mut draft.tunnels, report);
+    let enabled = table.boolean("enabled", report).unwrap_or(true);
     table.require("local", "give our outer address: local = \"192.0.2.1\" or \"carp:VHID@IF\"", report);
     let local = table.text("local", report, values::local);
     table.require("remote", "give the far router's outer address: remote = \"192.0.2.2\"", report);
@@ -224,6 +225,7 @@ fn read_tunnel(mut table: Table<'_>, draft: &mut Draft, report: &mut Report) {
     if let (Some(name), Some(local), Some(remote), Some(protect)) = (name, local, remote, protect) {
         draft.config.tunnels.push(Tunnel {
             name,
+            enabled,
             local,
             remote,
             inner,

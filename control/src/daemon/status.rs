@@ -216,7 +216,7 @@ pub(super) fn configuration(config: &Config) -> Value {
         "log": {"level": config.log.level.name(), "format": config.log.format.name()},
         "metrics": {"listen": config.metrics.listen},
         "port": ports.collect::<Value>(),
-        "tunnel": config.tunnels.iter().map(tunnel).collect::<Value>(),
+        "tunnel": config.tunnels.iter().filter(|tunnel| !tunnel.is_vacant()).map(tunnel).collect::<Value>(),
         "route": routes.collect::<Value>(),
         "neighbour": neighbours.collect::<Value>(),
     })
@@ -225,6 +225,7 @@ pub(super) fn configuration(config: &Config) -> Value {
 fn tunnel(tunnel: &Tunnel) -> Value {
     json!({
         "name": tunnel.name,
+        "enabled": tunnel.enabled,
         "local": tunnel.local.to_string(),
         "remote": tunnel.remote,
         "inner": tunnel.inner.map(|inner| inner.to_string()),

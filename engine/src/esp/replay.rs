@@ -99,6 +99,22 @@ impl ReplayWindow {
         })
     }
 
+    /// A window in which every number up to and with `highest` counts as seen: of an SA that goes on with another size.
+    ///
+    /// # Errors
+    /// As [`ReplayWindow::new`].
+    pub fn beyond(size: u32, esn: bool, highest: u64) -> Result<Self, SizeError> {
+        let window = Self::new(size, esn)?;
+        window.highest.store(highest, Relaxed);
+        // The word of the edge has no bits right of it.
+        let word = window.words.len() as u64;
+        for (number, bits) in window.words.iter().enumerate() {
+            let edge = highest / 64 % word == number as u64;
+            bits.store(if edge { u64::MAX >> (63 - highest % 64) } else { u64::MAX }, Relaxed);
+        }
+        Ok(window)
+    }
+
     /// The highest sequence number accepted; 0 before the first.
     #[inline]
     #[must_use]
@@ -274,6 +290,34 @@ mod tests {
             "the ICV would fail: another high half was inferred"
         );
         window.accept(sequence)
+    }
+
+    /// A window that goes on from another one's edge takes nothing that the other may have taken, and all beyond.
+    #[test]
+    fn a_window_goes_on_beyond_an_edge() {
+        for size in SIZES {
+            for highest in [0, 1, 62, 63, 64, 65, 1000, 65_536, EPOCH - 1, EPOCH + 70] {
+                let esn = highest >= EPOCH;
+                let fresh = || ReplayWindow::beyond(size, esn, highest).unwrap();
+                let window = fresh();
+                for old in highest.saturating_sub(u64::from(size) + 2)..=highest {
+                    assert!(window.accept(old).is_err(), "{size} {highest}: {old}");
+                }
+                for first in [1, 2, 63, 64, 65, u64::from(size), 200_000].map(|step| highest + step) {
+                    if !esn && first >= EPOCH {
+                        continue;
+                    }
+                    let window = fresh();
+                    assert_eq!(receive(&window, first), Ok(()), "{size} {highest}: {first}");
+                    assert_eq!(receive(&window, first), Err(Replay::Seen));
+                    // What lies between is in the window, or left of it, as in any other.
+                    let left = (highest + 1).max((first + 1).saturating_sub(u64::from(size)));
+                    for late in (left..first).step_by(61) {
+                        assert_eq!(window.accept(late), Ok(()), "{size} {highest}: {late} after {first}");
+                    }
+                }
+            }
+        }
     }
 
     #[test]

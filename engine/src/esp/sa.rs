@@ -80,6 +80,11 @@ impl OutboundSa {
         crate::ring::prefetch(self);
     }
 
+    /// The IVs that belong to it, used or not.
+    pub fn ivs(&self) -> &IvRange {
+        &self.iv
+    }
+
     /// Packets that can still be sent. Few left: time for a rekey. None: [`OutboundSa::take`] refuses.
     pub fn remaining(&self) -> u64 {
         (self.last + 1).saturating_sub(self.next.load(Ordering::Relaxed))
