@@ -272,8 +272,10 @@ fn may_hold_a_secret(path: &Path, mode: u32, len: u64) -> Result<(), Fault> {
         return Err(Fault::new(why, format!("run `chmod 600 {}`", path.display())));
     }
     if len > SECRET_LIMIT {
-        let why =
-            format!("{} has {len} bytes, more than the {SECRET_LIMIT} that a secret may have", path.display());
+        let why = format!(
+            "{} has {len} bytes, more than the {SECRET_LIMIT} that a secret may have",
+            path.display()
+        );
         return Err(Fault::new(why, "name the file that holds the key alone"));
     }
     Ok(())

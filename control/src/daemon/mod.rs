@@ -30,7 +30,7 @@ mod placed;
 mod server;
 mod service;
 mod show;
-mod status;
+pub(crate) mod status;
 #[cfg(any(target_os = "linux", test))]
 mod steering;
 mod stream;

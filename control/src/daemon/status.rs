@@ -6,7 +6,7 @@ use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use crate::config::{Config, Device, Mtu, Payload, Protect, RouteTarget, Tunnel};
+use crate::config::{Config, Device, Mtu, Payload, Port, Protect, RouteTarget, Tunnel};
 use crate::report::{Counts, SaReport};
 
 /// What can be shown.
@@ -187,17 +187,6 @@ pub(super) fn device(device: &Device) -> String {
 
 /// The configuration with all its defaults, in the file's own words, without anything secret.
 pub(super) fn configuration(config: &Config) -> Value {
-    let texts = |list: &[crate::config::Prefix]| list.iter().map(ToString::to_string).collect::<Vec<_>>();
-    let ports = config.ports.iter().map(|port| {
-        json!({
-            "name": port.name,
-            "device": device(&port.device),
-            "mac": port.mac.map(|mac| mac.to_string()),
-            "addresses": texts(&port.addresses),
-            "mtu": port.mtu,
-            "unsafe_emulation": port.unsafe_emulation,
-        })
-    });
     let routes = config.routes.iter().map(|route| match &route.target {
         RouteTarget::Port { port, via } => {
             json!({"prefix": route.prefix.to_string(), "port": port, "via": via})
@@ -207,22 +196,38 @@ pub(super) fn configuration(config: &Config) -> Value {
     let neighbours = config.neighbours.iter().map(
         |station| json!({"address": station.address, "port": station.port, "mac": station.mac.to_string()}),
     );
+    let tunnels = config.tunnels.iter().filter(|tunnel| !tunnel.is_vacant());
     json!({
-        "engine": {
-            "workers": config.engine.workers,
-            "host_port": config.engine.host_port,
-            "idle": config.engine.idle.name(),
-        },
+        "engine": engine(config),
         "log": {"level": config.log.level.name(), "format": config.log.format.name()},
         "metrics": {"listen": config.metrics.listen},
-        "port": ports.collect::<Value>(),
-        "tunnel": config.tunnels.iter().filter(|tunnel| !tunnel.is_vacant()).map(tunnel).collect::<Value>(),
+        "port": config.ports.iter().map(port).collect::<Value>(),
+        "tunnel": tunnels.map(tunnel).collect::<Value>(),
         "route": routes.collect::<Value>(),
         "neighbour": neighbours.collect::<Value>(),
     })
 }
 
-fn tunnel(tunnel: &Tunnel) -> Value {
+pub(crate) fn engine(config: &Config) -> Value {
+    json!({
+        "workers": config.engine.workers,
+        "host_port": config.engine.host_port,
+        "idle": config.engine.idle.name(),
+    })
+}
+
+pub(crate) fn port(port: &Port) -> Value {
+    json!({
+        "name": port.name,
+        "device": device(&port.device),
+        "mac": port.mac.map(|mac| mac.to_string()),
+        "addresses": port.addresses.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "mtu": port.mtu,
+        "unsafe_emulation": port.unsafe_emulation,
+    })
+}
+
+pub(crate) fn tunnel(tunnel: &Tunnel) -> Value {
     json!({
         "name": tunnel.name,
         "enabled": tunnel.enabled,

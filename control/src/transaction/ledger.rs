@@ -104,7 +104,8 @@ impl Ledger {
             same_numbers(known) && (known.window, known.udp_encap) == (replay_window, udp_encap)
         };
         // The highest among those with these numbers: of several, only one was in use at a time.
-        let highest = known.iter().filter(|known| same_numbers(known)).map(|known| known.sa.window().highest());
+        let highest =
+            known.iter().filter(|known| same_numbers(known)).map(|known| known.sa.window().highest());
         let highest = highest.max();
         if let Some(known) = known.iter_mut().find(same)
             && Some(known.sa.window().highest()) == highest

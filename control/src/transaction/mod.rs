@@ -1,1 +1,5 @@
+//! x
+
+pub mod diff;
 pub mod ledger;
+pub mod numbers;

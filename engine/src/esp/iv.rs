@@ -61,7 +61,8 @@ impl IvRange {
 
     /// Have they IVs in common?
     pub fn overlaps(&self, other: &IvRange) -> bool {
-        self.first < other.first.saturating_add(other.count) && other.first < self.first.saturating_add(self.count)
+        self.first < other.first.saturating_add(other.count)
+            && other.first < self.first.saturating_add(self.count)
     }
 
     /// The `nth` IV, counted from 0 and below [`IvRange::count`], in wire order.
