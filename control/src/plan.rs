@@ -281,11 +281,9 @@ pub fn tunnel_routes(config: &Config) -> impl Iterator<Item = TunnelRoute<'_>> {
 
 /// The networks of the tunnels' `inner` addresses, which lead into the tunnel where nothing else claims them.
 pub fn inner_networks(config: &Config) -> impl Iterator<Item = TunnelRoute<'_>> {
-    config.tunnels.iter().enumerate().filter(|(_, tunnel)| has_ip(tunnel)).filter_map(
-        |(number, tunnel)| {
-            Some(TunnelRoute { prefix: tunnel.inner?.network(), tunnel: number, at: &tunnel.at })
-        },
-    )
+    config.tunnels.iter().enumerate().filter(|(_, tunnel)| has_ip(tunnel)).filter_map(|(number, tunnel)| {
+        Some(TunnelRoute { prefix: tunnel.inner?.network(), tunnel: number, at: &tunnel.at })
+    })
 }
 
 /// Is `address` one of the prefix's?
@@ -420,6 +418,7 @@ fn stand_in_tunnel(place: usize, kept: &KeptTunnel) -> TunnelSpec {
         inner: Vec::new(),
         routes: Vec::new(),
         gre: Options { key: None, checksum: false, sequence: false, payload: gre::Payload::Ethernet },
+        depth: 1,
         ttl: 64,
         mtu: None,
         path_mtu: None,

@@ -323,6 +323,7 @@ impl Tunnel {
             bridge: None,
             keepalive: None,
             protect: Protect::None,
+            max_depth: 1,
             at: Position::nowhere(),
         }
     }

@@ -3,3 +3,4 @@
 pub mod diff;
 pub mod ledger;
 pub mod numbers;
+pub mod store;
