@@ -6,6 +6,7 @@ use std::ffi::OsString;
 use std::io::{self, Write};
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::error::ErrorKind;
@@ -41,6 +42,16 @@ pub enum Action {
     Check(Check),
     /// Run the daemon in the foreground; it prints `ready` when packets pass
     Run(Run),
+    /// Put a configuration to work in the running daemon, without touching tunnels that stay as they are
+    Apply(Apply),
+    /// Keep what was applied with --confirm
+    Confirm(Confirm),
+    /// Go back to the configuration that ran before
+    Rollback(Rollback),
+    /// Say what an apply would change; changes nothing
+    Diff(Diff),
+    /// Switch a tunnel on or off by hand
+    Tunnel(Tunnel),
     /// Show what the daemon is doing
     Show(Show),
     /// Say what becomes of a packet to an address, and why
@@ -169,6 +180,83 @@ pub struct Run {
     /// Write log lines from this level on, whatever the configuration says
     #[arg(long, value_name = "LEVEL", value_parser = log_levels())]
     pub log: Option<LogLevel>,
+    /// Folder that keeps what was applied, across restarts: /var/db/culvert, or beside another socket than the usual one
+    #[arg(long, value_name = "DIR", value_hint = clap::ValueHint::DirPath)]
+    pub state: Option<PathBuf>,
+}
+
+/// Arguments of `culvert apply`.
+#[derive(Args, Debug)]
+pub struct Apply {
+    /// Configuration file
+    #[arg(value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
+    pub file: PathBuf,
+    /// Go back to what ran before after this time (such as 60s, 5m), unless `culvert confirm` comes first
+    #[arg(long, value_name = "TIME", value_parser = window)]
+    pub confirm: Option<Duration>,
+    /// UNIX socket that the daemon listens on
+    #[arg(long, value_name = "PATH", default_value = daemon::SOCKET, value_hint = clap::ValueHint::FilePath)]
+    pub socket: PathBuf,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `culvert confirm`.
+#[derive(Args, Debug)]
+pub struct Confirm {
+    /// UNIX socket that the daemon listens on
+    #[arg(long, value_name = "PATH", default_value = daemon::SOCKET, value_hint = clap::ValueHint::FilePath)]
+    pub socket: PathBuf,
+}
+
+/// Arguments of `culvert rollback`.
+#[derive(Args, Debug)]
+pub struct Rollback {
+    /// UNIX socket that the daemon listens on
+    #[arg(long, value_name = "PATH", default_value = daemon::SOCKET, value_hint = clap::ValueHint::FilePath)]
+    pub socket: PathBuf,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `culvert diff`.
+#[derive(Args, Debug)]
+#[command(after_help = "Exit codes: 0 nothing would change; 3 something would; 1 and 2 as everywhere.")]
+pub struct Diff {
+    /// Configuration file
+    #[arg(value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
+    pub file: PathBuf,
+    /// UNIX socket that the daemon listens on
+    #[arg(long, value_name = "PATH", default_value = daemon::SOCKET, value_hint = clap::ValueHint::FilePath)]
+    pub socket: PathBuf,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `culvert tunnel`.
+#[derive(Args, Debug)]
+pub struct Tunnel {
+    /// What to do with it
+    #[arg(value_name = "ACTION")]
+    pub action: TunnelAction,
+    /// The tunnel's name
+    #[arg(value_name = "NAME")]
+    pub name: String,
+    /// UNIX socket that the daemon listens on
+    #[arg(long, value_name = "PATH", default_value = daemon::SOCKET, value_hint = clap::ValueHint::FilePath)]
+    pub socket: PathBuf,
+}
+
+/// What is done with a tunnel by hand.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub enum TunnelAction {
+    /// Let packets in and out, whatever the configuration says
+    Up,
+    /// Let no packet in or out, until it is taken up or the daemon is started again
+    Down,
 }
 
 /// Arguments of `culvert show`.
@@ -335,6 +423,21 @@ fn usage(message: String) -> clap::Error {
         Some(replay) => replay.error(ErrorKind::ValueValidation, message),
         None => command.error(ErrorKind::ValueValidation, message),
     }
+}
+
+/// How long something may wait to be confirmed.
+fn window(text: &str) -> Result<Duration, String> {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at(digits);
+    let unit = match unit {
+        "s" | "" => 1,
+        "m" => 60,
+        "h" => 3600,
+        _ => 0,
+    };
+    let seconds = number.parse::<u64>().ok().and_then(|number| number.checked_mul(unit));
+    let seconds = seconds.filter(|seconds| (1..=86_400).contains(seconds));
+    seconds.map(Duration::from_secs).ok_or_else(|| "give 1s to 24h, such as 60s or 5m".to_owned())
 }
 
 fn seconds() -> impl TypedValueParser<Value = u64> {

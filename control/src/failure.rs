@@ -33,6 +33,11 @@ impl Failure {
         Failure { code: 2, lines: problems.iter().map(Problem::to_string).collect() }
     }
 
+    /// Nothing is wrong, and there are differences (exit code 3).
+    pub fn differs() -> Failure {
+        Failure { code: 3, lines: Vec::new() }
+    }
+
     /// What the daemon says went wrong, and the exit code that it gives it; 0 would be none.
     pub(crate) fn reported(code: u8, lines: Vec<String>) -> Failure {
         Failure { code: code.max(1), lines }

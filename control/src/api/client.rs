@@ -20,7 +20,15 @@ const LONGEST: u64 = 256 << 20;
 /// # Errors
 /// It is not there, or what it answers.
 pub(crate) fn call(path: &Path, command: &Command) -> Result<Value, Failure> {
-    let (_, outcome) = Connection::ask(path, command)?;
+    call_with(path, command, &[])
+}
+
+/// The same, with what follows the request.
+///
+/// # Errors
+/// As [`call`].
+pub(crate) fn call_with(path: &Path, command: &Command, body: &[u8]) -> Result<Value, Failure> {
+    let (_, outcome) = Connection::ask(path, command, body)?;
     outcome
         .ok_or_else(|| Failure::failed("the daemon's answer: a stream where none was asked for".to_owned()))
 }
@@ -34,7 +42,7 @@ impl Stream {
     /// # Errors
     /// It is not there, or what it answers.
     pub(crate) fn open(path: &Path, command: &Command) -> Result<Stream, Failure> {
-        let (connection, outcome) = Connection::ask(path, command)?;
+        let (connection, outcome) = Connection::ask(path, command, &[])?;
         match outcome {
             None => Ok(Stream(connection)),
             Some(_) => Err(Failure::failed("the daemon's answer: a stream was asked for".to_owned())),
@@ -82,7 +90,7 @@ struct Connection {
 
 impl Connection {
     /// Asks, and takes the reply: its result, or `None` where records follow.
-    fn ask(path: &Path, command: &Command) -> Result<(Connection, Option<Value>), Failure> {
+    fn ask(path: &Path, command: &Command, body: &[u8]) -> Result<(Connection, Option<Value>), Failure> {
         let unreachable = |error: io::Error| {
             let hint = match error.kind() {
                 io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
@@ -97,7 +105,7 @@ impl Connection {
         let mut stream = UnixStream::connect(path).map_err(unreachable)?;
         stream.set_read_timeout(Some(PATIENCE)).map_err(unreachable)?;
         stream.set_write_timeout(Some(PATIENCE)).map_err(unreachable)?;
-        match stream.write_all(&command.to_line()) {
+        match stream.write_all(&command.to_line()).and_then(|()| stream.write_all(body)) {
             // A daemon that has no place for us says so, and does not listen.
             Err(error) if error.kind() != io::ErrorKind::BrokenPipe => return Err(unreachable(error)),
             _ => {}

@@ -34,6 +34,30 @@ pub enum Command {
         /// Of what.
         what: What,
     },
+    /// A configuration is put to work. Its files follow the request's line.
+    Apply {
+        /// Bytes that follow.
+        length: u64,
+        /// Take it back after so many seconds, unless it is confirmed.
+        #[serde(skip_serializing_if = "Option::is_none", default)]
+        confirm: Option<u64>,
+    },
+    /// What an apply would change. The configuration's files follow the request's line.
+    Diff {
+        /// Bytes that follow.
+        length: u64,
+    },
+    /// What was applied is to stay.
+    Confirm,
+    /// What ran before is to run.
+    Rollback,
+    /// A tunnel is switched on or off by hand.
+    Tunnel {
+        /// Its name.
+        name: String,
+        /// On?
+        up: bool,
+    },
     /// State, again and again: a stream.
     Watch {
         /// Of what, all in one record.
@@ -111,6 +135,15 @@ pub struct CaptureOf {
 }
 
 impl Command {
+    /// How many bytes follow the request's line; `None` for a command that nothing comes with.
+    #[must_use]
+    pub fn body(&self) -> Option<u64> {
+        match self {
+            Command::Apply { length, .. } | Command::Diff { length } => Some(*length),
+            _ => None,
+        }
+    }
+
     /// The command of a request.
     ///
     /// # Errors

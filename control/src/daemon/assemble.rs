@@ -21,7 +21,7 @@ use culvert_engine::wire::ethernet::MacAddr;
 
 use super::devices::{has_host_rings, is_of_host};
 use super::hold::{self, Holds, Placed};
-use crate::config::{Config, Payload, Port, Prefix as ConfigPrefix};
+use crate::config::{Config, Port, Prefix as ConfigPrefix};
 use crate::plan::{self, Kept};
 use crate::routes::{Hop, HostTables, Way, prefix_around};
 
@@ -255,5 +255,5 @@ pub(super) fn host_routes(config: &Config, tunnel: usize) -> Vec<Prefix> {
 
 /// Does the tunnel have an interface of the host's? One that carries Ethernet frames belongs to its port.
 pub(super) fn has_interface(config: &Config, tunnel: usize) -> bool {
-    config.tunnels.get(tunnel).is_some_and(|tunnel| tunnel.payload == Payload::Ip)
+    config.tunnels.get(tunnel).is_some_and(plan::has_ip)
 }

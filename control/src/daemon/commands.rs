@@ -1,7 +1,10 @@
 //! What the control thread does for clients: one arm for each command.
 
+use std::time::Duration;
+
 use super::Daemon;
 use super::server::Answer;
+use super::transact::Proposal;
 use crate::Failure;
 use crate::api::Command;
 
@@ -10,13 +13,31 @@ impl Daemon {
     ///
     /// # Errors
     /// It failed, or what is asked for is wrong.
-    pub(super) fn execute(&mut self, command: Command) -> Result<Answer, Failure> {
+    pub(super) fn execute(
+        &mut self,
+        command: Command,
+        proposal: Option<Box<Proposal>>,
+    ) -> Result<Answer, Failure> {
         match command {
             Command::Show { what } => self.show(what).map(Answer::Once).map_err(Failure::failed),
+            Command::Apply { confirm, .. } => {
+                let confirm = confirm.map(Duration::from_secs);
+                proposal.ok_or_else(nothing).and_then(|it| self.apply(*it, confirm)).map(Answer::Once)
+            }
+            Command::Diff { .. } => {
+                proposal.ok_or_else(nothing).and_then(|it| self.diff(&it)).map(Answer::Once)
+            }
+            Command::Confirm => self.confirm().map(Answer::Once),
+            Command::Rollback => self.rollback("as was asked for").map(Answer::Once),
+            Command::Tunnel { name, up } => self.switch(&name, up).map(Answer::Once),
             Command::Watch { what, every } => self.watch(what, every).map(Answer::Stream),
             Command::Trace { matching, count } => self.trace(&matching, count).map(Answer::Stream),
             Command::Capture(of) => self.capture(&of).map(Answer::Stream),
             Command::Explain(question) => self.explain(&question).map(Answer::Once),
         }
     }
+}
+
+fn nothing() -> Failure {
+    Failure::usage("request: no configuration came with it".to_owned())
 }

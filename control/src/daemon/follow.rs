@@ -62,10 +62,7 @@ impl Host {
             }
             links.push(name);
         }
-        let with_interface = (0..config.tunnels.len()).filter(|tunnel| has_interface(config, *tunnel));
-        interfaces.tunnels = with_interface
-            .filter_map(|tunnel| Some((config.tunnels.get(tunnel)?.name.clone(), tunnel)))
-            .collect();
+        interfaces.tunnels = numbers_of_interfaces(config);
         let again = Instant::now();
         let (wanted, asked) = (BTreeSet::new(), BTreeSet::new());
         Ok(Host {
@@ -80,6 +77,11 @@ impl Host {
             asked,
             again,
         })
+    }
+
+    /// From now on, the tunnels' interfaces are those of this configuration.
+    pub(super) fn follow_tunnels(&mut self, config: &Config) {
+        self.interfaces.tunnels = numbers_of_interfaces(config);
     }
 
     /// The largest MTU of a port's link, in bytes; 0 where no link is there.
@@ -206,6 +208,12 @@ impl Host {
             }
         }
     }
+}
+
+/// Tunnels by the names of their interfaces.
+fn numbers_of_interfaces(config: &Config) -> BTreeMap<String, usize> {
+    let with_interface = (0..config.tunnels.len()).filter(|tunnel| has_interface(config, *tunnel));
+    with_interface.filter_map(|tunnel| Some((config.tunnels.get(tunnel)?.name.clone(), tunnel))).collect()
 }
 
 /// An address for a station beside the one with that address, on the same link: locally administered as that of a TAP is,

@@ -63,7 +63,7 @@ pub(super) struct Held {
 }
 
 /// Tunnels that keep ways, from one change to the next.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Holds {
     tunnels: Vec<Memory>,
 }
@@ -96,6 +96,17 @@ impl Holds {
         for memo in self.tunnels.iter_mut().filter_map(|memory| memory.held.as_mut()) {
             memo.until = memo.until.map(|until| if until <= now { now + RETURN } else { until });
         }
+    }
+
+    /// The same, but for what is remembered of these tunnels, which are others now.
+    pub(super) fn without(&self, tunnels: impl Iterator<Item = usize>) -> Holds {
+        let mut holds = self.clone();
+        for tunnel in tunnels {
+            if let Some(memory) = holds.tunnels.get_mut(tunnel) {
+                *memory = Memory::default();
+            }
+        }
+        holds
     }
 
     fn of(&self, tunnel: usize) -> Memory {
@@ -136,7 +147,11 @@ pub(super) fn place(
     holds: &Holds,
     now: Instant,
 ) -> Placed {
-    let found: Vec<Found> = config.tunnels.iter().map(|tunnel| find(tunnel.remote, routes)).collect();
+    let found: Vec<Found> = config
+        .tunnels
+        .iter()
+        .map(|tunnel| if tunnel.enabled { find(tunnel.remote, routes) } else { Found::Nothing })
+        .collect();
     let carriers = |both: bool| {
         let carrier = |found: &Found| match found {
             Found::Into(carrier, _) => Some(*carrier),

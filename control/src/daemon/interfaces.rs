@@ -53,6 +53,35 @@ impl TunnelInterfaces {
         }
     }
 
+    /// The configuration has changed from `before` to `after` in the tunnels that are `touched`: interfaces of those that have none
+    /// any more go, and the others' are looked at by the next [`TunnelInterfaces::apply`].
+    pub(super) fn change(&mut self, before: &Config, after: &Config, touched: &BTreeSet<usize>) {
+        let mut gone = Vec::new();
+        for number in touched {
+            if let Some(given) = self.given.get_mut(*number) {
+                *given = None;
+            }
+            if let Some(trouble) = self.troubles.get_mut(*number) {
+                *trouble = None;
+            }
+            if has_interface(before, *number) && !has_interface(after, *number) {
+                gone.push(*number);
+            }
+        }
+        self.given.resize(after.tunnels.len(), None);
+        self.troubles.resize(after.tunnels.len(), None);
+        let made: BTreeSet<String> = self.set.made().into_iter().map(str::to_owned).collect();
+        let names = gone.iter().filter_map(|number| before.tunnels.get(*number)).map(|tunnel| &*tunnel.name);
+        let names: Vec<&str> = names.filter(|name| made.contains(*name)).collect();
+        if let Err(error) = self.host.delete_all(&names) {
+            log::warn(error);
+        }
+        let gone: Vec<u32> = gone.into_iter().filter_map(|number| u32::try_from(number).ok()).collect();
+        if let Err(error) = self.set.remove(&gone) {
+            log::warn(error);
+        }
+    }
+
     /// The first tunnel whose interface is not as it should be, and why.
     pub(super) fn trouble(&self) -> Option<(usize, &str)> {
         self.troubles.iter().enumerate().find_map(|(tunnel, trouble)| Some((tunnel, trouble.as_deref()?)))

@@ -38,6 +38,7 @@ mod taps;
 #[cfg(test)]
 mod tests;
 mod threads;
+mod transact;
 mod view;
 mod watch;
 
@@ -73,8 +74,9 @@ use self::offloads::OffloadFile;
 use self::server::{Endpoint, Query};
 use self::service::Signals;
 use self::threads::{Others, WorkerThread};
+use self::transact::{Proposal, Transactions};
 use self::watch::Watches;
-use crate::config::{Config, Local, Problem, Protect};
+use crate::config::{Config, Local, Problem, Protect, Tunnel};
 use crate::plan::{self, Kept};
 use crate::routes::HostTables;
 use crate::{Failure, cli, replay};
@@ -100,7 +102,7 @@ const QUERIES: usize = 64;
 /// Code 2 where the configuration is wrong or cannot be run; nothing was changed then. Code 1 where something cannot be had
 /// from the system; everything is given back then.
 pub fn run(arguments: &cli::Run) -> Result<(), Failure> {
-    let (config, warnings) = Config::load(&arguments.config)?;
+    let (config, warnings, sources) = Config::load_with_sources(&arguments.config)?;
     log::configure(&config.log, arguments.log);
     warnings.iter().for_each(log::warn);
     let refused: Vec<Problem> = refuse(&config).into_iter().chain(devices::refuse(&config)).collect();
@@ -111,11 +113,15 @@ pub fn run(arguments: &cli::Run) -> Result<(), Failure> {
     let signals = Signals::hold().map_err(failed)?;
     let bell = Arc::new(Bell::new().map_err(failed)?);
     let stop = Arc::new(AtomicBool::new(false));
+    let reload = Arc::new(AtomicBool::new(false));
     let endpoint = Endpoint::bind(&arguments.socket).map_err(Failure::failed)?;
+    let folder = transact::folder(arguments.state.as_deref(), &arguments.socket);
+    let proposal = Proposal { sources, config, warnings };
+    let transactions = Transactions::open(folder, &arguments.config, proposal);
     let offloads = OffloadFile::beside(&arguments.socket);
     offloads.restore();
-    offloads.note(&config).map_err(Failure::failed)?;
-    let started = Daemon::start(config, &bell, &stop);
+    offloads.note(transactions.config()).map_err(Failure::failed)?;
+    let started = Daemon::start(transactions, &bell, &stop);
     if started.is_err() {
         // All has been given back.
         offloads.remove();
@@ -124,12 +130,12 @@ pub fn run(arguments: &cli::Run) -> Result<(), Failure> {
 
     let (queries, asked) = bounded(QUERIES);
     let ready = signals
-        .deliver(stop, Arc::clone(&bell))
+        .deliver(stop, Arc::clone(&reload), Arc::clone(&bell))
         .and_then(|()| endpoint.serve(queries, bell))
         .map_err(failed)
         .and_then(|()| say_ready());
     if ready.is_ok() {
-        daemon.run(&asked);
+        daemon.run(&asked, &reload);
     }
     daemon.stop();
     offloads.remove();
@@ -200,6 +206,7 @@ struct Daemon {
     watches: Watches,
     /// Where traces and captures are opened.
     taps: Arc<Taps>,
+    transactions: Transactions,
     #[cfg(target_os = "linux")]
     steering: steering::Steering,
 }
@@ -242,8 +249,13 @@ struct Told {
 
 impl Daemon {
     /// Steps 3 and 4.
-    fn start(config: Config, bell: &Arc<Bell>, stop: &Arc<AtomicBool>) -> Result<Daemon, Failure> {
+    fn start(
+        transactions: Transactions,
+        bell: &Arc<Bell>,
+        stop: &Arc<AtomicBool>,
+    ) -> Result<Daemon, Failure> {
         let started = Instant::now();
+        let config = transactions.config().clone();
         let mut host =
             Host::new(follow::source().map_err(Failure::failed)?, &config).map_err(Failure::failed)?;
         let cores = threads::cores();
@@ -314,6 +326,7 @@ impl Daemon {
             },
             watches: Watches::default(),
             taps,
+            transactions,
             #[cfg(target_os = "linux")]
             steering: steering::Steering::default(),
             config,
@@ -372,7 +385,7 @@ impl Daemon {
     }
 
     /// Runs until it is told to end.
-    fn run(&mut self, queries: &Receiver<Query>) {
+    fn run(&mut self, queries: &Receiver<Query>, reload: &AtomicBool) {
         while !self.stop.load(Ordering::Relaxed) {
             self.wait(queries);
             while let Ok(event) = self.events.try_recv() {
@@ -384,8 +397,12 @@ impl Daemon {
             }
             while let Ok(query) = queries.try_recv() {
                 // A client that has left wants no answer.
-                let _ = query.answer.send(self.execute(query.command));
+                let _ = query.answer.send(self.execute(query.command, query.proposal));
             }
+            if reload.swap(false, Ordering::Relaxed) {
+                self.reload();
+            }
+            self.expire();
             let now = Instant::now();
             self.feed_watches(now);
             self.host.remind(now);
@@ -408,6 +425,7 @@ impl Daemon {
         let due = self.changed.map_or(due, |since| due.min(since + DEBOUNCE));
         let due = self.holds.deadline().map_or(due, |deadline| due.min(deadline));
         let due = self.watches.due().map_or(due, |next| due.min(next));
+        let due = self.transactions.due().map_or(due, |next| due.min(next));
         // Rounded up, so as not to look in vain.
         let wait = due.saturating_duration_since(Instant::now()) + Duration::from_micros(999);
         let wait = PollTimeout::try_from(wait).unwrap_or(PollTimeout::from(1_000_u16));
@@ -602,6 +620,9 @@ impl Daemon {
         else {
             return down("unknown");
         };
+        if !config.enabled {
+            return down("switched off");
+        }
         if let Some(detour) = self.view.placed.nested.get(&number) {
             return Err(format!("nested: {}", detour.path(&self.config)));
         }
@@ -636,6 +657,9 @@ impl Daemon {
     /// Logs tunnels that went up or down.
     fn tell_tunnels(&mut self) {
         for number in 0..self.config.tunnels.len() {
+            if self.config.tunnels.get(number).is_some_and(Tunnel::is_vacant) {
+                continue;
+            }
             let state = self.state(number);
             let Some(last) = self.told.tunnels.get_mut(number) else { continue };
             if last.as_ref() == Some(&state) {

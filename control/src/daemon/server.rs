@@ -18,10 +18,12 @@ use crossbeam::channel::{Sender, bounded};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::geteuid;
+use zeroize::Zeroizing;
 
 use super::bell::Bell;
 use super::log;
 use super::stream::Records;
+use super::transact::Proposal;
 use crate::Failure;
 use crate::api::{Command, Line, Reply, line};
 
@@ -33,6 +35,8 @@ const CLIENTS: usize = 16;
 const STREAMS: usize = 8;
 /// The longest request, in bytes.
 const LONGEST: usize = 64 << 10;
+/// The longest that may follow a request, in bytes: the files of 100,000 tunnels, and some.
+const LONGEST_BODY: u64 = 128 << 20;
 /// How long a client may take for a request or a reply, and how long the control thread for an answer.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Bytes of records that are written at once.
@@ -44,6 +48,8 @@ const LOOK: Duration = Duration::from_millis(250);
 pub(super) struct Query {
     /// What it wants.
     pub(super) command: Command,
+    /// The configuration that came with it.
+    pub(super) proposal: Option<Box<Proposal>>,
     /// Where the answer goes.
     pub(super) answer: Sender<Result<Answer, Failure>>,
 }
@@ -202,7 +208,15 @@ fn talk(stream: &UnixStream, desk: &Desk) -> io::Result<()> {
             let why = format!("request: it is one line of at most {LONGEST} bytes");
             return send(stream, &line(&Reply::from(Err(Failure::usage(why)))));
         };
-        match ask(&request, desk) {
+        let answer = Command::read(&request).and_then(|command| {
+            let body = match command.body() {
+                Some(length) => Some(requests.body(length)?),
+                None => None,
+            };
+            let proposal = body.map(|body| Proposal::read(&body).map(Box::new)).transpose()?;
+            ask(command, proposal, desk)
+        });
+        match answer {
             Ok(Answer::Once(result)) => send(stream, &line(&Reply::from(Ok(result))))?,
             Ok(Answer::Stream(mut records)) => match Place::take(&desk.streams, STREAMS) {
                 Some(_place) => return pour(stream, &mut records),
@@ -222,6 +236,34 @@ struct Requests<'a> {
 }
 
 impl Requests<'_> {
+    /// What follows a request.
+    ///
+    /// # Errors
+    /// It is too long, or does not come in time.
+    fn body(&mut self, length: u64) -> Result<Zeroizing<Vec<u8>>, Failure> {
+        let wrong = |why: &dyn std::fmt::Display| Failure::usage(format!("request: what follows it: {why}"));
+        let room = usize::try_from(length).ok().filter(|_| length <= LONGEST_BODY);
+        let room = room.ok_or_else(|| wrong(&format_args!("at most {LONGEST_BODY} bytes")))?;
+        let end = Instant::now() + PATIENCE;
+        // Of its final size from the start: it holds keys, and growing would leave copies behind.
+        let mut body = Zeroizing::new(Vec::with_capacity(room));
+        let rest = self.read.split_off(room.min(self.read.len()));
+        body.append(&mut std::mem::replace(&mut self.read, rest));
+        let mut chunk = Zeroizing::new([0; 65_536]);
+        while body.len() < room {
+            let wanted = chunk.len().min(room - body.len());
+            match self.stream.read(chunk.get_mut(..wanted).unwrap_or_default()) {
+                Ok(0) => return Err(wrong(&"it ends too early")),
+                Ok(length) => body.extend_from_slice(chunk.get(..length).unwrap_or_default()),
+                Err(error) => {
+                    wait_after(error, self.stream, PollFlags::POLLIN, Some(end))
+                        .map_err(|error| wrong(&error))?;
+                }
+            }
+        }
+        Ok(body)
+    }
+
     /// The next line; `None` when there is none, and `Some(None)` when it is none: too long, or without an end.
     ///
     /// # Errors
@@ -249,11 +291,10 @@ impl Requests<'_> {
     }
 }
 
-fn ask(request: &[u8], desk: &Desk) -> Result<Answer, Failure> {
-    let command = Command::read(request)?;
+fn ask(command: Command, proposal: Option<Box<Proposal>>, desk: &Desk) -> Result<Answer, Failure> {
     let (answer, answered) = bounded(1);
     let busy = || Failure::failed("the daemon is busy; try again".to_owned());
-    desk.queries.try_send(Query { command, answer }).map_err(|_| busy())?;
+    desk.queries.try_send(Query { command, proposal, answer }).map_err(|_| busy())?;
     desk.bell.wake();
     answered.recv_timeout(PATIENCE).map_err(|_| busy())?
 }

@@ -20,18 +20,31 @@ impl Signals {
     /// # Errors
     /// The system refuses.
     pub(super) fn hold() -> io::Result<Signals> {
-        let signals: SigSet = [Signal::SIGINT, Signal::SIGTERM].into_iter().collect();
+        let signals: SigSet = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP].into_iter().collect();
         signals.thread_block()?;
         Ok(Signals(signals))
     }
 
-    /// From here on, the first of them sets `stop` and rings.
+    /// From here on, the first of them sets `stop` and rings; SIGHUP sets `reload`, each time.
     ///
     /// # Errors
     /// The system has no thread left.
-    pub(super) fn deliver(self, stop: Arc<AtomicBool>, bell: Arc<Bell>) -> io::Result<()> {
+    pub(super) fn deliver(
+        self,
+        stop: Arc<AtomicBool>,
+        reload: Arc<AtomicBool>,
+        bell: Arc<Bell>,
+    ) -> io::Result<()> {
         let wait = move || {
-            let ended = self.0.wait();
+            let ended = loop {
+                match self.0.wait() {
+                    Ok(Signal::SIGHUP) => {
+                        reload.store(true, Ordering::Relaxed);
+                        bell.ring();
+                    }
+                    ended => break ended,
+                }
+            };
             log::info(match ended {
                 Ok(signal) => format!("ends, on {signal}"),
                 Err(error) => format!("ends, as signals cannot be waited for: {error}"),

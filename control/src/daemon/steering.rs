@@ -56,7 +56,7 @@ pub(super) fn local_ends(config: &Config) -> Vec<IpAddr> {
         Local::Address(address) => Some(address),
         Local::Carp { .. } => None,
     };
-    config.tunnels.iter().filter_map(local).collect()
+    config.tunnels.iter().filter(|tunnel| tunnel.enabled).filter_map(local).collect()
 }
 
 /// The UDP ports on which tunnels receive ESP: where the far end sends to, and the well-known one.
@@ -85,7 +85,13 @@ pub(super) fn steered(config: &Config, routes: &BTreeMap<Prefix, Gateway>) -> Ve
     };
     let mut all: BTreeMap<Prefix, bool> =
         routes.iter().map(|(prefix, gateway)| (*prefix, ours(gateway))).collect();
-    all.extend(config.tunnels.iter().map(|tunnel| (Prefix::from(tunnel.remote), false)));
+    all.extend(
+        config
+            .tunnels
+            .iter()
+            .filter(|tunnel| tunnel.enabled)
+            .map(|tunnel| (Prefix::from(tunnel.remote), false)),
+    );
     // Where nothing around a prefix is ours, the host has it unasked.
     let within_ours = |prefix: &Prefix| {
         (0..prefix.prefix_len()).any(|len| {

@@ -85,6 +85,7 @@ impl Daemon {
     fn show_tunnels(&self) -> BTreeMap<&str, TunnelStatus> {
         let tables = self.tables.load();
         let tunnels = self.config.tunnels.iter().zip(tables.tunnels()).zip(&self.kept.tunnels).enumerate();
+        let tunnels = tunnels.filter(|(_, ((config, _), _))| !config.is_vacant());
         let status = tunnels.map(|(number, ((config, tunnel), kept))| {
             let state = self.state(number);
             let port = tunnel.way_out().ok().and_then(|port| self.config.ports.get(port));

@@ -1,0 +1,220 @@
+"""Changing a running configuration: what stays, what comes back by itself, and what a restart starts with."""
+
+import json
+import re
+import signal
+import stat
+import time
+
+import pytest
+
+from netns import wait_for
+from routers import CULVERT, GRE, INNER, TRANSPORT, Router, host, link
+from traffic import Session, datagrams, ping, pings, start_tool, tool_result, wait_ping
+
+DATAGRAMS = 3000
+
+
+def command(router, *words):
+    """Runs a command of the daemon's, to whatever end."""
+    return router.namespace.run(CULVERT, *words, "--socket", router.socket, check=False)
+
+
+def write(router, text, name="next.toml"):
+    """A configuration beside the router's own."""
+    path = router.file.with_name(f"{router.namespace.label}-{name}")
+    path.write_text(text)
+    path.chmod(0o600)
+    return path
+
+
+def more(count, first=0):
+    """Tunnels to nobody."""
+    return "".join(
+        f'\n[[tunnel]]\nname = "t{number}"\nlocal = "192.0.2.1"\nremote = "198.18.{number // 250}.{number % 250 + 1}"\n'
+        f'routes = ["100.{64 + number // 16384}.{number // 64 % 256}.{number % 64 * 4}/30"]\nprotect = "none"\n'
+        for number in range(first, first + count)
+    )
+
+
+def sas(router):
+    return {sa["direction"]: sa for sa in router.show("sas")["oslo"]}
+
+
+def test_untouched_tunnels_lose_nothing(sites):
+    """Tunnels come and go beside one that carries traffic: every datagram arrives, its SAs and counters go on."""
+    sites.start(TRANSPORT)
+    wait_ping(sites.h1, host(2, 4))
+    router = sites.r1
+    base = sites.configuration(1, TRANSPORT)
+    with_more, with_others = write(router, base + more(20), "a.toml"), write(router, base + more(5, 50), "b.toml")
+    index = link(router.namespace, "oslo")["ifindex"]
+    before = sas(router)["out"]["used"], router.tunnel()["out_packets"]
+    waiting = start_tool(sites.h2, "datagrams", "receive", host(2, 4))
+    waiting.wait_text("ready")
+    sender = start_tool(sites.h1, "datagrams", "send", host(2, 4), DATAGRAMS, 1000, 200)
+    for file in (with_more, with_others, router.file, with_others):
+        time.sleep(0.3)
+        done = command(router, "apply", file, "--json")
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["untouched"] >= 1
+    assert sender.wait() == 0
+    seen = tool_result(waiting)
+    assert (seen["unique"], seen["reordered"], seen["corrupt"]) == (DATAGRAMS, 0, 0), seen
+    assert sas(router)["out"]["used"] >= before[0] + DATAGRAMS and router.tunnel()["out_packets"] >= before[1] + DATAGRAMS
+    assert link(router.namespace, "oslo")["ifindex"] == index
+    assert link(router.namespace, "t52") and link(router.namespace, "t3") is None
+    assert set(router.show("tunnels")) == {"oslo", *(f"t{number}" for number in range(50, 55))}
+    again = command(router, "apply", with_others)
+    assert (again.returncode, again.stdout) == (0, "nothing changes\n")
+
+
+def test_diff(sites):
+    """What would change, with an exit code of its own, and never a key."""
+    sites.start(TRANSPORT)
+    router = sites.r1
+    same = command(router, "diff", router.file)
+    assert (same.returncode, same.stdout) == (0, "nothing changes\n")
+    base = sites.configuration(1, TRANSPORT)
+    keys = re.findall(r'key = "([0-9a-f]+)"', base)
+    other = keys[0][:-1] + ("0" if keys[0][-1] != "0" else "1")
+    changed = base.replace(keys[0], other, 1).replace("[tunnel.protect]", "ttl = 9\n\n[tunnel.protect]") + more(1)
+    done = command(router, "diff", write(router, changed))
+    assert done.returncode == 3 and "tunnel t0: added" in done.stdout and "ttl: 64 -> 9" in done.stdout, done
+    assert ".key: another one" in done.stdout
+    shown = command(router, "diff", write(router, changed), "--json").stdout
+    assert json.loads(shown)["tunnels"]["oslo"]["settings"]["ttl"] == {"from": 64, "to": 9}
+    assert not any(key in done.stdout + shown for key in (*keys, other))
+    assert set(router.show("tunnels")) == {"oslo"}
+
+
+def test_refused_as_a_whole(sites):
+    """What is wrong, and what takes a restart: code 2, and nothing has changed."""
+    sites.start(GRE)
+    router = sites.r1
+    base = sites.configuration(1, GRE)
+    for text, says in (
+        (base + more(1).replace("protect", "protekt"), "protekt"),
+        (base + '\n[[port]]\nname = "dmz"\ndevice = "tap:dmz0"\n', "restart culvert"),
+        (base.replace("[engine]\n", "[engine]\nworkers = 3\n", 1) + more(1), "restart culvert"),
+        (base + more(1).replace("100.64.0.0/30", "192.0.3.0/24"), "tunnel"),
+    ):
+        done = command(router, "apply", write(router, text))
+        assert done.returncode == 2 and says in done.stderr, (says, done)
+        assert set(router.show("tunnels")) == {"oslo"} and link(router.namespace, "t0") is None
+    for words, says in ((["confirm"], "nothing waits"), (["rollback"], "nothing to go back to")):
+        done = command(router, *words)
+        assert done.returncode == 1 and says in done.stderr
+    wait_ping(sites.h1, host(2, 4))
+
+
+def test_a_change_that_cuts_the_operator_off_is_undone(sites):
+    """The session runs through the tunnel that the change breaks; nobody can confirm, and it comes back by itself."""
+    sites.start(TRANSPORT)
+    wait_ping(sites.h2, INNER[1][4])
+    router = sites.r1
+    session = Session(sites.h2, router.namespace, INNER[1][4])
+    broken = sites.configuration(1, TRANSPORT).replace(sites.wan(2, 4), "192.0.3.77")
+    used = sas(router)["out"]["used"]
+    done = command(router, "apply", write(router, broken), "--confirm", "3s")
+    assert done.returncode == 0 and "taken back in 3 s" in done.stdout, done
+    assert not pings(sites.h2, INNER[1][4])
+    second = command(router, "apply", router.file)
+    assert second.returncode == 1 and "waits to be confirmed" in second.stderr
+    wait_ping(sites.h2, INNER[1][4], timeout=6)
+    result = session.end()
+    assert not result["broken"] and 2 < result["longest_gap"] < 6, result
+    assert sas(router)["out"]["used"] > used, "numbers go on"
+    assert command(router, "confirm").returncode == 1
+
+
+def test_confirmed_and_rolled_back(sites):
+    """Confirmed, it stays; rolled back, it is as before; the SA that went and came goes on."""
+    sites.start(TRANSPORT)
+    wait_ping(sites.h1, host(2, 4))
+    router = sites.r1
+    without = f"[engine]\n\n{sites.configuration(1, TRANSPORT).split('[[tunnel]]')[0].split('[engine]')[1]}" + more(1)
+    used = sas(router)["out"]["used"]
+    assert command(router, "apply", write(router, without), "--confirm", "1s").returncode == 0
+    assert command(router, "confirm").stdout == "confirmed\n"
+    time.sleep(1.5)
+    assert set(router.show("tunnels")) == {"t0"} and link(router.namespace, "oslo") is None
+    assert command(router, "rollback").returncode == 0
+    assert set(router.show("tunnels")) == {"oslo"}
+    wait_ping(sites.h1, host(2, 4))
+    assert ping(sites.h1, host(2, 4), count=20).loss == 0 and sas(router)["out"]["used"] > used
+    assert router.drops("esp-replay") == 0 and sites.r2.drops("esp-replay") == 0
+
+
+def state_of(router):
+    return router.socket.with_name(router.socket.name + ".state")
+
+
+@pytest.mark.parametrize("confirmed", [False, True])
+def test_killed(sites, confirmed):
+    """Killed in the window, the next start has the configuration before; once confirmed, the one that was applied. A file that
+    was changed since comes first, and what is kept is its owner's alone."""
+    sites.start(GRE)
+    router = sites.r1
+    file = write(router, sites.configuration(1, GRE) + more(1))
+    assert command(router, "apply", file, "--confirm", "60s").returncode == 0
+    if confirmed:
+        assert command(router, "confirm").returncode == 0
+    router.daemon.kill()
+    folder = state_of(router)
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert all(stat.S_IMODE(path.stat().st_mode) == 0o600 for path in folder.iterdir())
+    router.start()
+    assert set(router.show("tunnels")) == ({"oslo", "t0"} if confirmed else {"oslo"}), router.daemon.text()
+    wait_ping(sites.h1, host(2, 4))
+    router.daemon.kill()
+    router.start(sites.configuration(1, GRE) + more(1, 7))
+    assert set(router.show("tunnels")) == {"oslo", "t7"}
+    router.daemon.kill()
+    (folder / "state").write_bytes((folder / "state").read_bytes()[:-3])
+    router.start()
+    assert set(router.show("tunnels")) == {"oslo", "t7"} and "set aside" in router.daemon.text()
+    assert (folder / "state.damaged").exists()
+
+
+def test_killed_at_any_moment_of_an_apply(sites):
+    """The old configuration or the new one, whenever the daemon dies."""
+    sites.start(GRE)
+    router = sites.r1
+    base = sites.configuration(1, GRE)
+    outcomes = set()
+    for turn in range(8):
+        names = {f"t{number}" for number in range(10 * turn, 10 * turn + 30)}
+        before = set(router.show("tunnels"))
+        file = write(router, base + more(30, 10 * turn))
+        words = [CULVERT, "apply", file, "--socket", router.socket]
+        apply = router.namespace.start(*words, name=f"apply-{turn}")
+        time.sleep(0.004 * turn)
+        router.daemon.kill()
+        apply.wait()
+        router.start()
+        after = set(router.show("tunnels"))
+        assert after in (before, {"oslo"} | names), turn
+        outcomes.add(after == before)
+    wait_ping(sites.h1, host(2, 4))
+
+
+def test_reloaded_and_switched(sites):
+    """SIGHUP applies the file as it is now; a tunnel is switched off and on by hand."""
+    sites.start(TRANSPORT)
+    wait_ping(sites.h1, host(2, 4))
+    router = sites.r1
+    router.file.write_text(sites.configuration(1, TRANSPORT) + more(1))
+    router.daemon.child.send_signal(signal.SIGHUP)
+    wait_for(lambda: "t0" in router.show("tunnels"), 3, "the file is applied")
+    router.file.write_text("nonsense")
+    router.daemon.child.send_signal(signal.SIGHUP)
+    router.daemon.wait_text("is not applied")
+    assert command(router, "tunnel", "down", "oslo").returncode == 0
+    assert router.tunnel()["state"] == "down" and router.tunnel()["why"] == "switched off"
+    assert not pings(sites.h1, host(2, 4)) and link(router.namespace, "oslo") is None
+    assert command(router, "tunnel", "up", "oslo").returncode == 0
+    wait_ping(sites.h1, host(2, 4))
+    assert ping(sites.h1, host(2, 4), count=20).loss == 0
+    none = command(router, "tunnel", "up", "nobody")
+    assert none.returncode == 2 and "none of this name" in none.stderr
