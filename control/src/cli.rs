@@ -26,8 +26,7 @@ pub struct Cli {
     pub action: Action,
 }
 
-const EXIT_CODES: &str =
-    "Exit codes: 0 done; 1 it failed; 2 the arguments or the configuration are wrong (nothing was changed).";
+const EXIT_CODES: &str = "Exit codes: 0 done; 1 it failed; 2 the arguments or the configuration are wrong (nothing was changed); 3 `diff` found differences.";
 
 /// The commands.
 #[derive(Debug, Subcommand)]

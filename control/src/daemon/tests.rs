@@ -4,6 +4,7 @@ mod hold;
 mod model;
 mod packets;
 mod router;
+mod transact;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
