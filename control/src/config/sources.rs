@@ -114,6 +114,9 @@ impl fmt::Debug for Sources {
     }
 }
 
+/// A noted file's content and mode.
+type Noted = (Zeroizing<Vec<u8>>, u32);
+
 /// Where files come from while a configuration is loaded.
 pub(super) enum Files {
     /// From the system; what is read is noted.
@@ -146,7 +149,7 @@ impl Files {
     }
 
     /// A noted file with its mode; `None` where files come from the system.
-    pub(super) fn noted(&self, path: &Path) -> Option<Result<(Zeroizing<Vec<u8>>, u32), Fault>> {
+    pub(super) fn noted(&self, path: &Path) -> Option<Result<Noted, Fault>> {
         let Files::Noted(sources) = self else { return None };
         let source = sources.files.get(path);
         Some(source.map(|source| (source.content.clone(), source.mode)).ok_or_else(missing))
