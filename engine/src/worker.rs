@@ -370,7 +370,7 @@ fn watched(
     open(batch, &mut stages, tables, here);
     watch.get_mut().opened(batch, tables);
     let eye = Open::new(watch, batch);
-    if stages.outbound {
+    if stages.outbound() {
         outbound::encapsulate(batch, tables, worker, false, eye);
     }
     let watch = watch.get_mut();
@@ -429,7 +429,7 @@ fn classify(
 /// Out of tunnels, and of those that lie in them.
 #[inline]
 fn open<E: Eye>(batch: &mut Batch<'_>, stages: &mut Stages, tables: &Tables, here: Here<E>) {
-    if stages.inbound {
+    if stages.inbound() {
         inbound::open(batch, stages, tables, here);
     }
     open_carried(batch, stages, tables, here);
@@ -446,10 +446,10 @@ pub(crate) fn open_carried<E: Eye>(
     for _ in 1..tables.depth() {
         let mut more = Stages::default();
         nested::receive(batch, &mut more, tables, here.worker);
-        if more.inbound {
+        if more.inbound() {
             inbound::open(batch, &mut more, tables, here);
         }
-        stages.outbound |= more.outbound;
+        stages.join_outbound(more);
     }
 }
 
@@ -457,7 +457,7 @@ pub(crate) fn open_carried<E: Eye>(
 #[inline]
 fn process(batch: &mut Batch<'_>, mut stages: Stages, tables: &Tables, here: Here<Shut>) {
     open(batch, &mut stages, tables, here);
-    if stages.outbound {
+    if stages.outbound() {
         outbound::encapsulate(batch, tables, here.worker, false, Shut);
     }
 }

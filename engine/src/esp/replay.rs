@@ -204,9 +204,11 @@ impl ReplayWindow {
         if !self.esn && sequence > u64::from(u32::MAX) {
             return Err(Replay::Beyond);
         }
-        self.refuse(sequence)?;
-        if sequence > self.highest() {
-            self.move_to(sequence);
+        let highest = self.highest();
+        if sequence > highest {
+            self.move_to(highest, sequence);
+        } else {
+            self.refuse(sequence)?;
         }
         if let Some(word) = self.word(sequence / 64) {
             word.store(word.load(Relaxed) | bit(sequence), Relaxed);
@@ -234,18 +236,26 @@ impl ReplayWindow {
         if seen { Err(Replay::Seen) } else { Ok(()) }
     }
 
-    /// Makes `sequence`, right of the window, its right edge, and clears the words that the window enters:
-    /// one in 64 packets where they come in order, each word of the ring once at most.
+    /// Makes `sequence`, right of the window, its right edge instead of `highest`.
     #[inline]
-    fn move_to(&self, sequence: u64) {
-        let (from, to) = (self.highest() / 64, sequence / 64);
+    fn move_to(&self, highest: u64, sequence: u64) {
+        let (from, to) = (highest / 64, sequence / 64);
+        if to != from {
+            self.clear(from, to);
+        }
+        self.highest.store(sequence, Relaxed);
+    }
+
+    /// Clears the words that the window enters as its edge moves from word `from` to word `to`: one in 64 packets where they
+    /// come in order, each word of the ring once at most.
+    #[inline(never)]
+    fn clear(&self, from: u64, to: u64) {
         let entered = (to - from).min(self.words.len() as u64);
         for number in to - entered..to {
             if let Some(word) = self.word(number + 1) {
                 word.store(0, Relaxed);
             }
         }
-        self.highest.store(sequence, Relaxed);
     }
 
     /// The ring's word for numbers 64 `number` to 64 `number` + 63. The ring is never empty, so there always

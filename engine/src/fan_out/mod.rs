@@ -192,12 +192,12 @@ impl FanOut {
         tables: &Snapshot,
         here: Here<Shut>,
     ) {
-        if stages.inbound {
+        if stages.inbound() {
             inbound::look_up(packets, tables);
             inbound::open(packets, &mut stages, tables, here);
             open_carried(packets, &mut stages, tables, here);
         }
-        if stages.outbound {
+        if stages.outbound() {
             outbound::encapsulate(packets, tables, here.worker, true, Shut);
         }
         put_aside(&mut self.entrance, packets, tables);
@@ -258,7 +258,7 @@ impl FanOut {
         }
         inbound::finish(&mut batch, &mut stages, tables, here);
         open_carried(&mut batch, &mut stages, tables, here);
-        if stages.outbound {
+        if stages.outbound() {
             outbound::encapsulate(&mut batch, tables, here.worker, !is_last, Shut);
             if !is_last {
                 put_aside(entrance, &mut batch, tables);

@@ -75,9 +75,7 @@ pub(crate) fn before(packet: &[u8], hop: &NextHop, tables: &Tables, link_local: 
 fn onward(packet: &mut Packet<'_>, hop: u32, next: &NextHop, tables: &Tables) -> Result<Next, Reason> {
     match next.to {
         To::Tunnel(index) => {
-            if let Some(tunnel) = tables.tunnel(index) {
-                tunnel.prefetch_outbound();
-            }
+            tables.prefetch_outbound(index);
             Ok(Next::Tunnel(index))
         }
         To::Station { port, .. } | To::Unresolved { port } => {

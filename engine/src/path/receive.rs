@@ -27,6 +27,8 @@ pub(crate) fn look_ahead(packets: &[Packet<'_>], tables: &Tables) {
                 esp = true;
             }
             Some(Glimpse::Gre(local, remote, key)) => tables.prefetch_gre(local, remote, key),
+            // Routes to many tunnels are few nodes: they are looked up at once.
+            Some(Glimpse::To(destination)) => tables.prefetch_next_hop(destination),
             None => {}
         }
     }
@@ -42,12 +44,14 @@ pub(crate) fn look_ahead(packets: &[Packet<'_>], tables: &Tables) {
     }
 }
 
-/// What a frame is at first sight, without a check: IPv4 without options, and ESP or GRE in it.
+/// What a frame is at first sight, without a check: IPv4 without options, and ESP, GRE or something else in it.
 enum Glimpse {
     /// With this SPI.
     Esp(u32),
     /// With these addresses, the near one first, and this key.
     Gre(Ipv4Addr, Ipv4Addr, Option<u32>),
+    /// Neither, to this address.
+    To(Ipv4Addr),
 }
 
 impl Glimpse {
@@ -64,7 +68,7 @@ impl Glimpse {
                 let key = (first[0] & 0xb0 == 0x20).then(|| u32::from_be_bytes(second));
                 Some(Glimpse::Gre([l0, l1, l2, l3].into(), [r0, r1, r2, r3].into(), key))
             }
-            _ => None,
+            _ => outer.last_chunk::<4>().map(|to| Glimpse::To((*to).into())),
         }
     }
 }
@@ -193,28 +197,27 @@ fn several_slots(packet: &mut Packet<'_>, tables: &Tables) -> Result<Next, Reaso
 fn ipv4(packet: &mut Packet<'_>, tables: &Tables, worker: u32) -> Result<Next, Reason> {
     let bytes = packet.frame.bytes().get(ethernet::HEADER_LEN..).unwrap_or_default();
     let ip = Ipv4::parse(bytes).map_err(|_| Reason::IpMalformed)?;
-    let outer = Outer {
-        src: ip.src(),
-        dst: ip.dst(),
-        protocol: ip.protocol(),
-        tos: ip.tos(),
-        fragment: ip.is_fragment(),
-        first: ip.fragment_offset() == 0,
-        payload_at: ethernet::HEADER_LEN + ip.header_len(),
-        end: ethernet::HEADER_LEN + usize::from(ip.total_len()),
-    };
+    let outer = Outer::of(&ip);
     if let Some(next) = from_tunnel(packet, &outer, tables, worker) {
         return Ok(next);
     }
     let hop = tables.fib().lookup_v4(outer.dst).and_then(|hop| Some((hop, tables.next_hop(hop)?)));
     match hop {
-        Some((_, NextHop { to: To::Host, .. })) => return local(packet, &outer, tables, worker),
+        Some((_, NextHop { to: To::Host, .. })) => return local_v4(packet, tables, worker),
         Some((_, NextHop { to: To::HostForwards, .. })) => return Ok(Next::Host),
         _ => {}
     }
     strip_ethernet(packet, outer.end);
     let (hop, way) = hop.ok_or(Reason::NoRoute)?;
     forward::ipv4(packet, hop, way, tables)
+}
+
+/// The header is read once more: if it were handed over, every packet would have it written to memory.
+#[inline(never)]
+fn local_v4(packet: &mut Packet<'_>, tables: &Tables, worker: u32) -> Result<Next, Reason> {
+    let bytes = packet.frame.bytes().get(ethernet::HEADER_LEN..).unwrap_or_default();
+    let outer = Outer::of(&Ipv4::parse(bytes).map_err(|_| Reason::IpMalformed)?);
+    local(packet, &outer, tables, worker)
 }
 
 #[inline]
@@ -266,6 +269,22 @@ struct Outer<A> {
     first: bool,
     payload_at: usize,
     end: usize,
+}
+
+impl Outer<Ipv4Addr> {
+    #[inline(always)]
+    fn of(ip: &Ipv4<'_>) -> Outer<Ipv4Addr> {
+        Outer {
+            src: ip.src(),
+            dst: ip.dst(),
+            protocol: ip.protocol(),
+            tos: ip.tos(),
+            fragment: ip.is_fragment(),
+            first: ip.fragment_offset() == 0,
+            payload_at: ethernet::HEADER_LEN + ip.header_len(),
+            end: ethernet::HEADER_LEN + usize::from(ip.total_len()),
+        }
+    }
 }
 
 /// A packet that one look-up shows to be for an end of a tunnel, as nearly all of them are on the way in: no route needs to be

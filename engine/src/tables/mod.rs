@@ -447,6 +447,25 @@ impl Tables {
         self.tunnels.len() > SPREAD
     }
 
+    /// Asks the processor for the next hop of a packet to `destination`.
+    #[inline]
+    pub(crate) fn prefetch_next_hop(&self, destination: Ipv4Addr) {
+        if let Some(hop) = self.fib.lookup_v4(destination).and_then(|hop| self.next_hop(hop)) {
+            crate::ring::prefetch(hop);
+        }
+    }
+
+    /// Asks the processor for what a packet into tunnel `index` will read, but for its SA and the counters themselves.
+    #[inline]
+    pub(crate) fn prefetch_outbound(&self, index: u32) {
+        if let Some(tunnel) = self.tunnel(index) {
+            tunnel.prefetch_outbound();
+        }
+        if let Some(counters) = self.counters.get(index as usize) {
+            crate::ring::prefetch(counters);
+        }
+    }
+
     /// Asks the processor for the slot in which an SA is looked up.
     #[inline]
     pub(crate) fn prefetch_spi(&self, spi: Spi) {
