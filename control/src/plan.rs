@@ -29,7 +29,7 @@ use crate::config::{
     Config, Encapsulation, Local, Mac, Manual, ManualSa, Mode, Mtu, Payload, Port, Position, Prefix, Problem,
     Protect, RouteTarget, Suite, Tunnel,
 };
-use crate::nesting::{Detour, Nesting};
+use crate::nesting::{Detours, Nesting};
 use crate::transaction::ledger::{Ledger, Refused};
 
 /// What a run starts with. Ports and tunnels have the numbers of their places in the configuration.
@@ -234,8 +234,9 @@ pub fn limits(config: &Config) -> Vec<usize> {
 /// The tunnels whose packets would be in more tunnels than they may, a problem for each.
 pub fn nested(config: &Config, tables: &Tables) -> Vec<Problem> {
     let nesting = nesting(config, tables);
-    let detours = nesting.nested().filter_map(|tunnel| Detour::of(config, &nesting, tunnel, None));
-    detours.map(|detour| detour.problem(config)).collect()
+    let detours = Detours::new(config);
+    let nested = nesting.nested().filter_map(|tunnel| detours.of(&nesting, tunnel, None));
+    nested.map(|detour| detour.problem(config)).collect()
 }
 
 /// The prefix of that address alone.

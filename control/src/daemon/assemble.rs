@@ -69,12 +69,12 @@ pub(super) fn build(known: &Known<'_>) -> Result<Built, BuildError> {
     let mut spec = specification(known);
     let mut routes = effective(&spec);
     let placed = hold::place(known.config, &spec, &routes, known.holds, known.now);
-    for (tunnel, held) in &placed.held {
-        let Some(tunnel) = spec.tunnels.get(*tunnel) else { continue };
-        let prefix = Prefix::from(tunnel.remote);
-        spec.routes.retain(|route| route.prefix != prefix);
-        spec.routes.push(RouteSpec { prefix, gateway: held.way.clone() });
-    }
+    let ways = placed.held.iter().filter_map(|(tunnel, held)| {
+        Some((Prefix::from(spec.tunnels.get(*tunnel)?.remote), held.way.clone()))
+    });
+    let ways: BTreeMap<Prefix, Gateway> = ways.collect();
+    spec.routes.retain(|route| !ways.contains_key(&route.prefix));
+    spec.routes.extend(ways.into_iter().map(|(prefix, gateway)| RouteSpec { prefix, gateway }));
     if !placed.held.is_empty() {
         routes = effective(&spec);
     }

@@ -12,7 +12,8 @@
 //!
 //! [`Holds`] is what is remembered from one time to the next.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::cell::LazyCell;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
@@ -20,7 +21,7 @@ use culvert_engine::fib::Prefix;
 use culvert_engine::tables::{Gateway, TablesSpec};
 
 use crate::config::{Config, Prefix as ConfigPrefix};
-use crate::nesting::{Detour, Nesting};
+use crate::nesting::{Detour, Detours, Nesting};
 use crate::plan;
 use crate::routes::prefix_around;
 
@@ -163,6 +164,9 @@ pub(super) fn place(
     // Where several ways share packets, some by a tunnel, those go astray as if all did.
     let told = carriers(true);
     let refused: BTreeSet<usize> = carriers(false).nested().collect();
+    // Made once there is something to tell.
+    let detours = LazyCell::new(|| Detours::new(config));
+    let inside = LazyCell::new(|| inner_addresses(spec));
     let mut stranded = Vec::new();
     let mut placed = Placed { tunnels: found.len(), ..Placed::default() };
     for (number, found) in found.iter().enumerate() {
@@ -170,11 +174,11 @@ pub(super) fn place(
         if let Found::Out(way) | Found::Both(_, way) = found {
             placed.ways.insert(number, way.clone());
         }
-        let detour = |prefix: Prefix| Detour::of(config, &told, number, Some(as_configured(prefix)));
+        let detour = |prefix: Prefix| detours.of(&told, number, Some(as_configured(prefix)));
         match found {
             Found::Into(_, prefix) if refused.contains(&number) => {
                 let Some(detour) = detour(*prefix) else { continue };
-                match keep(number, config, spec, routes, &memory, *prefix) {
+                match keep(number, spec, routes, &memory, *prefix, || &*inside) {
                     Some(way) => {
                         let held = Held { way: way.gateway.clone(), detour, returning: false };
                         placed.held.insert(number, held);
@@ -209,7 +213,7 @@ pub(super) fn place(
     let refused: BTreeSet<usize> = nesting.nested().collect();
     let nested = stranded.into_iter().filter(|(number, _)| refused.contains(number));
     let nested = nested.filter_map(|(number, prefix)| {
-        Some((number, Detour::of(config, &nesting, number, Some(as_configured(prefix)))?))
+        Some((number, detours.of(&nesting, number, Some(as_configured(prefix)))?))
     });
     placed.nested = nested.collect();
     placed
@@ -228,27 +232,30 @@ fn find(remote: IpAddr, routes: &BTreeMap<Prefix, Gateway>) -> Found {
 }
 
 /// Step 2, for a tunnel whose route is that to `prefix`.
-fn keep(
+fn keep<'i>(
     number: usize,
-    config: &Config,
     spec: &TablesSpec,
     routes: &BTreeMap<Prefix, Gateway>,
     memory: &Memory,
     prefix: Prefix,
+    inner_addresses: impl Fn() -> &'i HashSet<IpAddr>,
 ) -> Option<Way> {
-    let tunnel = config.tunnels.get(number)?;
+    let tunnel = spec.tunnels.get(number)?;
     let out_of = |prefix: Prefix| Some(Way { prefix, gateway: out_of_ports(routes.get(&prefix)?)? });
     let wider = || (0..prefix.prefix_len()).rev().find_map(|len| out_of(prefix_around(tunnel.remote, len)?));
     let Some(way) = &memory.way else {
-        let local = spec.tunnels.get(number)?.local;
-        let inside = spec.tunnels.iter().flat_map(|tunnel| &tunnel.inner).any(|(inner, _)| *inner == local);
         let mut on_ports = spec.ports.iter().flat_map(|port| &port.addresses);
-        let at_a_port = on_ports.any(|(address, _)| *address == local);
-        return if at_a_port && !inside { wider() } else { None };
+        let at_a_port = on_ports.any(|(address, _)| *address == tunnel.local);
+        return if at_a_port && !inner_addresses().contains(&tunnel.local) { wider() } else { None };
     };
     let had = || Some(way.clone());
     let had_and_usable = || had().filter(|way| is_usable(&way.gateway, spec, routes));
     out_of(way.prefix).or_else(had_and_usable).or_else(wider).or_else(had)
+}
+
+/// Our addresses inside tunnels.
+fn inner_addresses(spec: &TablesSpec) -> HashSet<IpAddr> {
+    spec.tunnels.iter().flat_map(|tunnel| &tunnel.inner).map(|(address, _)| *address).collect()
 }
 
 /// Is there somebody to send to: a router whose address on the link is known, or that lies on a network of the port's?

@@ -1,5 +1,7 @@
 //! What leads a tunnel into a tunnel, in words: the same in `check`, in the log and in `show`.
 
+use std::collections::HashMap;
+
 use crate::config::{Config, MAX_DEPTH, Position, Prefix, Problem, Tunnel};
 use crate::nesting::{Nesting, Path};
 use crate::plan;
@@ -32,39 +34,48 @@ pub struct Detour {
     pub limit: usize,
 }
 
-impl Detour {
+/// The configuration's routes into tunnels, by tunnel and destinations.
+pub struct Detours<'c> {
+    config: &'c Config,
+    routes: HashMap<(usize, Prefix), Origin>,
+}
+
+impl<'c> Detours<'c> {
+    /// Those of `config`.
+    pub fn new(config: &'c Config) -> Detours<'c> {
+        let key = |route: &plan::TunnelRoute<'_>| (route.tunnel, route.prefix.network());
+        let networks = plan::inner_networks(config);
+        let mut routes: HashMap<_, _> =
+            networks.map(|route| (key(&route), Origin::Inner(route.at.clone()))).collect();
+        // A route is taken before a network of the same destinations.
+        let given = plan::tunnel_routes(config);
+        routes.extend(given.map(|route| (key(&route), Origin::Configured(route.at.clone()))));
+        Detours { config, routes }
+    }
+
     /// What leads tunnel `tunnel` into the one that carries it in `nesting`: the route to `prefix`, where that is known, else
     /// the longest of the configuration. `None` where no tunnel carries it.
-    pub fn of(config: &Config, nesting: &Nesting, tunnel: usize, prefix: Option<Prefix>) -> Option<Detour> {
+    pub fn of(&self, nesting: &Nesting, tunnel: usize, prefix: Option<Prefix>) -> Option<Detour> {
         let carrier = nesting.carrier(tunnel)?;
-        let remote = config.tunnels.get(tunnel)?.remote;
-        let fits = |of: &plan::TunnelRoute<'_>| match prefix {
-            Some(prefix) => of.prefix.network() == prefix.network(),
-            None => plan::covers(of.prefix, remote),
+        let remote = self.config.tunnels.get(tunnel)?.remote;
+        let host = plan::host_prefix(remote);
+        let longest = || {
+            let around = (0..=host.len).rev().map(|len| Prefix { addr: remote, len }.network());
+            around.into_iter().find(|prefix| self.routes.contains_key(&(carrier, *prefix)))
         };
-        let configured = plan::tunnel_routes(config).map(|route| (route, false));
-        let networks = plan::inner_networks(config).map(|route| (route, true));
-        let route = configured
-            .chain(networks)
-            .filter(|(route, _)| route.tunnel == carrier && fits(route))
-            .max_by_key(|(route, inner)| (route.prefix.len, !inner));
-        let origin = match route {
-            Some((route, false)) => Origin::Configured(route.at.clone()),
-            Some((route, true)) => Origin::Inner(route.at.clone()),
-            None => Origin::Host,
-        };
+        let prefix = prefix.or_else(longest).unwrap_or(host).network();
         Some(Detour {
             tunnel,
             carrier,
-            prefix: prefix
-                .or(route.map(|(route, _)| route.prefix))
-                .unwrap_or_else(|| plan::host_prefix(remote)),
-            origin,
+            prefix,
+            origin: self.routes.get(&(carrier, prefix)).cloned().unwrap_or(Origin::Host),
             path: nesting.path(tunnel),
             limit: nesting.limit(tunnel),
         })
     }
+}
 
+impl Detour {
     /// The route, the path and what is wrong with it, in one line.
     pub fn why(&self, config: &Config) -> String {
         let remote =

@@ -8,7 +8,7 @@ mod detour;
 
 use std::collections::HashSet;
 
-pub use detour::{Detour, Origin};
+pub use detour::{Detour, Detours, Origin};
 
 /// Which tunnel carries which, and how many a packet of each may be in.
 #[derive(Debug, Clone, Default)]

@@ -251,3 +251,31 @@ fn depth_is_counted_through_all_tunnels() {
     assert_eq!(built.tables.tunnels()[3].way_out(), Err(Reason::Nested));
     assert_eq!(built.tables.tunnels()[2].carrier(), Some(0));
 }
+
+/// One route leads thousands into one of them, and it takes no longer than the tables themselves.
+#[test]
+fn thousands_keep_their_ways_at_once() {
+    const COUNT: usize = 3000;
+    let many: String = (0..COUNT)
+        .map(|n| {
+            format!(
+                "[[tunnel]]\nname = \"n{n}\"\nlocal = \"192.0.2.1\"\nremote = \"203.0.{}.{}\"\nprotect = \"none\"\n",
+                n / 250,
+                n % 250 + 1
+            )
+        })
+        .collect();
+    let mut world = World::with(&many);
+    world.path_mtus = vec![None; COUNT + 2];
+    // The default route alone leads there; in the world there is a network of that name which nobody reaches.
+    world.host.routes.retain(|route| route.way != Way::Blackhole);
+    let start = std::time::Instant::now();
+    world.build();
+    let quiet = start.elapsed();
+    world.host.routes.push(into_oslo("203.0.0.0/16"));
+    let start = std::time::Instant::now();
+    let built = world.build();
+    let held_all = start.elapsed();
+    assert_eq!(held(&built).len(), COUNT);
+    assert!(held_all < quiet * 10 + Duration::from_secs(1), "{held_all:?}, and {quiet:?} without");
+}
