@@ -68,7 +68,7 @@ impl Idle {
 }
 
 /// `[log]`: what the daemon writes about what happens.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Log {
     /// From which level on.
     pub level: LogLevel,
@@ -138,7 +138,7 @@ impl LogFormat {
 }
 
 /// `[metrics]`: the Prometheus endpoint.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Metrics {
     /// Where it listens, on a loopback address; `None`: nowhere.
     pub listen: Option<SocketAddr>,

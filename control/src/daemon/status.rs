@@ -199,8 +199,8 @@ pub(super) fn configuration(config: &Config) -> Value {
     let tunnels = config.tunnels.iter().filter(|tunnel| !tunnel.is_vacant());
     json!({
         "engine": engine(config),
-        "log": {"level": config.log.level.name(), "format": config.log.format.name()},
-        "metrics": {"listen": config.metrics.listen},
+        "log": log(config),
+        "metrics": metrics(config),
         "port": config.ports.iter().map(port).collect::<Value>(),
         "tunnel": tunnels.map(tunnel).collect::<Value>(),
         "route": routes.collect::<Value>(),
@@ -214,6 +214,14 @@ pub(crate) fn engine(config: &Config) -> Value {
         "host_port": config.engine.host_port,
         "idle": config.engine.idle.name(),
     })
+}
+
+pub(crate) fn log(config: &Config) -> Value {
+    json!({"level": config.log.level.name(), "format": config.log.format.name()})
+}
+
+pub(crate) fn metrics(config: &Config) -> Value {
+    json!({"listen": config.metrics.listen})
 }
 
 pub(crate) fn port(port: &Port) -> Value {

@@ -256,7 +256,7 @@ fn rest(config: &Config) -> Config {
         neighbours: Vec::new(),
         ..config.clone()
     };
-    rest.engine.at = None;
+    (rest.engine.at, rest.log.at, rest.metrics.at) = (None, None, None);
     rest
 }
 
@@ -264,7 +264,11 @@ fn engine(before: &Config, after: &Config) -> Option<Change> {
     if rest(before) == rest(after) {
         return None;
     }
-    let settings = |config: &Config| flat(&status::engine(config));
+    let settings = |config: &Config| {
+        let mut settings = flat(&status::engine(config));
+        settings.extend(flat(&json!({"log": status::log(config), "metrics": status::metrics(config)})));
+        settings
+    };
     let settings = differing(&settings(before), &settings(after));
     Some(Change { change: Kind::Changed, traffic: None, settings })
 }
