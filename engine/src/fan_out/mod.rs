@@ -160,7 +160,8 @@ impl FanOut {
     /// Is what of a batch that was received needs the cipher to be put aside? `watched`: not if that is the first.
     #[inline]
     pub(crate) fn takes(&mut self, packets: &Batch<'_>, watched: bool) -> bool {
-        let begins = packets.len() == BATCH && self.begins(packets) && !watched;
+        let several = !self.others.is_empty();
+        let begins = several && packets.len() == BATCH && self.begins(packets) && !watched;
         begins || !self.exit.is_empty()
     }
 
