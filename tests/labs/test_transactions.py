@@ -218,3 +218,22 @@ def test_reloaded_and_switched(sites):
     assert ping(sites.h1, host(2, 4), count=20).loss == 0
     none = command(router, "tunnel", "up", "nobody")
     assert none.returncode == 2 and "none of this name" in none.stderr
+
+
+def test_ten_thousand_tunnels_come_and_go_beside_one_under_load(sites):
+    """They carry Ethernet frames, so that the time is that of the change and not of making interfaces."""
+    sites.start(TRANSPORT)
+    wait_ping(sites.h1, host(2, 4))
+    router = sites.r1
+    many = re.sub(r"routes = .*\n", 'payload = "ethernet"\n', more(10_000))
+    big = write(router, sites.configuration(1, TRANSPORT) + many)
+    waiting = start_tool(sites.h2, "datagrams", "receive", host(2, 4))
+    waiting.wait_text("ready")
+    sender = start_tool(sites.h1, "datagrams", "send", host(2, 4), 6000, 1000, 200)
+    for file in (big, router.file):
+        done = command(router, "apply", file, "--json")
+        assert done.returncode == 0 and len(json.loads(done.stdout)["tunnels"]) == 10_000, done.stderr
+    assert sender.running, "the change was under load"
+    assert sender.wait() == 0
+    seen = tool_result(waiting)
+    assert (seen["unique"], seen["reordered"], seen["corrupt"]) == (6000, 0, 0), seen
