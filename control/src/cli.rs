@@ -59,6 +59,8 @@ pub enum Action {
     Trace(Trace),
     /// Write packets of a port or tunnel to a pcapng file
     Capture(Capture),
+    /// Make a configuration of FreeBSD's rc.conf, and say what could not be carried over
+    Import(Import),
     /// Print the completion script for a shell
     Completions(Completions),
     /// Print the manual page (roff) of all commands
@@ -364,6 +366,17 @@ pub struct Capture {
     #[arg(long, value_name = "PATH", default_value = daemon::SOCKET, value_hint = clap::ValueHint::FilePath)]
     pub socket: PathBuf,
     /// Say at the end what was captured as one JSON object (on standard error, as the text)
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `culvert import`.
+#[derive(Args, Debug)]
+pub struct Import {
+    /// rc.conf and files beside it, in the order of reading; or the folder of rc.conf, or the root of a system, read as rc does
+    #[arg(value_name = "PATH", required = true, value_hint = clap::ValueHint::AnyPath)]
+    pub paths: Vec<PathBuf>,
+    /// Print the configuration and the report as one JSON object
     #[arg(long)]
     pub json: bool,
 }

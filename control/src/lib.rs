@@ -15,6 +15,7 @@ pub mod demo;
 pub mod explain;
 mod failure;
 pub mod filter;
+pub mod import;
 pub mod interface;
 pub mod lab;
 pub mod nesting;
@@ -50,6 +51,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<(), Failure>
         Action::Bench(arguments) => bench::run(arguments),
         Action::Replay(arguments) => replay::run(arguments),
         Action::Check(arguments) => check::run(arguments),
+        Action::Import(arguments) => import::run(arguments),
         Action::Run(arguments) => daemon::run(arguments),
         Action::Apply(arguments) => transaction::client::apply(arguments),
         Action::Confirm(arguments) => transaction::client::confirm(arguments),

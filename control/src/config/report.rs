@@ -20,13 +20,18 @@ pub struct Position {
 
 impl Position {
     /// Line `line` (from 1) of the file that was read as number `order`.
-    pub(super) fn new(file: Arc<Path>, order: u32, line: u32) -> Self {
+    pub(crate) fn new(file: Arc<Path>, order: u32, line: u32) -> Self {
         Self { file, line, order }
     }
 
     /// No place: of what was not read from a file, and of what is compared whatever its place.
     pub(crate) fn nowhere() -> Self {
         Self { file: Path::new("").into(), line: 0, order: 0 }
+    }
+
+    /// The file's place among all that were read.
+    pub(crate) fn order(&self) -> u32 {
+        self.order
     }
 
     /// The file, as it was named.
