@@ -53,8 +53,8 @@ pub(super) enum Left {
     Option(String),
     /// A keyword whose value cannot be read.
     Unreadable(&'static str),
-    /// A keyword that nobody knows here, and with it the rest of the words.
-    Unknown(String),
+    /// A word that nobody knows here, and with it the rest of the words. It may be a secret.
+    Unknown,
 }
 
 /// Keywords of ifconfig(8) with a value that means nothing to a tunnel.
@@ -290,7 +290,7 @@ impl<'c> Call<'c> {
         } else if BARE.contains(&word.strip_prefix('-').unwrap_or(word)) {
             // Nothing that a configuration says.
         } else if !self.take_address(word) && kind == Kind::Tunnel {
-            self.leave(Left::Unknown(shown(word)));
+            self.leave(Left::Unknown);
             // Whether what follows belongs to it, nobody can tell.
             self.next = self.words.len();
         }
@@ -388,13 +388,6 @@ pub(super) fn number(text: &str) -> Option<u32> {
         _ if text.starts_with('+') => None,
         _ => text.parse().ok(),
     }
-}
-
-/// A word that nobody knows, if it looks like a keyword; nothing else is repeated.
-fn shown(word: &str) -> String {
-    let keyword =
-        |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'_' | b'-' | b'.');
-    if word.len() <= 20 && word.bytes().all(keyword) { word.to_owned() } else { String::new() }
 }
 
 /// A route as route(8) is told it.

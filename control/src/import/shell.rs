@@ -37,9 +37,10 @@ impl Variable {
     pub(super) fn words(&self) -> impl Iterator<Item = (&str, &Position)> {
         let mut end = 0_usize;
         self.value.split_inclusive([' ', '\t', '\n']).filter_map(move |part| {
-            end = end.saturating_add(part.len());
             let word = part.trim_end_matches([' ', '\t', '\n']);
-            let brought = self.grown.iter().find(|(grown, _)| end <= *grown).map_or(&self.at, |(_, at)| at);
+            let last = end.saturating_add(word.len());
+            end = end.saturating_add(part.len());
+            let brought = self.grown.iter().find(|(grown, _)| last <= *grown).map_or(&self.at, |(_, at)| at);
             (!word.is_empty()).then_some((word, brought))
         })
     }
@@ -92,6 +93,7 @@ impl Shell {
             shell: self,
             inside: Vec::new(),
             joined: false,
+            ended: false,
             depth: 0,
             fresh: Vec::new(),
             documents: Vec::new(),
@@ -222,6 +224,8 @@ struct Reader<'r> {
     inside: Vec<(Compound, usize)>,
     /// Whether the command runs depends on the one before.
     joined: bool,
+    /// A command came before on this line, which `;` may end.
+    ended: bool,
     depth: usize,
     /// Names that the command has set so far: whether the rest of it sees that, shells decide differently.
     fresh: Vec<String>,
@@ -260,6 +264,7 @@ impl Reader<'_> {
         self.between()?;
         let start = self.text.offset();
         match self.text.peek() {
+            None if self.joined => return self.fault(start, "`&&`, `||` or `|` joins nothing"),
             None => return Ok(Next::End),
             Some('(') => {
                 self.text.next();
@@ -281,18 +286,31 @@ impl Reader<'_> {
     /// Passes what may stand between commands.
     fn between(&mut self) -> Result<(), Fault> {
         loop {
-            self.blank_lines()?;
+            self.text.blanks();
             let at = self.text.offset();
-            if !self.text.take(';') {
-                return Ok(());
-            }
-            // `;;` ends a branch of `case`.
-            if self.text.take(';') {
-                match self.inside.last() {
-                    Some((Compound::Case, _)) => self.patterns()?,
-                    _ => return self.fault(at, "`;;` stands outside of `case`"),
+            match self.text.peek() {
+                Some('\n') => self.end_of_line()?,
+                Some('#') => {
+                    self.text.comment();
+                    continue;
                 }
+                Some(';') => {
+                    self.text.next();
+                    // `;;` ends a branch of `case`.
+                    if self.text.take(';') {
+                        match self.inside.last() {
+                            Some((Compound::Case, _)) => self.patterns()?,
+                            _ => return self.fault(at, "`;;` stands outside of `case`"),
+                        }
+                        continue;
+                    }
+                    if !self.ended {
+                        return self.fault(at, "`;` ends nothing");
+                    }
+                }
+                _ => return Ok(()),
             }
+            self.ended = false;
         }
     }
 
@@ -325,6 +343,7 @@ impl Reader<'_> {
     }
 
     fn enter(&mut self, compound: Compound, at: usize) {
+        self.ended = false;
         if self.inside.is_empty() {
             self.note(compound.name(), at);
         }
@@ -335,6 +354,7 @@ impl Reader<'_> {
         match self.inside.last() {
             Some((compound, _)) if compound.end() == word => {
                 self.inside.pop();
+                self.ended = true;
                 Ok(())
             }
             _ => self.fault(at, format!("`{word}` ends nothing")),
@@ -351,6 +371,7 @@ impl Reader<'_> {
             "for" => {
                 self.enter(Compound::Loop, start);
                 self.loop_over(start)?;
+                self.ended = true;
             }
             "case" => {
                 self.enter(Compound::Case, start);
@@ -360,11 +381,12 @@ impl Reader<'_> {
                 if self.text.bare_word() != "in" {
                     return self.fault(start, "`case` has no `in`");
                 }
+                self.ended = false;
                 self.patterns()?;
             }
             "{" => self.enter(Compound::Group, start),
-            "!" => {}
-            "then" | "elif" | "else" | "do" if !self.inside.is_empty() => {}
+            "!" => self.ended = false,
+            "then" | "elif" | "else" | "do" if !self.inside.is_empty() => self.ended = false,
             "then" | "elif" | "else" | "do" | "fi" | "done" | "esac" | "}" => self.leave(&word, start)?,
             _ if !word.is_empty() && self.parentheses() => {
                 if self.inside.is_empty() {
@@ -452,22 +474,38 @@ impl Reader<'_> {
         let mut joined = std::mem::take(&mut self.joined);
         let mut assignments = Vec::new();
         let mut words: Vec<Word> = Vec::new();
+        let mut behind = false;
         self.fresh.clear();
+        let after = std::mem::replace(&mut self.ended, true);
         loop {
             self.text.blanks();
+            let at = self.text.offset();
             match self.text.peek() {
+                Some('&' | '|') if at == start && !after => {
+                    return self.fault(at, "`&&`, `||`, `|` or `&` has nothing before it");
+                }
                 None | Some('\n' | ';' | ')') => break,
                 Some('#') => self.text.comment(),
                 Some('&' | '|') => {
                     self.joined = self.text.joint();
+                    self.ended = false;
                     joined = true;
                     break;
                 }
                 Some('<' | '>') => self.redirection()?,
                 Some('(') => return self.fault(start, "`(` stands inside a command"),
                 Some(_) => {
+                    let before = self.text.clone();
                     let word = self.word_of_command()?;
-                    if words.is_empty() && word.assigns.is_some() {
+                    let quoted = before.up_to(&self.text).contains(['\'', '"', '\\', '`']);
+                    if word.assigns.is_none()
+                        && !quoted
+                        && word.value.text.is_empty()
+                        && word.value.doubt.is_none()
+                    {
+                        // Expanded to nothing, it is no word; but no assignment can follow it.
+                        behind = true;
+                    } else if !behind && words.is_empty() && word.assigns.is_some() {
                         self.fresh.extend(word.assigns.clone());
                         assignments.push(word);
                     } else if !(is_number(&word) && matches!(self.text.peek(), Some('<' | '>'))) {
@@ -502,14 +540,23 @@ impl Reader<'_> {
             self.assign(assignments, unsure);
             return Next::Command;
         };
-        let name = if command.value.doubt.is_none() { command.value.text.as_str() } else { "" };
+        // Expanded to nothing, it would be no command.
+        if command.value.doubt.is_some() {
+            self.assign(assignments, command.value.doubt);
+            self.note("a command", command.at);
+            return Next::Command;
+        }
+        let name = command.value.text.as_str();
         // What is assigned before a special built-in command stays (POSIX, Shell Command Language, 2.14).
         if matches!(name, ":" | "export" | "readonly" | "unset" | "return") {
             self.assign(assignments, unsure.clone());
         }
         match name {
             ":" | "true" => {}
-            "export" | "readonly" => self.assign(words, unsure),
+            "export" | "readonly" => {
+                let words = words.map(|word| self.exported(word)).collect::<Vec<_>>();
+                self.assign(words, unsure);
+            }
             "unset" => {
                 for word in words.filter(|word| is_name(&word.value.text)) {
                     match &unsure {
@@ -536,6 +583,19 @@ impl Reader<'_> {
             }
         }
         Next::Command
+    }
+
+    /// A word of `export`, which may be `NAME=VALUE` once it is expanded.
+    fn exported(&self, word: Word) -> Word {
+        match word.value.text.split_once('=') {
+            Some((name, value)) if word.assigns.is_none() && is_name(name) => {
+                let splits = value.contains([' ', '\t', '\n']);
+                let splits = if splits { self.doubt("a word that may be several", word.at) } else { None };
+                let value = Value { text: value.to_owned(), doubt: word.value.doubt };
+                Word { value: value.or_doubt(splits), assigns: Some(name.to_owned()), at: word.at }
+            }
+            _ => word,
+        }
     }
 
     fn assign(&mut self, words: impl IntoIterator<Item = Word>, unsure: Option<Doubt>) {
@@ -625,7 +685,7 @@ impl Reader<'_> {
 
     /// The character behind a backslash.
     fn escaped(&mut self, quoting: Quoting, double: bool, text: &mut String) {
-        let next = self.text.next();
+        let next = self.text.raw();
         let special = match next {
             Some('$' | '`' | '"' | '\\') => true,
             Some('}') => quoting == Quoting::DoubleBrace,

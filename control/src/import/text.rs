@@ -47,6 +47,11 @@ impl<'r> Text<'r> {
         self.offset
     }
 
+    /// What was read from here up to where `later` is.
+    pub(super) fn up_to(&self, later: &Text<'r>) -> &'r str {
+        self.rest.get(..later.offset.saturating_sub(self.offset)).unwrap_or_default()
+    }
+
     fn pass(&mut self, bytes: usize) -> &'r str {
         let (passed, rest) = self.rest.split_at_checked(bytes).unwrap_or((self.rest, ""));
         self.rest = rest;
@@ -70,6 +75,13 @@ impl<'r> Text<'r> {
     /// Takes the next character.
     pub(super) fn next(&mut self) -> Option<char> {
         let next = self.peek()?;
+        self.pass(next.len_utf8());
+        Some(next)
+    }
+
+    /// Takes the next character as it stands: the one behind a backslash, which joins no lines itself.
+    pub(super) fn raw(&mut self) -> Option<char> {
+        let next = self.rest.chars().next()?;
         self.pass(next.len_utf8());
         Some(next)
     }
@@ -160,7 +172,7 @@ impl<'r> Text<'r> {
         while let Some(next) = self.next() {
             match next {
                 '`' => return true,
-                '\\' => drop(self.next()),
+                '\\' => drop(self.raw()),
                 _ => {}
             }
         }
@@ -175,20 +187,18 @@ impl<'r> Text<'r> {
         let mut before = ' ';
         while let Some(next) = self.next() {
             let quoted = open.last() == Some(&'"');
+            let ends = match next {
+                '\'' if !quoted => self.single_quoted().is_some(),
+                '`' => self.backquoted(),
+                _ => true,
+            };
+            if !ends {
+                return false;
+            }
             match next {
-                '\\' => drop(self.next()),
+                '\\' => drop(self.raw()),
                 '"' if quoted => drop(open.pop()),
                 '"' => open.push('"'),
-                '\'' if !quoted => {
-                    if self.single_quoted().is_none() {
-                        return false;
-                    }
-                }
-                '`' => {
-                    if !self.backquoted() {
-                        return false;
-                    }
-                }
                 '#' if !quoted && matches!(before, ' ' | '\t' | '\n' | ';' | '(') => self.comment(),
                 '(' if !quoted || before == '$' => open.push(')'),
                 ')' if open.last() == Some(&')') => drop(open.pop()),

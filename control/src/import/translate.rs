@@ -236,9 +236,8 @@ fn leftovers(what: &str, left: &[(Left, Position)], notes: &mut Notes) {
                 let why = format!("what stands behind `{keyword}` cannot be read: addresses and numbers can");
                 notes.left(what, why, "write it into the configuration by hand", at);
             }
-            Left::Unknown(word) => {
-                let word = if word.is_empty() { "a word".to_owned() } else { format!("`{word}`") };
-                let why = format!("{word} is not known here, and so neither is what stands behind it");
+            Left::Unknown => {
+                let why = "a word is not known here, and so neither is what stands behind it";
                 notes.left(what, why, "write what it means into the configuration by hand", at);
             }
         }

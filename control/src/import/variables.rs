@@ -225,9 +225,7 @@ impl<'s> Said<'s> {
     fn note(&mut self, name: &str) -> Option<&'s Variable> {
         let variable = self.shell.get(name)?;
         self.notes.doubt(name, variable);
-        if variable.words().next().is_none() {
-            return None;
-        }
+        variable.words().next()?;
         if name != "ifconfig_DEFAULT" {
             self.variables.push(Place { variable: name.to_owned(), at: variable.at.clone() });
         }
