@@ -49,7 +49,7 @@ pub enum Action {
     Rollback(Rollback),
     /// Say what an apply would change; changes nothing
     Diff(Diff),
-    /// Switch a tunnel on or off by hand
+    /// Switch a tunnel on or off, or ask for new keys, by hand
     Tunnel(Tunnel),
     /// Show what the daemon is doing
     Show(Show),
@@ -195,6 +195,10 @@ pub struct Apply {
     /// Go back to what ran before after this time (such as 60s, 5m), unless `culvert confirm` comes first
     #[arg(long, value_name = "TIME", value_parser = window)]
     pub confirm: Option<Duration>,
+    /// Go back at once when one of these addresses, which has to answer pings before, stops answering; without --confirm, they
+    /// are watched for 10 seconds, and then it stays
+    #[arg(long, value_name = "ADDRESS,..", value_delimiter = ',')]
+    pub watch: Vec<IpAddr>,
     /// UNIX socket that the daemon listens on
     #[arg(long, value_name = "PATH", default_value = daemon::SOCKET, value_hint = clap::ValueHint::FilePath)]
     pub socket: PathBuf,
@@ -206,6 +210,9 @@ pub struct Apply {
 /// Arguments of `culvert confirm`.
 #[derive(Args, Debug)]
 pub struct Confirm {
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
     /// UNIX socket that the daemon listens on
     #[arg(long, value_name = "PATH", default_value = daemon::SOCKET, value_hint = clap::ValueHint::FilePath)]
     pub socket: PathBuf,
@@ -246,6 +253,9 @@ pub struct Tunnel {
     /// The tunnel's name
     #[arg(value_name = "NAME")]
     pub name: String,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
     /// UNIX socket that the daemon listens on
     #[arg(long, value_name = "PATH", default_value = daemon::SOCKET, value_hint = clap::ValueHint::FilePath)]
     pub socket: PathBuf,
@@ -258,6 +268,8 @@ pub enum TunnelAction {
     Up,
     /// Let no packet in or out, until it is taken up or the daemon is started again
     Down,
+    /// Negotiate new keys now; fixed keys are changed by an apply
+    Rekey,
 }
 
 /// Arguments of `culvert show`.

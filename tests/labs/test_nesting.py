@@ -22,6 +22,7 @@ from vm.machine import Machine
 
 INTERVAL = 0.02
 RETURN = 10  # seconds that a route has to stay right
+FILE = object()  # stands for the configuration's file in a command
 
 
 class Pinging:
@@ -69,13 +70,21 @@ def second(site, *lines):
     )
 
 
-def check(router, configuration, *options):
-    """What `culvert check` says: its exit status, and all that it printed, whatever the width of its lines."""
-    file = router.namespace.lab.folder / f"{router.namespace.label}-checked.toml"
+def tell(router, configuration, *words):
+    """What a command says of a configuration: its exit status, and all that it printed, whatever the width of its lines."""
+    file = router.namespace.lab.folder / f"{router.namespace.label}-proposed.toml"
     file.write_text(configuration)
     file.chmod(0o600)
-    done = router.namespace.run(CULVERT, "check", "-c", file, *options, check=False)
+    done = router.namespace.run(CULVERT, *(file if word is FILE else word for word in words), check=False)
     return done.returncode, " ".join((done.stdout + done.stderr).split())
+
+
+def check(router, configuration, *options):
+    return tell(router, configuration, "check", "-c", FILE, *options)
+
+
+def apply(router, configuration, *options):
+    return tell(router, configuration, "apply", FILE, "--socket", router.socket, *options)
 
 
 def both(sites, carrier, *lines):
@@ -84,23 +93,35 @@ def both(sites, carrier, *lines):
 
 
 def test_a_second_tunnel_on_top(sites):
-    """The incident. Refused by check; put to work all the same, it is down and says why, and nobody is cut off."""
+    """The incident. Refused by check and apply; put to work all the same, it is down and says why, and nobody is cut off."""
     sites.start(GRE)
     wait_ping(sites.h1, host(2, 4))
     wrong = both(sites, GRE)
+    with nothing_is_lost(sites):
+        for site, router in sites.routers.items():
+            mine, theirs = NAMES[site], INNER[far(site)][4]
+            why = (
+                f'tunnel "second": the route {theirs}/32 leads its far end {theirs} into tunnel "{mine}": second -> {mine}, '
+                "2 tunnels where max_depth allows 1"
+            )
+            remedy = (
+                f'route {theirs}/32 out of a port, not into tunnel "{mine}"; if it is meant to lie in there, say max_depth = 2 '
+                'in tunnel "second"'
+            )
+            status, said = check(router, wrong[site])
+            assert status == 2 and why in said and remedy in said, said
+            status, said = apply(router, wrong[site])
+            assert status == 2 and f"apply: {why}" in said and remedy in said, said
+            # Nor in two steps: the tunnel while its far end is elsewhere, then the route.
+            aside = wrong[site].replace(f'remote = "{theirs}"', 'remote = "198.18.0.1"')
+            status, said = apply(router, aside)
+            assert status == 0 and set(router.show("tunnels")) == {mine, "second"}, said
+            status, said = apply(router, aside + f'\n[[route]]\nprefix = "198.18.0.1/32"\ntunnel = "{mine}"\n')
+            assert status == 2 and f'leads its far end 198.18.0.1 into tunnel "{mine}": second -> {mine}' in said, said
+            status, said = apply(router, sites.configuration(site, GRE))
+            assert status == 0 and set(router.show("tunnels")) == {mine}, said
+        assert ping(sites.h1, host(2, 4), count=50).loss == 0
     for site, router in sites.routers.items():
-        status, said = check(router, wrong[site])
-        mine, theirs = NAMES[site], INNER[far(site)][4]
-        why = (
-            f'tunnel "second": the route {theirs}/32 leads its far end {theirs} into tunnel "{mine}": second -> {mine}, '
-            "2 tunnels where max_depth allows 1"
-        )
-        assert status == 2 and why in said, said
-        remedy = (
-            f'route {theirs}/32 out of a port, not into tunnel "{mine}"; if it is meant to lie in there, say max_depth = 2 '
-            'in tunnel "second"'
-        )
-        assert remedy in said, said
         router.stop()
         router.start(wrong[site])
     wait_ping(sites.h1, host(2, 4))

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from netns import wait_for
-from routers import CULVERT, GRE, INNER, TRANSPORT, Router, host, link
+from routers import CULVERT, GRE, INNER, TRANSPORT, far, host, link
 from traffic import Session, datagrams, ping, pings, start_tool, tool_result, wait_ping
 
 DATAGRAMS = 3000
@@ -128,6 +128,48 @@ def test_a_change_that_cuts_the_operator_off_is_undone(sites):
     assert command(router, "confirm").returncode == 1
 
 
+def test_watched_addresses(sites):
+    """A tunnel that is set up wrongly on both ends: each end watches the other's inner address, and each goes back by itself. With
+    --confirm as well it is at once, not when the time is up. A change that hurts nobody stays, and what was silent before is no reason."""
+    sites.start(TRANSPORT)
+    for site, router in sites.routers.items():
+        wait_ping(router.namespace, INNER[far(site)][4])
+    waiting = {}
+    for site, router in sites.routers.items():
+        wrong = sites.configuration(site, TRANSPORT).replace(sites.wan(far(site), 4), f"192.0.{far(site) + 1}.77")
+        words = ["apply", write(router, wrong), "--watch", f"{INNER[far(site)][4]},198.18.0.9", "--socket", router.socket]
+        waiting[site] = router.namespace.start(CULVERT, *words, name=f"apply-{site}")
+    for site, router in sites.routers.items():
+        waiting[site].wait()
+        assert waiting[site].child.returncode == 1
+        assert f"rolled back, as {INNER[far(site)][4]} has stopped answering" in waiting[site].text()
+        wait_ping(router.namespace, INNER[far(site)][4], timeout=2)
+        assert command(router, "diff", router.file).returncode == 0
+    router, inner = sites.r1, INNER[2][4]
+    base = sites.configuration(1, TRANSPORT)
+    start = time.monotonic()
+    done = command(router, "apply", write(router, base.replace(sites.wan(2, 4), "192.0.3.77")), "--watch", inner, "--confirm", "60s")
+    assert done.returncode == 0 and f"at once if it stops answering: {inner}" in done.stdout, done
+    assert command(router, "diff", router.file).returncode == 3
+    wait_for(lambda: command(router, "diff", router.file).returncode == 0, 5, "it is taken back")
+    assert 1 < time.monotonic() - start
+    again = command(router, "confirm")
+    assert again.returncode == 1 and f"rolled back, as {inner} has stopped answering" in again.stderr
+    none = command(router, "apply", write(router, base + more(1)), "--watch", "198.18.0.9")
+    assert none.returncode == 1 and "none of the addresses answers" in none.stderr
+    assert set(router.show("tunnels")) == {"oslo"}
+    # It waits while it watches, and stays.
+    start = time.monotonic()
+    done = command(router, "apply", write(router, base + more(1)), "--watch", f"{inner},{sites.wan(2, 4)},198.18.0.9", "--json")
+    result = json.loads(done.stdout)
+    assert done.returncode == 0 and (set(result["watched"]), result["silent"]) == ({inner, sites.wan(2, 4)}, ["198.18.0.9"])
+    assert 10 <= time.monotonic() - start < 15
+    assert command(router, "confirm").returncode == 1
+    router.daemon.kill()
+    router.start()
+    assert set(router.show("tunnels")) == {"oslo", "t0"}
+
+
 def test_confirmed_and_rolled_back(sites):
     """Confirmed, it stays; rolled back, it is as before; the SA that went and came goes on."""
     sites.start(TRANSPORT)
@@ -216,6 +258,8 @@ def test_reloaded_and_switched(sites):
     assert command(router, "tunnel", "up", "oslo").returncode == 0
     wait_ping(sites.h1, host(2, 4))
     assert ping(sites.h1, host(2, 4), count=20).loss == 0
+    rekey = command(router, "tunnel", "rekey", "oslo")
+    assert rekey.returncode == 1 and "its keys are fixed" in rekey.stderr
     none = command(router, "tunnel", "up", "nobody")
     assert none.returncode == 2 and "none of this name" in none.stderr
 

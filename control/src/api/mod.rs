@@ -41,6 +41,10 @@ pub enum Command {
         /// Take it back after so many seconds, unless it is confirmed.
         #[serde(skip_serializing_if = "Option::is_none", default)]
         confirm: Option<u64>,
+        /// Take it back at once when one of these, having answered before, stops answering. Without `confirm`: watched for
+        /// 10 seconds, after which it stays, and the reply comes.
+        #[serde(skip_serializing_if = "Vec::is_empty", default)]
+        watch: Vec<IpAddr>,
     },
     /// What an apply would change. The configuration's files follow the request's line.
     Diff {
@@ -57,6 +61,11 @@ pub enum Command {
         name: String,
         /// On?
         up: bool,
+    },
+    /// A tunnel gets new keys.
+    Rekey {
+        /// Its name.
+        name: String,
     },
     /// State, again and again: a stream.
     Watch {

@@ -12,6 +12,8 @@ fn what() -> impl Strategy<Value = What> {
 fn command() -> impl Strategy<Value = Command> {
     prop_oneof![
         what().prop_map(|what| Command::Show { what }),
+        (any::<u64>(), any::<Option<u64>>(), proptest::collection::vec(any::<std::net::IpAddr>(), 0..4))
+            .prop_map(|(length, confirm, watch)| Command::Apply { length, confirm, watch }),
         (proptest::collection::vec(what(), 0..9), any::<u64>())
             .prop_map(|(what, every)| Command::Watch { what, every }),
         (

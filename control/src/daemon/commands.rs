@@ -22,7 +22,7 @@ impl Daemon {
             Command::Show { what } => self.show(what).map(Answer::Once).map_err(Failure::failed),
             Command::Apply { confirm, .. } => {
                 let confirm = confirm.map(Duration::from_secs);
-                proposal.ok_or_else(nothing).and_then(|it| self.apply(*it, confirm)).map(Answer::Once)
+                proposal.ok_or_else(nothing).and_then(|it| self.apply(*it, confirm))
             }
             Command::Diff { .. } => {
                 proposal.ok_or_else(nothing).and_then(|it| self.diff(&it)).map(Answer::Once)
@@ -30,6 +30,7 @@ impl Daemon {
             Command::Confirm => self.confirm().map(Answer::Once),
             Command::Rollback => self.rollback("as was asked for").map(Answer::Once),
             Command::Tunnel { name, up } => self.switch(&name, up).map(Answer::Once),
+            Command::Rekey { name } => self.rekey(&name).map(Answer::Once),
             Command::Watch { what, every } => self.watch(what, every).map(Answer::Stream),
             Command::Trace { matching, count } => self.trace(&matching, count).map(Answer::Stream),
             Command::Capture(of) => self.capture(&of).map(Answer::Stream),

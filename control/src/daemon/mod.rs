@@ -25,6 +25,7 @@ mod hold;
 mod interfaces;
 mod live;
 mod log;
+mod lookout;
 mod offloads;
 mod placed;
 mod server;
@@ -116,7 +117,7 @@ pub fn run(arguments: &cli::Run) -> Result<(), Failure> {
     let reload = Arc::new(AtomicBool::new(false));
     let endpoint = Endpoint::bind(&arguments.socket).map_err(Failure::failed)?;
     let folder = transact::folder(arguments.state.as_deref(), &arguments.socket);
-    let proposal = Proposal { sources, config, warnings };
+    let proposal = Proposal { sources, config, warnings, watch: None };
     let transactions = Transactions::open(folder, &arguments.config, proposal);
     let offloads = OffloadFile::beside(&arguments.socket);
     offloads.restore();

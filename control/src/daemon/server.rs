@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crossbeam::channel::{Sender, bounded};
+use crossbeam::channel::{Receiver, Sender, bounded};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::geteuid;
@@ -22,6 +22,7 @@ use zeroize::Zeroizing;
 
 use super::bell::Bell;
 use super::log;
+use super::lookout::Lookout;
 use super::stream::Records;
 use super::transact::Proposal;
 use crate::Failure;
@@ -58,6 +59,8 @@ pub(super) struct Query {
 pub(super) enum Answer {
     /// All there is to say.
     Once(serde_json::Value),
+    /// It is not known yet what there is to say.
+    Later(Receiver<Result<serde_json::Value, Failure>>),
     /// It goes on.
     Stream(Records),
 }
@@ -213,11 +216,20 @@ fn talk(stream: &UnixStream, desk: &Desk) -> io::Result<()> {
                 Some(length) => Some(requests.body(length)?),
                 None => None,
             };
-            let proposal = body.map(|body| Proposal::read(&body).map(Box::new)).transpose()?;
+            let mut proposal = body.map(|body| Proposal::read(&body).map(Box::new)).transpose()?;
+            if let (Some(proposal), Command::Apply { watch, .. }) = (&mut proposal, &command)
+                && !watch.is_empty()
+            {
+                proposal.watch = Some(Lookout::before(watch)?);
+            }
             ask(command, proposal, desk)
         });
         match answer {
             Ok(Answer::Once(result)) => send(stream, &line(&Reply::from(Ok(result))))?,
+            Ok(Answer::Later(outcome)) => {
+                let ended = |_| Err(Failure::failed("the daemon has ended meanwhile".to_owned()));
+                send(stream, &line(&Reply::from(outcome.recv().unwrap_or_else(ended))))?;
+            }
             Ok(Answer::Stream(mut records)) => match Place::take(&desk.streams, STREAMS) {
                 Some(_place) => return pour(stream, &mut records),
                 None => send(stream, &line(&refusal("too many streams; end one, or try again")))?,

@@ -7,20 +7,24 @@
 //! 3. What is to run, what ran before, and whether it has to be confirmed is brought to the disk.
 //! 4. The tables are published as a whole. Interfaces follow.
 //!
-//! Until it is confirmed, everything is one step from where it was: in time, by `rollback`, or by the next start.
+//! Until it is confirmed, everything is one step from where it was: in time, when an address that is watched falls silent, by
+//! `rollback`, or by the next start.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crossbeam::channel::{Sender, bounded};
 use nix::time::{ClockId, clock_gettime};
 use serde_json::{Value, json};
 
 use super::assemble::{self, Built};
+use super::lookout::{Lookout, Watching};
+use super::server::Answer;
 use super::{Daemon, Learned, MadeOf, devices, known, log, refuse};
 use crate::Failure;
-use crate::config::{Config, Problem, Sources, Tunnel, Warning};
+use crate::config::{Config, Problem, Protect, Sources, Tunnel, Warning};
 use crate::plan;
 use crate::transaction::diff::{self, Changes};
 use crate::transaction::numbers::Numbers;
@@ -28,12 +32,20 @@ use crate::transaction::store::{Folder, State, Store};
 
 /// Where state is kept for the daemon at the usual socket.
 const STATE: &str = "/var/db/culvert";
+/// How long addresses are watched where nobody is to confirm.
+const WATCHED: Duration = Duration::from_secs(10);
+/// How long a change may wait to be confirmed, in seconds.
+const WINDOW: std::ops::RangeInclusive<u64> = 1..=86_400;
+/// How soon a rollback is tried again that was not possible.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// A configuration that came with a request.
 pub(super) struct Proposal {
     pub(super) sources: Sources,
     pub(super) config: Config,
     pub(super) warnings: Vec<Warning>,
+    /// Addresses to watch.
+    pub(super) watch: Option<Lookout>,
 }
 
 impl Proposal {
@@ -44,7 +56,7 @@ impl Proposal {
     pub(super) fn read(body: &[u8]) -> Result<Proposal, Failure> {
         let sources = Sources::from_bytes(body).map_err(|why| Failure::usage(format!("request: {why}")))?;
         let (config, warnings) = Config::from_sources(&sources)?;
-        Ok(Proposal { sources, config, warnings })
+        Ok(Proposal { sources, config, warnings, watch: None })
     }
 }
 
@@ -58,15 +70,23 @@ pub(super) struct Transactions {
     sources: Sources,
     previous: Option<Sources>,
     pending: Option<Pending>,
+    /// How the last change ended, where it was taken back.
+    ended: Option<String>,
     numbers: Numbers,
     /// Tunnels that were taken up or down by hand.
     hands: BTreeMap<String, bool>,
 }
 
-/// What runs has to be confirmed.
+/// What runs may be taken back.
 struct Pending {
     /// Until when, by [`uptime`].
     until: Duration,
+    /// What runs then: this, as nothing has happened to what is watched; or what ran before.
+    stays: bool,
+    /// What is watched meanwhile.
+    watch: Option<Watching>,
+    /// Who waits for the outcome, and what is told if it stays.
+    asks: Option<(Sender<Result<Value, Failure>>, Value)>,
     /// What there was before the one that ran before.
     older: Option<Sources>,
 }
@@ -104,6 +124,7 @@ impl Transactions {
             sources: proposal.sources,
             previous,
             pending: None,
+            ended: None,
             numbers: Numbers::default(),
             hands: BTreeMap::new(),
         };
@@ -136,7 +157,7 @@ impl Transactions {
                 log::warn(format_args!(
                     "{why}, as {file} has not been changed since; `culvert apply {file}` takes that"
                 ));
-                of_file(store, Proposal { sources, config, warnings }, older)
+                of_file(store, Proposal { sources, config, warnings, watch: None }, older)
             }
             Some((Err(errors), _)) => {
                 log::error(format_args!("what was applied last cannot be read any more: {errors}"));
@@ -185,6 +206,15 @@ impl Transactions {
     }
 }
 
+/// What becomes of a tunnel that would be led deeper into tunnels than it may.
+#[derive(Clone, Copy)]
+enum Nested {
+    /// The configuration is refused.
+    Refused,
+    /// The tunnel keeps its way, or is down, as if a route had changed.
+    Held,
+}
+
 /// All that changes with a configuration, ready to be put in its place.
 struct Prepared {
     config: Config,
@@ -202,18 +232,26 @@ impl Daemon {
         Ok((&diff::changes(&self.transactions.applied, &proposal.config)).into())
     }
 
-    /// Puts a configuration to work. `confirm`: for so long, unless it is confirmed.
+    /// Puts a configuration to work. `confirm`: for so long, unless it is confirmed. Where addresses are watched and nobody is to
+    /// confirm, the answer comes when they have been.
     ///
     /// # Errors
     /// Code 2, it is wrong, or takes a restart; code 1, something else is in the way. Nothing has changed then.
-    pub(super) fn apply(&mut self, proposal: Proposal, confirm: Option<Duration>) -> Result<Value, Failure> {
+    pub(super) fn apply(&mut self, proposal: Proposal, confirm: Option<Duration>) -> Result<Answer, Failure> {
+        if confirm.is_some_and(|window| !WINDOW.contains(&window.as_secs())) {
+            return Err(Failure::usage(format!(
+                "confirm: give {} to {} seconds",
+                WINDOW.start(),
+                WINDOW.end()
+            )));
+        }
         if let Some(pending) = &self.transactions.pending {
             let left = pending.until.saturating_sub(uptime()).as_secs();
             return Err(Failure::failed(format!(
                 "a change waits to be confirmed for {left} s more: `culvert confirm` or `culvert rollback` first"
             )));
         }
-        let Proposal { sources, config, warnings } = proposal;
+        let Proposal { sources, config, warnings, watch } = proposal;
         unfit(&config)?;
         let changes = diff::changes(&self.transactions.applied, &config);
         if !changes.restart.is_empty() {
@@ -221,27 +259,57 @@ impl Daemon {
             let why = restart.map(|why| format!("{why}; restart culvert for it; nothing was changed"));
             return Err(Failure::reported(2, why.collect()));
         }
-        let pending = confirm.filter(|_| changes.changed);
+        let watch = watch.filter(|_| changes.changed);
+        if watch.as_ref().is_some_and(|watch| watch.answered.is_empty()) {
+            return Err(Failure::failed(
+                "watch: none of the addresses answers; nothing was changed".to_owned(),
+            ));
+        }
+        let confirm = confirm.filter(|_| changes.changed);
+        let window = confirm.or(watch.as_ref().map(|_| WATCHED));
+        let mut result = Value::from(&changes);
+        let mut say =
+            |key: &str, value| drop(result.as_object_mut().map(|it| it.insert(key.to_owned(), value)));
+        if let Some(confirm) = confirm {
+            say("confirm_within", json!(confirm.as_secs()));
+        }
+        if let Some(watch) = &watch {
+            say("watched", json!(watch.answered));
+            say("silent", json!(watch.silent));
+        }
+        let mut answer = None;
         if sources != self.transactions.sources || changes.changed {
-            let prepared = self.prepare(config.clone())?;
+            let prepared = self.prepare(config.clone(), Nested::Refused)?;
             let before = self.transactions.sources.clone();
             // The same settings in other words are no step to go back to.
             let previous = if changes.changed { Some(before) } else { self.transactions.previous.clone() };
-            let state = self.transactions.state(sources.clone(), previous.clone(), pending.is_some());
+            let state = self.transactions.state(sources.clone(), previous.clone(), window.is_some());
             self.transactions.commit(&state).map_err(Failure::failed)?;
             let older = std::mem::replace(&mut self.transactions.previous, previous);
             self.transactions.sources = sources;
             self.transactions.applied = config;
-            self.transactions.pending = pending.map(|window| Pending { until: uptime() + window, older });
+            self.transactions.ended = None;
             self.put(prepared);
+            self.transactions.pending = window.map(|window| {
+                let watch = watch.and_then(|watch| {
+                    let watching = watch.keep(Arc::clone(&self.bell));
+                    watching.inspect_err(|error| log::error(format_args!("watch: {error}"))).ok()
+                });
+                let mut pending =
+                    Pending { until: uptime() + window, stays: false, watch, asks: None, older };
+                if confirm.is_none() {
+                    let (ask, told) = bounded(1);
+                    // What cannot be watched does not stay.
+                    pending.stays = pending.watch.is_some();
+                    pending.asks = Some((ask, result.clone()));
+                    answer = Some(Answer::Later(told));
+                }
+                pending
+            });
         }
         warnings.iter().for_each(log::warn);
         log::info(format_args!("applied: {}", summary(&changes)));
-        let mut result = Value::from(&changes);
-        if let (Some(object), Some(window)) = (result.as_object_mut(), pending) {
-            object.insert("confirm_within".to_owned(), json!(window.as_secs()));
-        }
-        Ok(result)
+        Ok(answer.unwrap_or(Answer::Once(result)))
     }
 
     /// What runs is to stay.
@@ -250,13 +318,22 @@ impl Daemon {
     /// There is nothing to confirm, or it cannot be kept.
     pub(super) fn confirm(&mut self) -> Result<Value, Failure> {
         let Some(pending) = self.transactions.pending.take() else {
-            return Err(Failure::failed("nothing waits to be confirmed".to_owned()));
+            let why = self
+                .transactions
+                .ended
+                .as_ref()
+                .map(|why| format!(": the last change was rolled back, {why}"));
+            return Err(Failure::failed(format!("nothing waits to be confirmed{}", why.unwrap_or_default())));
         };
         if let Err(why) = self.transactions.keep() {
             self.transactions.pending = Some(pending);
             return Err(Failure::failed(why));
         }
-        log::info("the change was confirmed");
+        if let Some((ask, result)) = pending.asks {
+            // Whoever has left wants no answer.
+            let _ = ask.send(Ok(result));
+        }
+        log::info(if pending.stays { "the change stays" } else { "the change was confirmed" });
         Ok(json!({"confirmed": true}))
     }
 
@@ -273,10 +350,12 @@ impl Daemon {
         if !changes.restart.is_empty() {
             return Err(Failure::reported(1, changes.restart));
         }
-        let prepared = self.prepare(config.clone())?;
+        // What ran before is not refused for what the host's routes have become: a tunnel that they lead into one is held.
+        let prepared = self.prepare(config.clone(), Nested::Held)?;
         let pending = self.transactions.pending.take();
         let left = std::mem::replace(&mut self.transactions.sources, sources);
-        self.transactions.previous = pending.map_or(Some(left), |pending| pending.older);
+        let (older, asks) = pending.map_or((Some(left), None), |pending| (pending.older, pending.asks));
+        self.transactions.previous = older;
         self.transactions.applied = config;
         self.put(prepared);
         // What runs counts: where it cannot be kept, the next start decides by what was kept before.
@@ -284,25 +363,46 @@ impl Daemon {
             log::error(why);
         }
         log::warn(format_args!("rolled back, {why}: {}", summary(&changes)));
+        if let Some((ask, _)) = asks {
+            let _ = ask.send(Err(Failure::failed(format!("rolled back, {why}"))));
+        }
+        self.transactions.ended = Some(why.to_owned());
         Ok((&changes).into())
     }
 
-    /// Rolls back what nobody has confirmed in time.
+    /// Rolls back what nobody has confirmed in time, or what has cut off an address that is watched.
     pub(super) fn expire(&mut self) {
-        if self.transactions.pending.as_ref().is_some_and(|pending| uptime() >= pending.until)
-            && let Err(failure) = self.rollback("as nobody confirmed it in time")
-        {
-            log::error(format_args!("cannot roll back: {}", failure.lines().join("; ")));
-            self.transactions.pending = None;
+        let Some(pending) = &mut self.transactions.pending else { return };
+        let why = if let Some(address) = pending.watch.as_ref().and_then(Watching::lost) {
+            // Whatever becomes of the rollback, it does not stay.
+            (pending.until, pending.stays) = (uptime(), false);
+            format!("as {address} has stopped answering")
+        } else if uptime() < pending.until {
+            return;
+        } else if pending.stays {
+            match self.confirm() {
+                Ok(_) => return,
+                Err(failure) => format!("as it cannot be kept: {}", failure.lines().join("; ")),
+            }
+        } else {
+            "as nobody confirmed it in time".to_owned()
+        };
+        if let Err(failure) = self.rollback(&why) {
+            log::error(format_args!("cannot roll back, and tries again: {}", failure.lines().join("; ")));
+            if let Some(pending) = &mut self.transactions.pending {
+                pending.until = uptime() + AGAIN;
+            }
         }
     }
 
     /// Applies the file that the daemon was started with, as it is now.
     pub(super) fn reload(&mut self) {
         let file = self.transactions.file.clone();
-        let applied = Config::load_with_sources(&file)
-            .map_err(Failure::from)
-            .and_then(|(config, warnings, sources)| self.apply(Proposal { sources, config, warnings }, None));
+        let applied = Config::load_with_sources(&file).map_err(Failure::from).and_then(
+            |(config, warnings, sources)| {
+                self.apply(Proposal { sources, config, warnings, watch: None }, None)
+            },
+        );
         if let Err(failure) = applied {
             log::error(format_args!("{} is not applied: {}", file.display(), failure.lines().join("; ")));
         }
@@ -313,11 +413,9 @@ impl Daemon {
     /// # Errors
     /// There is no such tunnel, or it cannot be.
     pub(super) fn switch(&mut self, name: &str, up: bool) -> Result<Value, Failure> {
-        if !self.transactions.applied.tunnels.iter().any(|tunnel| tunnel.name == name) {
-            return Err(Failure::usage(format!("tunnel {name:?}: there is none of this name")));
-        }
+        self.named(name)?;
         let before = self.transactions.hands.insert(name.to_owned(), up);
-        match self.prepare(self.transactions.applied.clone()) {
+        match self.prepare(self.transactions.applied.clone(), Nested::Refused) {
             Ok(prepared) => {
                 self.put(prepared);
                 log::info(format_args!("tunnel {name:?}: taken {} by hand", if up { "up" } else { "down" }));
@@ -331,8 +429,28 @@ impl Daemon {
         }
     }
 
+    /// New keys for a tunnel.
+    ///
+    /// # Errors
+    /// There is no such tunnel, or nobody negotiates its keys.
+    pub(super) fn rekey(&self, name: &str) -> Result<Value, Failure> {
+        let why = match self.named(name)?.protect {
+            Protect::None => "it is not protected, and has no keys",
+            Protect::Manual(_) => {
+                "its keys are fixed, and nobody negotiates others: change them and their SPIs on both ends, and `culvert apply` them"
+            }
+            Protect::Ike(_) => "its keys are negotiated by IKE, which is not followed yet",
+        };
+        Err(Failure::failed(format!("tunnel {name:?}: {why}")))
+    }
+
+    fn named(&self, name: &str) -> Result<&Tunnel, Failure> {
+        let named = self.transactions.applied.tunnels.iter().find(|tunnel| tunnel.name == name);
+        named.ok_or_else(|| Failure::usage(format!("tunnel {name:?}: there is none of this name")))
+    }
+
     /// Step 2. Changes nothing that packets see.
-    fn prepare(&mut self, mut wanted: Config) -> Result<Prepared, Failure> {
+    fn prepare(&mut self, mut wanted: Config, nesting: Nested) -> Result<Prepared, Failure> {
         let now = Instant::now();
         for tunnel in &mut wanted.tunnels {
             tunnel.enabled = self.transactions.hands.get(&tunnel.name).copied().unwrap_or(tunnel.enabled);
@@ -385,7 +503,10 @@ impl Daemon {
         let built = assemble::build(&known(&config, &self.kept, &made_of, &holds, now));
         let tunnels = std::mem::replace(&mut self.kept.tunnels, before);
         let built = built.map_err(|error| Failure::configuration(&[plan::explain(&error, &config)]));
-        let nested = built.as_ref().map_or(Vec::new(), |built| self.newly_nested(built, &config));
+        let nested = match (nesting, &built) {
+            (Nested::Refused, Ok(built)) => self.newly_nested(built, &config),
+            _ => Vec::new(),
+        };
         match built {
             Ok(built) if nested.is_empty() => {
                 Ok(Prepared { config, tunnels, made_of, learned, built, touched })

@@ -16,18 +16,36 @@ use crate::{Failure, cli};
 /// `culvert apply`.
 ///
 /// # Errors
-/// Code 2, the configuration is wrong or takes a restart; code 1, the daemon cannot do it. Nothing was changed then.
+/// Code 2, the configuration is wrong or takes a restart; code 1, the daemon cannot do it, or has taken it back. Nothing is changed
+/// then.
 pub fn apply(arguments: &cli::Apply) -> Result<(), Failure> {
     let files = files(&arguments.file)?;
     let confirm = arguments.confirm.map(|time| time.as_secs());
-    let command = Command::Apply { length: files.len() as u64, confirm };
+    let command = Command::Apply { length: files.len() as u64, confirm, watch: arguments.watch.clone() };
     let result =
         client::call_with(&arguments.socket, &command, &files).map_err(|failure| failure.about("apply"))?;
     print(&result, arguments.json)?;
-    if let (false, Some(seconds)) = (arguments.json, result.get("confirm_within").and_then(Value::as_u64)) {
-        write(&format!("taken back in {seconds} s, unless `culvert confirm` comes first\n"))?;
+    if arguments.json {
+        return Ok(());
     }
-    Ok(())
+    let list = |key| {
+        let list = result.get(key).and_then(Value::as_array).into_iter().flatten();
+        let list: Vec<&str> = list.filter_map(Value::as_str).collect();
+        (!list.is_empty()).then(|| list.join(", "))
+    };
+    if let Some(silent) = list("silent") {
+        write(&format!("not watched, as it was silent before: {silent}\n"))?;
+    }
+    match (result.get("confirm_within").and_then(Value::as_u64), list("watched")) {
+        (Some(seconds), None) => {
+            write(&format!("taken back in {seconds} s, unless `culvert confirm` comes first\n"))
+        }
+        (Some(seconds), Some(watched)) => write(&format!(
+            "taken back in {seconds} s, unless `culvert confirm` comes first, and at once if it stops answering: {watched}\n"
+        )),
+        (None, Some(watched)) => write(&format!("it stays; still answering: {watched}\n")),
+        (None, None) => Ok(()),
+    }
 }
 
 /// `culvert diff`.
@@ -48,8 +66,9 @@ pub fn diff(arguments: &cli::Diff) -> Result<(), Failure> {
 /// # Errors
 /// Code 1: nothing waits to be confirmed, or the daemon does not answer.
 pub fn confirm(arguments: &cli::Confirm) -> Result<(), Failure> {
-    client::call(&arguments.socket, &Command::Confirm).map_err(|failure| failure.about("confirm"))?;
-    write("confirmed\n")
+    let result =
+        client::call(&arguments.socket, &Command::Confirm).map_err(|failure| failure.about("confirm"))?;
+    if arguments.json { write(&format!("{result}\n")) } else { write("confirmed\n") }
 }
 
 /// `culvert rollback`.
@@ -67,10 +86,17 @@ pub fn rollback(arguments: &cli::Rollback) -> Result<(), Failure> {
 /// # Errors
 /// Code 2: there is no such tunnel; code 1: the daemon cannot do it.
 pub fn tunnel(arguments: &cli::Tunnel) -> Result<(), Failure> {
-    let up = arguments.action == cli::TunnelAction::Up;
-    let command = Command::Tunnel { name: arguments.name.clone(), up };
-    client::call(&arguments.socket, &command).map_err(|failure| failure.about("tunnel"))?;
-    write(&format!("tunnel {} is switched {}\n", arguments.name, if up { "on" } else { "off" }))
+    let name = arguments.name.clone();
+    let (command, done) = match arguments.action {
+        cli::TunnelAction::Up => (Command::Tunnel { name, up: true }, "is switched on"),
+        cli::TunnelAction::Down => (Command::Tunnel { name, up: false }, "is switched off"),
+        cli::TunnelAction::Rekey => (Command::Rekey { name }, "gets new keys"),
+    };
+    let result = client::call(&arguments.socket, &command).map_err(|failure| failure.about("tunnel"))?;
+    if arguments.json {
+        return write(&format!("{result}\n"));
+    }
+    write(&format!("tunnel {} {done}\n", arguments.name))
 }
 
 /// The configuration's files, which are read here: what is wrong with them is told before anybody is asked.
