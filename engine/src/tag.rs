@@ -63,6 +63,9 @@ pub enum Cause {
     NoRoute,
     /// The frame is an Ethernet frame with a fragment of a packet for a tunnel's end.
     Fragment,
+    /// The frame is an Ethernet frame with a fragment of a UDP datagram to one of our addresses: a first one that is the host's, or
+    /// another, which is a tunnel's if the first is.
+    Datagram,
     /// The frame is an Ethernet frame to one of our addresses, or to all stations, on a port that no host stack stands
     /// behind.
     Local,
@@ -75,12 +78,13 @@ pub enum Cause {
 }
 
 impl Cause {
-    const ALL: [Cause; 9] = [
+    const ALL: [Cause; 10] = [
         Cause::TtlExceeded,
         Cause::TooBig,
         Cause::NoNeighbour,
         Cause::NoRoute,
         Cause::Fragment,
+        Cause::Datagram,
         Cause::Local,
         Cause::IcmpError,
         Cause::Keepalive,
@@ -95,6 +99,7 @@ impl Cause {
             Cause::NoNeighbour => "no-neighbour",
             Cause::NoRoute => "no-route",
             Cause::Fragment => "fragment",
+            Cause::Datagram => "datagram-fragment",
             Cause::Local => "local",
             Cause::IcmpError => "icmp-error",
             Cause::Keepalive => "keepalive",
@@ -123,7 +128,7 @@ impl Cause {
             Cause::NoNeighbour => Reason::NoNeighbour,
             Cause::NoRoute => Reason::NoRoute,
             Cause::Fragment => Reason::Fragment,
-            Cause::Local | Cause::IcmpError => Reason::NoHost,
+            Cause::Datagram | Cause::Local | Cause::IcmpError => Reason::NoHost,
             Cause::Keepalive => Reason::Nested,
             Cause::Returned => Reason::GreUnknown,
         }

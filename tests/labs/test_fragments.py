@@ -1,17 +1,35 @@
 """Fragments: outer ones are put together before they are opened, inner ones pass, and what may be fragmented is."""
 
+import socket
+
 import pytest
+from scapy.layers.inet import IP, UDP, fragment
+from scapy.layers.inet6 import IPv6, IPv6ExtHdrFragment, fragment6
+from scapy.layers.l2 import Ether
 
 from routers import FAMILIES, GRE, TRANSPORT, Carrier, Sites, host
 from traffic import capture, datagrams, ping, tool_result, wait_ping
 
-# Not in UDP: whose a later fragment of a datagram is, ours or IKE's, nothing in it says.
 CARRIERS = [GRE, TRANSPORT, Carrier(mode="tunnel", family=6)]
+IN_UDP = [
+    Carrier(mode="transport", udp_encap=(4500, 4500)),
+    Carrier(mode="tunnel", family=6, udp_encap=(4500, 4500)),
+    Carrier(encapsulation="udp", key=42),
+    Carrier(encapsulation="udp", family=6),
+]
 WHOLE = {"duplicates": 0, "reordered": 0, "corrupt": 0}
 
 
-@pytest.mark.parametrize("order", [(), ("--backwards",)], ids=["forwards", "backwards"])
-@pytest.mark.parametrize("carrier", CARRIERS, ids=str)
+FORWARDS, BACKWARDS = (), ("--backwards",)
+
+
+@pytest.mark.parametrize(
+    ("carrier", "order"),
+    [(carrier, order) for carrier in CARRIERS for order in (FORWARDS, BACKWARDS)]
+    # Of a datagram, an XDP program learns from the first fragment whose it is.
+    + [(carrier, FORWARDS) for carrier in IN_UDP],
+    ids=lambda value: {FORWARDS: "forwards", BACKWARDS: "backwards"}.get(value, str(value)),
+)
 def test_outer(lab, carrier, order):
     """Something on the way fragments our packets; the far router puts them together, whatever their order."""
     sites = Sites(lab, middle="relay")
@@ -68,3 +86,44 @@ def test_fragmented_before_the_tunnel(sites, carrier):
     fragments = [frame for frame in lan.frames() if is_fragment(frame)]
     assert len(fragments) == 20
     assert max(int.from_bytes(frame[16:18]) for frame in fragments) <= carrier.mtu()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_ike_beside_esp(lab, family):
+    """Scapy's datagrams of IKE, in fragments with the identifications that fragments of ESP in UDP have had, to both ports and in
+    any order: the host gets each as it was sent, and the tunnel keeps its own."""
+    sites = Sites(lab, middle="relay")
+    sites.start_relay("--fragment", 600)
+    sites.start(Carrier(mode="transport", family=family, udp_encap=(4500, 4500)))
+    wait_ping(sites.h1, host(2, 4))
+    assert datagrams(sites.h1, sites.h2, host(2, 4), count=100, rate=1000, size=1300) == WHOLE | {"unique": 100}
+    source, target = sites.wan(1, family), sites.wan(2, family)
+    link = Ether(src=sites.r1.namespace.mac("wan"), dst=sites.r2.namespace.mac("wan"))
+    with sites.r2.namespace.entered():
+        ends = {port: socket.socket(socket.AF_INET if family == 4 else socket.AF_INET6, socket.SOCK_DGRAM) for port in (500, 4500)}
+        wire = sites.r1.namespace
+    with wire.entered():
+        raw = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+        raw.bind(("wan", 0))
+    for port, end in ends.items():
+        end.bind((target, port))
+        end.settimeout(2)
+    # The relay has numbered the fragments that it made from 1 on.
+    for number, order in enumerate([(0, 1, 2), (1, 0, 2), (2, 1, 0), (0, 2, 1)], start=1):
+        for port, end in ends.items():
+            body = (b"" if port == 500 else bytes(4)) + bytes(range(1, 255)) * 6
+            for index in order:
+                raw.send(bytes(link / ike_fragments(family, source, target, port, body, 8 * number + port % 2)[index]))
+            assert end.recv(4096) == body, (port, order)
+    raw.close()
+    for end in ends.values():
+        end.close()
+    assert datagrams(sites.h1, sites.h2, host(2, 4), count=100, rate=1000, size=1300) == WHOLE | {"unique": 100}
+
+
+def ike_fragments(family, source, target, port, body, number):
+    """Three fragments of a datagram, made by Scapy."""
+    datagram = UDP(sport=port, dport=port) / body
+    if family == 4:
+        return fragment(IP(src=source, dst=target, id=number) / datagram, fragsize=600)
+    return fragment6(IPv6(src=source, dst=target) / IPv6ExtHdrFragment(id=number) / datagram, 660)

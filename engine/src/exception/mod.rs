@@ -3,12 +3,13 @@
 //!
 //! [`icmp`] tells senders what became of their packets, as often as [`limit`] allows; [`echo`] answers those who ask
 //! whether we are there, [`pmtu`] learns from what others tell us, [`fragment`] cuts packets that do not fit, and
-//! [`reassembly`] puts those together that others have cut. [`neighbour`] finds the stations beside us, and
-//! [`keepalive`] finds out whether the far end of a tunnel is there. Memory is allocated here, within bounds that are
+//! [`reassembly`] puts those together that others have cut; of UDP datagrams, [`datagrams`] tells which these are.
+//! [`neighbour`] finds the stations beside us, and [`keepalive`] finds out whether the far end of a tunnel is there. Memory is allocated here, within bounds that are
 //! said in each place.
 #![deny(clippy::indexing_slicing, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod allowance;
+pub mod datagrams;
 pub mod echo;
 pub mod fragment;
 pub mod icmp;

@@ -59,7 +59,7 @@ impl Default for Limits {
 
 /// What the fragments of one packet have in common.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Key {
+pub(super) enum Key {
     /// RFC 791 §3.2.
     V4 { src: Ipv4Addr, dst: Ipv4Addr, protocol: u8, id: u16 },
     /// RFC 8200 §4.5.
@@ -67,7 +67,7 @@ enum Key {
 }
 
 impl Key {
-    fn same_source(&self, other: &Key) -> bool {
+    pub(super) fn same_source(&self, other: &Key) -> bool {
         match (self, other) {
             (Key::V4 { src, .. }, Key::V4 { src: other, .. }) => src == other,
             (Key::V6 { src, .. }, Key::V6 { src: other, .. }) => src == other,
@@ -77,12 +77,12 @@ impl Key {
 }
 
 /// A fragment that has been read.
-struct Fragment<'a> {
-    key: Key,
+pub(super) struct Fragment<'a> {
+    pub(super) key: Key,
     /// Where the payload stands in that of the whole packet, in bytes.
-    offset: usize,
-    more: bool,
-    payload: &'a [u8],
+    pub(super) offset: usize,
+    pub(super) more: bool,
+    pub(super) payload: &'a [u8],
     ecn: Ecn,
     /// The header of the whole packet, its length fields excepted; used from the first fragment alone.
     header: Header<'a>,
@@ -90,7 +90,7 @@ struct Fragment<'a> {
 
 /// Where the header of a whole packet is found in a fragment.
 #[derive(Clone, Copy)]
-struct Header<'a> {
+pub(super) struct Header<'a> {
     bytes: &'a [u8],
     /// IPv6: the octet that named the fragment header, and what it is to name instead.
     next_header: Option<(usize, u8)>,
@@ -386,13 +386,13 @@ impl Header<'_> {
 }
 
 /// Step 1's result.
-enum Read<'a> {
+pub(super) enum Read<'a> {
     Fragment(Fragment<'a>),
     Whole(Vec<u8>),
 }
 
 /// Step 1.
-fn read(packet: &[u8]) -> Result<Read<'_>, Malformed> {
+pub(super) fn read(packet: &[u8]) -> Result<Read<'_>, Malformed> {
     let read = match packet.first().ok_or(Malformed::Truncated)? >> 4 {
         4 => read_v4(packet)?,
         _ => read_v6(packet)?,

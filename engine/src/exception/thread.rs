@@ -17,6 +17,7 @@ use arc_swap::ArcSwap;
 use arc_swap::cache::Cache;
 use crossbeam::channel::{Receiver, Sender};
 
+use super::datagrams::{Datagrams, Owner, Sorted};
 use super::echo;
 use super::fragment::{Ids, fragment};
 use super::icmp::{Error, error_for};
@@ -33,7 +34,7 @@ use crate::gre::Payload;
 use crate::tables::{NeighbourSpec, Published, Tables, To};
 use crate::tag::{Cause, Exception, Injected, Origin};
 use crate::wire::ethernet::{self, Ethernet, EthernetHeader, MacAddr};
-use crate::wire::{Gre, Ipv4, Ipv6, ipv4, nd};
+use crate::wire::{Gre, Ipv4, Ipv6, ipv4, nd, protocol};
 use crate::worker::QueuePair;
 
 /// What the thread is told, whole, after each change of the tables.
@@ -139,6 +140,7 @@ struct Parts {
     keepalives_out: keepalive::Output,
     errors: RateLimit,
     judged: (u64, u32),
+    datagrams: Datagrams,
     reassembly: Reassembly,
     reassembly_dropped: [u64; REASSEMBLY.len()],
     ids: Ids,
@@ -170,6 +172,7 @@ impl Exceptions {
             keepalives_out: keepalive::Output::default(),
             errors: RateLimit::new(Rates::default(), secret),
             judged: (0, 0),
+            datagrams: Datagrams::default(),
             reassembly: Reassembly::new(reassembly::Limits::default()),
             reassembly_dropped: [0; REASSEMBLY.len()],
             ids: Ids::new(secret as u16),
@@ -195,6 +198,7 @@ impl Exceptions {
     pub fn next_due(&self) -> Option<u64> {
         let parts = &self.parts;
         let reassembly = parts.reassembly.deadline().map(nanoseconds);
+        let datagrams = parts.datagrams.deadline().map(nanoseconds);
         let learned = parts.path_mtus.values().filter_map(|(_, path)| path.deadline());
         let path_mtus = learned.min().map(nanoseconds);
         [
@@ -202,6 +206,7 @@ impl Exceptions {
             parts.keepalives.next_due(),
             parts.waiting.next_due(),
             reassembly,
+            datagrams,
             path_mtus,
         ]
         .into_iter()
@@ -320,7 +325,8 @@ impl Parts {
             Cause::NoRoute => self.tell(frame, Error::NoRoute, origin, tables, now),
             Cause::TooBig => self.too_big(frame, origin, tables, now),
             Cause::NoNeighbour => self.no_neighbour(frame, origin, tables, now),
-            Cause::Fragment => self.fragment(frame, origin, now),
+            Cause::Fragment => self.fragment(frame, origin, Owner::Tunnel, now),
+            Cause::Datagram => self.fragment(frame, origin, Owner::Host, now),
             Cause::Local => self.local(frame, origin, tables, now),
             Cause::IcmpError => self.icmp_error(frame, origin, tables, now),
             Cause::Keepalive => {
@@ -363,6 +369,9 @@ impl Parts {
         self.keepalives.tick(now, || next_random(random), &mut self.keepalives_out);
         self.reassembly.expire(Duration::from_nanos(now));
         self.count_reassembly();
+        let mut unclaimed = Vec::new();
+        self.datagrams.expire(Duration::from_nanos(now), &mut unclaimed);
+        self.deliver(unclaimed, now);
         let expired = self.waiting.expire(now);
         for held in expired {
             self.unreachable(held, tables, now);
@@ -539,11 +548,34 @@ impl Parts {
         }
     }
 
-    /// A fragment of an outer packet. Whole, it is taken as if it had come so.
-    fn fragment(&mut self, frame: &[u8], origin: Origin, now: u64) {
+    /// A fragment of a packet to one of our addresses: the host's, unless it is a tunnel's. Of UDP, `owner` is known of the first
+    /// one alone.
+    fn fragment(&mut self, frame: &[u8], origin: Origin, owner: Owner, now: u64) {
         let (Origin::Port(port), Ok(link)) = (origin, Ethernet::parse(frame)) else {
             return self.drop(Reason::Fragment);
         };
+        if owner == Owner::Tunnel && !is_udp(link.payload()) {
+            return self.reassemble(frame, port, now);
+        }
+        let mut sorted = Vec::new();
+        let now_at = Duration::from_nanos(now);
+        self.datagrams.push((port, frame), link.payload(), owner, now_at, &mut sorted);
+        self.deliver(sorted, now);
+    }
+
+    /// Fragments of datagrams go to their owners.
+    fn deliver(&mut self, sorted: Vec<Sorted>, now: u64) {
+        for (owner, port, frame) in sorted {
+            match owner {
+                Owner::Tunnel => self.reassemble(&frame, port, now),
+                Owner::Host => self.made.push((Injected::Host(port), frame)),
+            }
+        }
+    }
+
+    /// A fragment of an outer packet. Whole, it is taken as if it had come so.
+    fn reassemble(&mut self, frame: &[u8], port: u32, now: u64) {
+        let Ok(link) = Ethernet::parse(frame) else { return self.drop(Reason::Fragment) };
         let whole = self.reassembly.push(link.payload(), Duration::from_nanos(now));
         if let Some(whole) = whole
             && let Some(header) = frame.first_chunk::<{ ethernet::HEADER_LEN }>()
@@ -666,6 +698,14 @@ fn way(packet: &[u8], dst: IpAddr, origin: Origin, tables: &Tables) -> Option<Ou
     // Ethernet frames are neither cut nor held.
     let carries_ip = |tunnel: &u32| tables.tunnel(*tunnel).is_some_and(|it| it.gre.payload == Payload::Ip);
     tunnel.filter(carries_ip).map(Out::Tunnel)
+}
+
+/// Is that IP packet UDP, or a fragment of it?
+fn is_udp(packet: &[u8]) -> bool {
+    match packet.first().map(|first| first >> 4) {
+        Some(4) => Ipv4::parse(packet).is_ok_and(|ip| ip.protocol() == protocol::UDP),
+        _ => Ipv6::parse(packet).is_ok_and(|ip| ip.upper().is_ok_and(|upper| upper.protocol == protocol::UDP)),
+    }
 }
 
 /// Is tunnel `number` still the one between these ends?

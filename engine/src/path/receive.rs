@@ -392,12 +392,13 @@ fn encapsulated_in_udp<A: Address>(
     let bytes = packet.frame.bytes().get(outer.payload_at..outer.end).ok_or(Reason::IpMalformed)?;
     let ours = |port| tables.is_encap_port(port) || tables.is_gre_port(port);
     if outer.fragment {
-        // Only a first fragment says which port it is for; the host reassembles the others in vain, but those of IKE.
+        // Only a first fragment says which port it is for. One that ends before it shows whether it is IKE is the host's.
         let port = bytes.get(2..4).and_then(<[u8]>::first_chunk).map(|port| u16::from_be_bytes(*port));
-        let is_ike = bytes.get(udp::HEADER_LEN..).is_some_and(|payload| payload.starts_with(&[0; 4]));
+        let marker = bytes.get(udp::HEADER_LEN..).and_then(<[u8]>::first_chunk::<4>);
+        let is_esp = marker.is_some_and(|marker| *marker != [0; 4]);
         let to_us = outer.first
-            && port.is_some_and(|port| tables.is_gre_port(port) || tables.is_encap_port(port) && !is_ike);
-        return if to_us { Err(Reason::Fragment) } else { Ok(Next::Host) };
+            && port.is_some_and(|port| tables.is_gre_port(port) || tables.is_encap_port(port) && is_esp);
+        return if to_us { Err(Reason::Fragment) } else { Ok(Next::Exception(Cause::Datagram)) };
     }
     let datagram = Udp::parse(bytes).map_err(|_| Reason::IpMalformed)?;
     if !ours(datagram.destination()) {

@@ -131,7 +131,7 @@ fn send(
                 packet.frame.set_tag(packet.origin | exception(cause));
                 queue
             }
-            None if cause == Cause::IcmpError => host(packet, exits, tables)?,
+            None if matches!(cause, Cause::IcmpError | Cause::Datagram) => host(packet, exits, tables)?,
             None => return Err(cause.reason()),
         },
         Next::HostInner(tunnel) => match exits.interfaces {

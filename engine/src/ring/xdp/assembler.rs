@@ -11,6 +11,7 @@ pub(super) enum Register {
     R1,
     R2,
     R3,
+    R4,
     R6 = 6,
     R7,
     R8,

@@ -33,6 +33,8 @@ pub(super) const NATIVE: u32 = 1 << 2;
 #[repr(u32)]
 pub(super) enum Kind {
     Hash = 1,
+    /// Where a full map forgets what was used least recently.
+    RecentlyUsed = 9,
     LongestPrefix = 11,
     Sockets = 17,
 }
@@ -117,7 +119,7 @@ pub(super) struct Map<const K: usize> {
 
 impl<const K: usize> Map<K> {
     pub(super) fn new(kind: Kind, entries: u32, name: &str) -> io::Result<Map<K>> {
-        let flags = if matches!(kind, Kind::Sockets) { 0 } else { NO_PREALLOC };
+        let flags = if matches!(kind, Kind::Sockets | Kind::RecentlyUsed) { 0 } else { NO_PREALLOC };
         let mut attributes = MapCreate {
             kind: kind as u32,
             key_size: K as u32,

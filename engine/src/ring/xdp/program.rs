@@ -1,14 +1,17 @@
 //! The XDP program: which frames are the engine's. It redirects those to the socket of the queue they came in on, and lets
-//! all others pass to the kernel, untouched. It keeps no state; what is ours stands in [`Maps`].
+//! all others pass to the kernel, untouched. What is ours stands in [`Maps`]; beside them it keeps no state but which datagrams in
+//! fragments are ours.
 //!
 //! 1. Ethernet: multicast, tagged frames and other protocols than IP pass.
 //! 2. To a local address of a tunnel: ESP, GRE, their UDP encapsulations, and ICMP errors that quote one of these are ours;
-//!    all else passes. Of fragments, only those of ESP and GRE are ours, as others may be the host's.
+//!    all else passes. Fragments of ESP and GRE are ours. Of UDP, the first fragment shows whose they are; it is noted if they
+//!    are ours, and others are ours if their first was. So those that overtake their first one are the kernel's, as it cannot be
+//!    given them later.
 //! 3. To any other: ours if the longest prefix that holds the destination says so.
 
 use std::io;
 
-use super::assembler::Register::{R0, R1, R2, R3, R6, R7, R8, R9, R10};
+use super::assembler::Register::{R0, R1, R2, R3, R4, R6, R7, R8, R9, R10};
 use super::assembler::Size::{Byte, Half, Word};
 use super::assembler::{Assembler, Condition, Instruction, Label, Register, be16, be32};
 use super::bpf::{Kind, Map};
@@ -20,6 +23,8 @@ use Condition::{AnyBit, Equal, Greater, Less, NotEqual};
 const PASS: i32 = 2;
 /// Helpers (`<linux/bpf.h>`, `___BPF_FUNC_MAPPER`)
 const MAP_LOOKUP_ELEM: i32 = 1;
+const MAP_UPDATE_ELEM: i32 = 2;
+const MAP_DELETE_ELEM: i32 = 3;
 const REDIRECT_MAP: i32 = 51;
 /// `struct xdp_md`
 const MD_DATA: i16 = 0;
@@ -54,6 +59,8 @@ pub(super) struct Maps {
     /// Prefix length in the machine's byte order, then the address.
     pub(super) v4: Map<8>,
     pub(super) v6: Map<20>,
+    /// Datagrams whose first fragment was ours, by identification, source and destination; written by the program alone.
+    datagrams: Map<36>,
 }
 
 /// Most local addresses.
@@ -62,6 +69,8 @@ const LOCAL_ENTRIES: u32 = 1 << 16;
 const PORT_ENTRIES: u32 = 1 << 10;
 /// Most prefixes of each protocol: more than the whole Internet's routing table. Memory is used for those there are.
 const PREFIX_ENTRIES: u32 = 1 << 22;
+/// Datagrams in fragments that are remembered: some 10 ms of 10 Gbit/s.
+const DATAGRAM_ENTRIES: u32 = 1 << 13;
 
 impl Maps {
     pub(super) fn new() -> io::Result<Maps> {
@@ -70,6 +79,7 @@ impl Maps {
             ports: Map::new(Kind::Hash, PORT_ENTRIES, "culvert_ports")?,
             v4: Map::new(Kind::LongestPrefix, PREFIX_ENTRIES, "culvert_v4")?,
             v6: Map::new(Kind::LongestPrefix, PREFIX_ENTRIES, "culvert_v6")?,
+            datagrams: Map::new(Kind::RecentlyUsed, DATAGRAM_ENTRIES, "culvert_frags")?,
         })
     }
 }
@@ -91,6 +101,8 @@ pub(super) fn steering(sockets: &Map<4>, maps: &Maps) -> Option<Vec<Instruction>
         udp: asm.label(),
         quoted_udp: asm.label(),
         marker: asm.label(),
+        first_fragment: asm.label(),
+        later_fragment: asm.label(),
         verdict: asm.label(),
     };
     let (v4, v6) = (asm.label(), asm.label());
@@ -105,6 +117,10 @@ pub(super) fn steering(sockets: &Map<4>, maps: &Maps) -> Option<Vec<Instruction>
     quoted_udp(&mut asm, &labels, maps);
     asm.place(labels.marker);
     marker(&mut asm, &labels);
+    asm.place(labels.first_fragment);
+    first_fragment(&mut asm, &labels, maps);
+    asm.place(labels.later_fragment);
+    later_fragment(&mut asm, &labels, maps);
     asm.place(labels.verdict);
     verdict(&mut asm, &labels);
     asm.place(labels.ours);
@@ -125,6 +141,10 @@ struct Labels {
     quoted_udp: Label,
     /// `R9` is at a UDP header whose payload is ESP or IKE.
     marker: Label,
+    /// `R9` is at the UDP header of a first fragment to us, whose key is on the stack.
+    first_fragment: Label,
+    /// The key of another fragment to us is on the stack.
+    later_fragment: Label,
     /// `R0` is what the look-up of a prefix gave.
     verdict: Label,
 }
@@ -138,8 +158,14 @@ const ADDRESS_V4: i16 = ADDRESS + 12;
 /// Look-up keys of prefixes: four bytes of length in front of the address.
 const PREFIX_V4: i16 = ADDRESS_V4 - 4;
 const PREFIX_V6: i16 = ADDRESS - 4;
-/// A UDP port, when the address is no longer needed.
-const PORT: i16 = ADDRESS;
+/// The key of a datagram: identification, source and destination, which is [`ADDRESS`].
+const DATAGRAM: i16 = SOURCE - 4;
+const SOURCE: i16 = ADDRESS - 16;
+const SOURCE_V4: i16 = SOURCE + 12;
+/// A UDP port.
+const PORT: i16 = DATAGRAM - 4;
+/// The value of a datagram's key.
+const NOTED: i16 = PORT - 4;
 
 /// Frames that end before `bytes` after `from` go to `label`.
 fn unless_there(asm: &mut Assembler, from: Register, bytes: i32, label: Label) {
@@ -210,11 +236,25 @@ fn ipv4(asm: &mut Assembler, labels: &Labels, maps: &Maps) {
     asm.load(Byte, R2, R7, 14 + 9);
     esp_or_gre(asm, R2, labels);
     // More fragments, or an offset.
+    let fragment = asm.label();
     asm.load(Half, R1, R7, 14 + 6);
-    asm.jump_if(R1, AnyBit, be16(0x3fff), pass);
+    asm.jump_if(R1, AnyBit, be16(0x3fff), fragment);
     asm.jump_if(R2, Equal, i32::from(protocol::UDP), labels.udp);
     asm.jump_if(R2, NotEqual, i32::from(protocol::ICMP), pass);
     quoted_ipv4(asm, labels);
+
+    asm.place(fragment);
+    asm.jump_if(R2, NotEqual, i32::from(protocol::UDP), pass);
+    asm.load(Half, R1, R7, 14 + 4);
+    asm.store(Word, R10, DATAGRAM, R1);
+    asm.load(Word, R1, R7, 14 + 12);
+    asm.store(Word, R10, SOURCE_V4, R1);
+    asm.store_value(R10, SOURCE, 0);
+    asm.store_value(R10, SOURCE + 4, 0);
+    asm.store_value(R10, SOURCE + 8, be32(0xffff));
+    asm.load(Half, R1, R7, 14 + 6);
+    asm.jump_if(R1, AnyBit, be16(0x1fff), labels.later_fragment);
+    asm.jump(labels.first_fragment);
 }
 
 /// `R9` is the first byte of an IPv4 header; becomes the header's length in bytes.
@@ -310,7 +350,20 @@ fn extension_headers(asm: &mut Assembler, labels: &Labels) {
 
     asm.place(fragment);
     esp_or_gre(asm, R7, labels);
-    asm.jump(labels.pass);
+    asm.jump_if(R7, NotEqual, i32::from(protocol::UDP), labels.pass);
+    asm.load(Word, R1, R9, 4);
+    asm.store(Word, R10, DATAGRAM, R1);
+    // Its own place is not known any more.
+    asm.load(Word, R2, R6, MD_DATA);
+    unless_there(asm, R2, 14 + 40, labels.pass);
+    for part in [0, 4, 8, 12] {
+        asm.load(Word, R1, R2, 14 + 8 + part);
+        asm.store(Word, R10, SOURCE + part, R1);
+    }
+    asm.load(Half, R1, R9, 2);
+    asm.add_value(R9, 8);
+    asm.jump_if(R1, AnyBit, be16(0xfff8), labels.later_fragment);
+    asm.jump(labels.first_fragment);
     asm.place(icmp);
 }
 
@@ -365,6 +418,46 @@ fn marker(asm: &mut Assembler, labels: &Labels) {
     unless_there(asm, R9, 8 + 4, labels.ours);
     asm.load(Word, R1, R9, 8);
     asm.jump_if(R1, NotEqual, 0, labels.ours);
+    asm.jump(labels.pass);
+}
+
+/// One that ends before it shows whether it is IKE is the kernel's.
+fn first_fragment(asm: &mut Assembler, labels: &Labels, maps: &Maps) {
+    let (ours, kernels) = (asm.label(), asm.label());
+    unless_there(asm, R9, 8 + 4, kernels);
+    asm.load(Half, R1, R9, 2);
+    asm.store(Half, R10, PORT, R1);
+    look_up(asm, maps.ports.descriptor(), PORT);
+    asm.jump_if(R0, Equal, 0, kernels);
+    asm.load(Word, R1, R0, 0);
+    asm.jump_if(R1, Equal, Encapsulation::Gre as i32, ours);
+    asm.load(Word, R1, R9, 8);
+    asm.jump_if(R1, Equal, 0, kernels);
+
+    asm.place(ours);
+    asm.store_value(R10, NOTED, OURS as i32);
+    asm.load_map(R1, maps.datagrams.descriptor());
+    asm.copy(R2, R10);
+    asm.add_value(R2, i32::from(DATAGRAM));
+    asm.copy(R3, R10);
+    asm.add_value(R3, i32::from(NOTED));
+    // `BPF_ANY`
+    asm.set(R4, 0);
+    asm.call(MAP_UPDATE_ELEM);
+    asm.jump(labels.ours);
+
+    // An earlier datagram of ours may have had the same identification.
+    asm.place(kernels);
+    asm.load_map(R1, maps.datagrams.descriptor());
+    asm.copy(R2, R10);
+    asm.add_value(R2, i32::from(DATAGRAM));
+    asm.call(MAP_DELETE_ELEM);
+    asm.jump(labels.pass);
+}
+
+fn later_fragment(asm: &mut Assembler, labels: &Labels, maps: &Maps) {
+    look_up(asm, maps.datagrams.descriptor(), DATAGRAM);
+    asm.jump_if(R0, NotEqual, 0, labels.ours);
     asm.jump(labels.pass);
 }
 

@@ -29,7 +29,7 @@ const NEVER_FORWARDED: [(IpAddr, u8); 7] = [
 
 /// Which packets the program redirects to the engine: what is for a local address of a tunnel and is ESP or GRE, bare or in
 /// UDP, or an ICMP error about such; and what is for an address that the engine forwards to. All else is the host's: other
-/// protocols than IP, tagged frames, groups, fragments of UDP, IPv6 packets to local addresses with more than four extension
+/// protocols than IP, tagged frames, groups, fragments of other UDP, IPv6 packets to local addresses with more than four extension
 /// headers or other ones than options and fragments. It starts with nothing but the well-known UDP ports, which count for
 /// nothing without local addresses.
 pub struct Steering {

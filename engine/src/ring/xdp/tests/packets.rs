@@ -159,6 +159,11 @@ pub(super) fn local() -> Vec<Case> {
     ours("ESP, first fragment", fragment(ESP, MORE, &BODY));
     ours("ESP, later fragment", fragment(ESP, 100, &BODY));
     ours("GRE, last fragment", fragment(GRE, 100, &BODY));
+    ours("ESP in UDP, first fragment", fragment(UDP, MORE, &udp(4500, 4500, &BODY)));
+    ours("ESP in UDP, later fragment", fragment(UDP, MORE | 4, &BODY));
+    ours("ESP in UDP, last fragment", fragment(UDP, 100, &[0; 3]));
+    ours("GRE in UDP, first fragment", fragment(UDP, MORE, &udp(50000, 4754, &[0; 8])));
+    ours("GRE in UDP, last fragment", fragment(UDP, 100, &BODY));
     ours("ESP in UDP", local_v4(UDP, &udp(4500, 4500, &BODY)));
     ours("ESP in UDP from another port", local_v4(UDP, &udp(61000, 4500, &BODY)));
     ours(
@@ -195,6 +200,10 @@ pub(super) fn local() -> Vec<Case> {
     ours("IPv6 first fragment, ESP", chained(&[FRAGMENT], 1, ESP, &BODY));
     ours("IPv6 options, later fragment, GRE", chained(&[OPTIONS, FRAGMENT], 0x80, GRE, &BODY));
     ours("IPv6 fragment that is all, ESP in UDP", chained(&[FRAGMENT], 0, UDP, &udp(4500, 4500, &BODY)));
+    ours("IPv6 first fragment, GRE in UDP", chained(&[FRAGMENT], 1, UDP, &udp(50000, 4754, &BODY)));
+    ours("IPv6 options, later fragment, GRE in UDP", chained(&[OPTIONS, FRAGMENT], 0x81, UDP, &BODY));
+    ours("IPv6 last fragment, GRE in UDP", chained(&[FRAGMENT], 0x80, UDP, &BODY));
+    ours("IPv6 first fragment, ESP in UDP", chained(&[FRAGMENT], 1, UDP, &udp(4500, 4500, &BODY)));
     ours("IPv6 unreachable, about ESP", error_v6(1, ESP, &BODY));
     ours("IPv6 too big, about GRE", error_v6(2, GRE, &BODY));
     ours("IPv6 too big, about ESP in UDP", error_v6(2, UDP, &udp(4500, 9, &BODY)));
@@ -227,8 +236,12 @@ pub(super) fn local() -> Vec<Case> {
     kernels("IKE", local_v4(UDP, &udp(500, 500, &BODY)));
     kernels("IKE on 4500", local_v4(UDP, &udp(4500, 4500, &[0, 0, 0, 0, 1, 2, 3])));
     kernels("from 4500", local_v4(UDP, &udp(4500, 53, &BODY)));
-    kernels("ESP in UDP, first fragment", fragment(UDP, MORE, &udp(4500, 4500, &BODY)));
+    kernels("IKE on 4500, first fragment", fragment(UDP, MORE, &udp(4500, 4500, &[0, 0, 0, 0, 1, 2, 3, 4])));
+    kernels("IKE, later fragment, as one of ours had it", fragment(UDP, 100, &BODY));
+    kernels("UDP from the port of ESP, first fragment", fragment(UDP, MORE, &udp(4500, 53, &BODY)));
+    kernels("UDP, first fragment that shows no marker", fragment(UDP, MORE, &udp(4500, 4500, &[])));
     kernels("UDP, later fragment", fragment(UDP, 100, &udp(4500, 4500, &BODY)));
+    kernels("ICMP, later fragment, as one of ours had it", fragment(ICMP, 100, &BODY));
     kernels("a cut UDP header", cut(local_v4(UDP, &udp(4500, 4500, &[])), 14 + 20 + 7));
     kernels(
         "options that are not there",
@@ -268,7 +281,9 @@ pub(super) fn local() -> Vec<Case> {
     kernels("IPv6 routing header", chained(&[ROUTING], 0, ESP, &BODY));
     kernels("IPv6 AH", chained(&[AH], 0, ESP, &BODY));
     kernels("IPv6 five headers", chained(&[OPTIONS; 5], 0, ESP, &BODY));
-    kernels("IPv6 first fragment, ESP in UDP", chained(&[FRAGMENT], 1, UDP, &udp(4500, 4500, &BODY)));
+    kernels("IPv6 first fragment, IKE", chained(&[FRAGMENT], 1, UDP, &udp(4500, 4500, &[0; 8])));
+    kernels("IPv6 later fragment, IKE, as one of ours had it", chained(&[FRAGMENT], 0x80, UDP, &BODY));
+    kernels("IPv6 fragment header, cut", cut(chained(&[FRAGMENT], 1, UDP, &[]), 14 + 40 + 7));
     kernels("IPv6 later fragment, options", chained(&[FRAGMENT, OPTIONS], 0x80, ESP, &BODY));
     kernels("IPv6 cut options", cut(chained(&[OPTIONS], 0, ESP, &[]), 14 + 40 + 7));
     kernels("IPv6 options longer than the packet", {
