@@ -32,6 +32,16 @@ pub struct PortCounters {
     pub tx: Counter,
 }
 
+/// What a transmit ring counts of frames whose bytes it had to copy, because their buffers could not be swapped: none where all
+/// ports share their buffers and give headroom.
+#[derive(Debug, Default)]
+pub struct Copies {
+    /// Frames.
+    pub frames: Counter,
+    /// Their bytes.
+    pub bytes: Counter,
+}
+
 /// What a worker counts for each tunnel. Bytes are those of inner packets.
 #[derive(Debug, Default)]
 pub struct TunnelCounters {
@@ -102,14 +112,17 @@ impl TunnelCounterBank {
 #[derive(Debug)]
 pub struct WorkerCounters {
     ports: Box<[PortCounters]>,
+    copies: Box<[Arc<Copies>]>,
     drops: [Counter; Reason::COUNT],
 }
 
 impl WorkerCounters {
-    /// Counters for `ports` ports, the host's included.
-    pub fn new(ports: usize) -> WorkerCounters {
+    /// Counters for ports, the host's included, given by what their transmit rings count.
+    pub fn new(copies: impl IntoIterator<Item = Arc<Copies>>) -> WorkerCounters {
+        let copies: Box<[_]> = copies.into_iter().collect();
         WorkerCounters {
-            ports: (0..ports).map(|_| PortCounters::default()).collect(),
+            ports: copies.iter().map(|_| PortCounters::default()).collect(),
+            copies,
             drops: std::array::from_fn(|_| Counter::default()),
         }
     }
@@ -118,6 +131,11 @@ impl WorkerCounters {
     #[inline]
     pub fn port(&self, index: usize) -> Option<&PortCounters> {
         self.ports.get(index)
+    }
+
+    /// Frames that were copied on their way out of port number `index`.
+    pub fn copies(&self, index: usize) -> Option<&Copies> {
+        self.copies.get(index).map(|copies| &**copies)
     }
 
     /// Counts a drop.

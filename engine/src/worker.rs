@@ -79,7 +79,8 @@ impl Worker {
         }
         let host = (transmit.len() > count).then_some(count);
         let exits = Exits { host, worker: number, ..Exits::default() };
-        let counters = Arc::new(WorkerCounters::new(transmit.len()));
+        let counters =
+            Arc::new(WorkerCounters::new(transmit.iter().map(|queue| Arc::clone(queue.ring.copies()))));
         let taps = Taps::new(0);
         let watch = RefCell::new(Watch::new(&taps, number));
         Worker {

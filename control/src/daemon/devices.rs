@@ -208,6 +208,18 @@ impl OpenPort {
         }
     }
 
+    /// Buffers that the kernel has to receive into and to send from; `None` where the device takes none from us. When all is at
+    /// rest, it has the same number as at the start to receive into, and none to send from: any other was lost.
+    pub(super) fn lent(&self) -> Option<(u64, u64)> {
+        match &self.held {
+            #[cfg(target_os = "linux")]
+            Held::Xdp { port, .. } => {
+                port.statistics().ok().map(|counted| (counted.rx_lent, counted.tx_lent))
+            }
+            Held::Netmap(_) | Held::Tap { .. } => None,
+        }
+    }
+
     /// Takes hold of a device that has gone and is back. True where it did.
     ///
     /// # Errors

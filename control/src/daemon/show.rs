@@ -104,6 +104,7 @@ fn ports(ports: &BTreeMap<String, PortStatus>) -> Vec<Table> {
     let mut devices = Table::new(3, ["port", "device", "health", "mtu", "queues", "mac"]);
     let mut counts = Table::new(1, ["port", "received", "sent", "receive lost", "send lost"]);
     let mut modes = Table::new(2, ["port", "mode"]);
+    let mut copies = Table::new(1, ["port", "copied frames", "copied bytes"]);
     for (name, port) in ports {
         let PortStatus { device, health, mac, .. } = port;
         devices.row([name, device, health].map(String::clone).into_iter().chain([
@@ -114,8 +115,11 @@ fn ports(ports: &BTreeMap<String, PortStatus>) -> Vec<Table> {
         let numbers = [port.rx, port.tx, port.rx_lost, port.tx_lost].map(|number| number.to_string());
         counts.row([name.clone()].into_iter().chain(numbers));
         modes.row([name.clone(), port.mode.clone()]);
+        if port.copied_frames > 0 {
+            copies.row([name.clone(), port.copied_frames.to_string(), port.copied_bytes.to_string()]);
+        }
     }
-    vec![devices, counts, modes]
+    vec![devices, counts, copies, modes]
 }
 
 fn workers(workers: &Vec<WorkerStatus>) -> Vec<Table> {
@@ -239,7 +243,8 @@ mod tests {
                 What::Ports,
                 json!({"ports": {long: {"device": "xdp:a-link-of-15-ch", "mode": "xdp, generic (native: Operation not supported), copy",
                     "mac": "02:00:00:00:00:01", "mtu": 9000, "health": "departed", "queues": 16,
-                    "rx": 9_999_999_999_999_u64, "tx": 9_999_999_999_999_u64, "rx_lost": 999_999_999, "tx_lost": 9_999_999}}}),
+                    "rx": 9_999_999_999_999_u64, "tx": 9_999_999_999_999_u64, "rx_lost": 999_999_999, "tx_lost": 9_999_999,
+                    "copied_frames": 9_999_999_999_999_u64, "copied_bytes": most, "rx_lent": 16_384, "tx_lent": null}}}),
             ),
             (
                 What::Workers,

@@ -72,6 +72,14 @@ pub(super) struct PortStatus {
     /// Frames that the device could not give to us, and that it did not take.
     pub(super) rx_lost: u64,
     pub(super) tx_lost: u64,
+    /// Frames sent whose bytes had to be copied, since their buffers could not change places with the port's, and these bytes: 0 on
+    /// ports that share buffers and give headroom.
+    pub(super) copied_frames: u64,
+    pub(super) copied_bytes: u64,
+    /// Buffers that the kernel has to receive into and to send from; null where it takes none of ours. At rest it has all but one of
+    /// each receive ring's slots, and none.
+    pub(super) rx_lent: Option<u64>,
+    pub(super) tx_lent: Option<u64>,
 }
 
 /// A worker, in the order of their numbers.

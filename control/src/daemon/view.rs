@@ -44,7 +44,9 @@ impl Daemon {
             let config: &crate::config::Port = config;
             let mac: &culvert_engine::wire::ethernet::MacAddr = mac;
             let counters = || self.counters.iter().filter_map(|counters| counters.port(number));
+            let copies = || self.counters.iter().filter_map(|counters| counters.copies(number));
             let (rx_lost, tx_lost) = port.lost();
+            let lent = port.lent();
             let status = PortStatus {
                 device: status::device(&config.device),
                 mode: port.mode(),
@@ -56,6 +58,10 @@ impl Daemon {
                 tx: counters().map(|counters| counters.tx.get()).sum(),
                 rx_lost,
                 tx_lost,
+                copied_frames: copies().map(|copies| copies.frames.get()).sum(),
+                copied_bytes: copies().map(|copies| copies.bytes.get()).sum(),
+                rx_lent: lent.map(|(rx, _)| rx),
+                tx_lent: lent.map(|(_, tx)| tx),
             };
             (config.name.as_str(), status)
         };

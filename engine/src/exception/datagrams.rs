@@ -108,8 +108,7 @@ impl Datagrams {
             self.release(index, first, out);
         } else if let Some(owner) = datagram.owner {
             out.push((owner, port, frame.to_vec()));
-        } else if datagram.held.len() < self.limits.fragments
-            && self.bytes + frame.len() <= self.limits.bytes
+        } else if datagram.held.len() < self.limits.fragments && self.bytes + frame.len() <= self.limits.bytes
         {
             datagram.held.push((port, frame.to_vec()));
             self.bytes += frame.len();
@@ -263,7 +262,8 @@ mod tests {
                 seen += push(&mut state, piece, Owner::Tunnel, SECOND).len();
                 sent += 1;
                 let held: usize = state.datagrams.iter().map(|datagram| datagram.held.len()).sum();
-                let bytes = state.datagrams.iter().flat_map(|it| &it.held).map(|(_, frame)| frame.len()).sum();
+                let bytes =
+                    state.datagrams.iter().flat_map(|it| &it.held).map(|(_, frame)| frame.len()).sum();
                 assert_eq!((seen + held, state.bytes), (sent, bytes));
                 assert!(state.datagrams.len() <= 3 && state.bytes <= 2000);
                 assert!(state.datagrams.iter().all(|datagram| datagram.held.len() <= 2));

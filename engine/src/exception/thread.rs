@@ -179,7 +179,7 @@ impl Exceptions {
             path_mtus: HashMap::new(),
             used_at: 0,
             random: secret | 1,
-            counters: Arc::new(WorkerCounters::new(0)),
+            counters: Arc::new(WorkerCounters::new([])),
         };
         Exceptions { tables: Cache::new(Arc::clone(tables)), wires, setups, events, parts }
     }
@@ -704,7 +704,9 @@ fn way(packet: &[u8], dst: IpAddr, origin: Origin, tables: &Tables) -> Option<Ou
 fn is_udp(packet: &[u8]) -> bool {
     match packet.first().map(|first| first >> 4) {
         Some(4) => Ipv4::parse(packet).is_ok_and(|ip| ip.protocol() == protocol::UDP),
-        _ => Ipv6::parse(packet).is_ok_and(|ip| ip.upper().is_ok_and(|upper| upper.protocol == protocol::UDP)),
+        _ => {
+            Ipv6::parse(packet).is_ok_and(|ip| ip.upper().is_ok_and(|upper| upper.protocol == protocol::UDP))
+        }
     }
 }
 

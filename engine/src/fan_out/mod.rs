@@ -407,7 +407,7 @@ mod tests {
         let mut parts = fan_out(&region, 2).expect("buffers");
         let [owner, other] = parts.as_mut_slice() else { panic!("two parts") };
         let tables: Snapshot = Arc::new(Tables::build(TablesSpec::default()).expect("tables"));
-        let counters = WorkerCounters::new(0);
+        let counters = WorkerCounters::new([]);
         let here = Here { worker: 0, exceptions: false, eye: Shut };
 
         let ((_, tx), (rx, _)) = (&mut near.queues[0], &mut far.queues[0]);

@@ -1,11 +1,14 @@
 //! A transmit ring: takes frames by swapping buffers, or by copying where two rings cannot share them.
 
+use std::sync::Arc;
+
 use netmap_sys::{NS_BUF_CHANGED, netmap_slot};
 
 use super::TAG_SHIFT;
 use super::frame::Frame;
 use super::raw::RawRing;
 use super::rx::RxRing;
+use crate::counters::Copies;
 
 /// Why a transmit ring did not take a frame. The frame is dropped, its buffer stays in the receive ring.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,12 +47,13 @@ pub struct TxRing {
     space: u32,
     /// Most slots that a frame may take.
     most_slots: u32,
-    copied: u64,
+    copies: Arc<Copies>,
 }
 
 impl TxRing {
     pub(super) fn new(raw: RawRing) -> TxRing {
-        let mut ring = TxRing { head: raw.head(), space: 0, most_slots: u32::MAX, raw, copied: 0 };
+        let copies = Arc::default();
+        let mut ring = TxRing { head: raw.head(), space: 0, most_slots: u32::MAX, raw, copies };
         ring.refresh();
         ring
     }
@@ -65,9 +69,14 @@ impl TxRing {
         self.space
     }
 
-    /// Payload bytes that were copied because buffers could not be swapped, since the ring was made.
+    /// Frames that were copied because buffers could not be swapped, since the ring was made.
+    pub fn copies(&self) -> &Arc<Copies> {
+        &self.copies
+    }
+
+    /// The bytes of these frames.
     pub fn copied_bytes(&self) -> u64 {
-        self.copied
+        self.copies.bytes.get()
     }
 
     /// Reads how far the other side has come. A kernel that re-initialises a ring sets its cursor back to the slot that it has
@@ -181,12 +190,13 @@ impl TxRing {
             free.len = bytes.len() as u16;
             free.flags = frame.more_after(nth);
             self.raw.write_slot(to, free);
-            self.copied += bytes.len() as u64;
+            self.copies.bytes.add(bytes.len() as u64);
             if let Some(stamp) = frame.ring.region().stamp(full.buf_idx) {
                 self.raw.region().set_stamp(free.buf_idx, stamp);
             }
             (to, from) = (self.raw.next(to), frame.ring.next(from));
         }
+        self.copies.frames.add(1);
         Ok(())
     }
 

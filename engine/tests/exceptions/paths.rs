@@ -10,7 +10,9 @@ use culvert_engine::tables::{Gateway, PortSpec, Stack};
 use culvert_engine::wire::ethernet::MacAddr;
 use culvert_engine::worker::Worker;
 
-use crate::lab::{LAN, LINK, WAN, end, fix_checksum, frame, ip, lan_v4, lan_v6, link, mac, station};
+use crate::lab::{
+    LAN, LINK, WAN, delivered, end, fix_checksum, frame, inner, ip, lan_v4, lan_v6, link, mac, station,
+};
 use crate::packets::{arp, ends, fragments_v4, hop, icmp, sealed, udp, udp_packet, unwrapped};
 use crate::router::{Net, Router, Wrap, own_inner_v4, prefix, region, wire};
 
@@ -226,6 +228,37 @@ fn host_rings_pass_both_ways_unchanged() {
         assert_eq!(got, from);
     }
     assert_eq!(router.drops(), []);
+}
+
+/// Goals: between ports with headroom that share their buffers not a byte of payload is copied, into a tunnel and out of it; what a
+/// ring without headroom takes is copied, and counted.
+#[test]
+fn copies_are_counted_where_buffers_cannot_be_swapped() {
+    for wrap in [
+        |number| Wrap::new(number, false),
+        |number| Wrap::new(number, false).protected(number, Mode::Transport, true),
+    ] {
+        let [mut first, mut second] =
+            [1, 2].map(|number| Router::new(Net::new(number).stacks(Stack::Shared).with(wrap(number))));
+        let copied = |router: &Router, port| {
+            let copies = router.worker.counters().copies(port).expect("a port");
+            (copies.frames.get(), copies.bytes.get())
+        };
+        for _ in 0..100 {
+            first.packet(LAN, &inner(false, 1300, 0, 5));
+            for outer in first.sent(WAN) {
+                second.receive(WAN, &outer);
+            }
+            assert_eq!(second.sent(LAN), [delivered(inner(false, 1300, 0, 5))]);
+        }
+        for port in [LAN, WAN] {
+            assert_eq!((copied(&first, port), copied(&second, port)), ((0, 0), (0, 0)));
+        }
+        // The host's ring has no headroom, as netmap's.
+        let ping = icmp(end(1, false), end(2, false), [8, 0], [0; 4], b"?");
+        second.packet(WAN, &ping);
+        assert_eq!(copied(&second, HOST_LAN), (1, (LINK + ping.len()) as u64));
+    }
 }
 
 /// netmap's host rings are one pair: another worker's frames for the host go through worker 0's hands.

@@ -96,6 +96,10 @@ pub struct XdpStatistics {
     pub tx_unsendable: u64,
     /// Entries in rings that made no sense and were not followed. There should be none.
     pub broken: u64,
+    /// Buffers that the kernel has to receive into: when all is at rest, one less than there are slots in receive rings.
+    pub rx_lent: u64,
+    /// Buffers that the kernel has to send from: when all is at rest, none.
+    pub tx_lent: u64,
 }
 
 /// An interface held by AF_XDP sockets and an XDP program. Dropping it detaches the program: from then on all frames are
@@ -285,6 +289,8 @@ impl XdpPort {
             sum.tx_invalid += kernel.tx_invalid_descs;
             sum.tx_unsendable += socket.unsendable.load(Ordering::Relaxed);
             sum.broken += socket.broken.load(Ordering::Relaxed);
+            sum.rx_lent += socket.receiving.load(Ordering::Relaxed);
+            sum.tx_lent += socket.sending.load(Ordering::Relaxed);
         }
         Ok(sum)
     }

@@ -88,6 +88,14 @@ fn count(counter: &AtomicU64) {
     counter.fetch_add(1, Ordering::Relaxed);
 }
 
+/// Says how many buffers the kernel has. Nobody reads it often, so it is written only where it changes.
+#[inline]
+fn note(lent: &AtomicU64, now: u32) {
+    if lent.load(Ordering::Relaxed) != u64::from(now) {
+        lent.store(u64::from(now), Ordering::Relaxed);
+    }
+}
+
 /// The receiving half of a socket.
 pub(super) struct RxRings {
     pub(super) socket: Arc<Socket>,
@@ -158,6 +166,7 @@ impl XdpRx {
         }
         self.receive(ring);
         self.lend(ring);
+        note(&self.rings.socket.receiving, ring.distance(self.at, self.lent_to));
         if self.rings.fill.needs_wakeup() && self.rings.fill.waiting() > 0 {
             // Why it fails is for `health` to say.
             let _ = self.rings.socket.wake_receiver();
@@ -259,6 +268,7 @@ impl XdpTx {
         if self.wake() {
             self.complete(ring);
         }
+        note(&self.rings.socket.sending, ring.distance(self.done, self.at));
         ring.set_tail(ring.previous(self.done));
     }
 

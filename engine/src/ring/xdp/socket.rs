@@ -101,6 +101,9 @@ pub(super) struct Socket {
     pub(super) unsendable: AtomicU64,
     /// Entries of the kernel that made no sense and were not followed.
     pub(super) broken: AtomicU64,
+    /// Buffers that the kernel has, to receive into and to send from, as of the last sync.
+    pub(super) receiving: AtomicU64,
+    pub(super) sending: AtomicU64,
 }
 
 impl Socket {
@@ -145,8 +148,14 @@ impl Socket {
 
         let options: libc::xdp_options = get_option(&fd, libc::XDP_OPTIONS)?;
         let zero_copy = options.flags & libc::XDP_OPTIONS_ZEROCOPY != 0;
-        let socket =
-            Arc::new(Socket { fd, zero_copy, unsendable: AtomicU64::new(0), broken: AtomicU64::new(0) });
+        let socket = Arc::new(Socket {
+            fd,
+            zero_copy,
+            unsendable: AtomicU64::new(0),
+            broken: AtomicU64::new(0),
+            receiving: AtomicU64::new(0),
+            sending: AtomicU64::new(0),
+        });
         let receiving = RxRings { socket: Arc::clone(&socket), fill, rx };
         let sending = TxRings { socket: Arc::clone(&socket), tx, completion };
         Ok((socket, (receiving, sending)))
