@@ -458,6 +458,9 @@ fn local(place: usize, tunnel: &Tunnel) -> IpAddr {
     }
 }
 
+/// ESP in UDP, as IKE has it behind a translator (RFC 3948 section 2.1).
+const NAT_TRAVERSAL: tunnel::UdpEncap = tunnel::UdpEncap { source: 4500, destination: 4500 };
+
 /// ESP as the tunnel has it.
 fn protection(tunnel: &Tunnel, kept: &KeptTunnel) -> Option<Protection> {
     let (mode, pad, udp) = match &tunnel.protect {
@@ -467,7 +470,8 @@ fn protection(tunnel: &Tunnel, kept: &KeptTunnel) -> Option<Protection> {
             let udp = udp.map(|udp| tunnel::UdpEncap { source: udp.source, destination: udp.destination });
             (manual.mode, manual.pad, udp)
         }
-        Protect::Ike(ike) => (ike.mode, ike.pad, None),
+        // Whether a translator is on the way shows when IKE speaks (RFC 7296 section 2.23): until then there is room for UDP.
+        Protect::Ike(ike) => (ike.mode, ike.pad, Some(NAT_TRAVERSAL)),
     };
     let mode = match mode {
         Mode::Transport => esp::Mode::Transport,

@@ -83,8 +83,9 @@ tunnel paris-oslo
   path        port wan to 192.0.2.2, 02:00:00:00:00:02
   protection  ESP transport mode, aes128gcm16 aes256gcm16 chacha20poly1305, ESN,
               keys from IKE
-  mtu         1438 bytes (1438 fit the path)
-  overhead    62 bytes, and up to 15 of padding
+  mtu         1430 bytes (1430 fit the path)
+  overhead    70 bytes, 8 of them UDP's, should there be a NAT, and up to 15 of
+              padding
   nesting     depth 1: paris-oslo -> port wan
 ";
     assert_eq!(tunnel, expected);

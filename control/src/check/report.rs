@@ -217,6 +217,8 @@ impl TunnelReport {
             0 => String::new(),
             most => format!(", and up to {most} of padding"),
         };
+        let from_ike = self.protection.as_ref().is_some_and(|protection| protection.keys == "ike");
+        let translated = if from_ike { ", 8 of them UDP's, should there be a NAT" } else { "" };
         vec![
             ("outer", format!("{} -> {}", self.local, self.remote)),
             ("path", self.path.describe()),
@@ -225,7 +227,7 @@ impl TunnelReport {
                 self.protection.as_ref().map_or_else(|| self.unprotected(), ProtectionReport::describe),
             ),
             ("mtu", format!("{} bytes ({} fit the path)", self.mtu, self.largest_mtu)),
-            ("overhead", format!("{} bytes{padding}", self.overhead)),
+            ("overhead", format!("{} bytes{translated}{padding}", self.overhead)),
             ("nesting", format!("depth {depth}: {through}")),
         ]
     }
