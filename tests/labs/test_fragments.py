@@ -100,9 +100,9 @@ def test_ike_beside_esp(lab, family):
     source, target = sites.wan(1, family), sites.wan(2, family)
     link = Ether(src=sites.r1.namespace.mac("wan"), dst=sites.r2.namespace.mac("wan"))
     with sites.r2.namespace.entered():
-        ends = {port: socket.socket(socket.AF_INET if family == 4 else socket.AF_INET6, socket.SOCK_DGRAM) for port in (500, 4500)}
-        wire = sites.r1.namespace
-    with wire.entered():
+        kind = socket.AF_INET if family == 4 else socket.AF_INET6
+        ends = {port: socket.socket(kind, socket.SOCK_DGRAM) for port in (500, 4500)}
+    with sites.r1.namespace.entered():
         raw = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
         raw.bind(("wan", 0))
     for port, end in ends.items():

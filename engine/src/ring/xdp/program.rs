@@ -5,8 +5,8 @@
 //! 1. Ethernet: multicast, tagged frames and other protocols than IP pass.
 //! 2. To a local address of a tunnel: ESP, GRE, their UDP encapsulations, and ICMP errors that quote one of these are ours;
 //!    all else passes. Fragments of ESP and GRE are ours. Of UDP, the first fragment shows whose they are; it is noted if they
-//!    are ours, and others are ours if their first was. So those that overtake their first one are the kernel's, as it cannot be
-//!    given them later.
+//!    are ours, until the last has passed, and others are ours if their first was. So those that overtake their first one, or that
+//!    the last overtakes, are the kernel's: an identification may soon be another datagram's.
 //! 3. To any other: ours if the longest prefix that holds the destination says so.
 
 use std::io;
@@ -164,7 +164,7 @@ const SOURCE: i16 = ADDRESS - 16;
 const SOURCE_V4: i16 = SOURCE + 12;
 /// A UDP port.
 const PORT: i16 = DATAGRAM - 4;
-/// The value of a datagram's key.
+/// The value of a datagram's key; of a later fragment, whether more follow.
 const NOTED: i16 = PORT - 4;
 
 /// Frames that end before `bytes` after `from` go to `label`.
@@ -253,6 +253,9 @@ fn ipv4(asm: &mut Assembler, labels: &Labels, maps: &Maps) {
     asm.store_value(R10, SOURCE + 4, 0);
     asm.store_value(R10, SOURCE + 8, be32(0xffff));
     asm.load(Half, R1, R7, 14 + 6);
+    asm.copy(R2, R1);
+    asm.and(R2, be16(0x2000));
+    asm.store(Word, R10, NOTED, R2);
     asm.jump_if(R1, AnyBit, be16(0x1fff), labels.later_fragment);
     asm.jump(labels.first_fragment);
 }
@@ -361,6 +364,9 @@ fn extension_headers(asm: &mut Assembler, labels: &Labels) {
         asm.store(Word, R10, SOURCE + part, R1);
     }
     asm.load(Half, R1, R9, 2);
+    asm.copy(R2, R1);
+    asm.and(R2, be16(1));
+    asm.store(Word, R10, NOTED, R2);
     asm.add_value(R9, 8);
     asm.jump_if(R1, AnyBit, be16(0xfff8), labels.later_fragment);
     asm.jump(labels.first_fragment);
@@ -448,17 +454,25 @@ fn first_fragment(asm: &mut Assembler, labels: &Labels, maps: &Maps) {
 
     // An earlier datagram of ours may have had the same identification.
     asm.place(kernels);
-    asm.load_map(R1, maps.datagrams.descriptor());
-    asm.copy(R2, R10);
-    asm.add_value(R2, i32::from(DATAGRAM));
-    asm.call(MAP_DELETE_ELEM);
+    forget(asm, maps);
     asm.jump(labels.pass);
 }
 
 fn later_fragment(asm: &mut Assembler, labels: &Labels, maps: &Maps) {
     look_up(asm, maps.datagrams.descriptor(), DATAGRAM);
-    asm.jump_if(R0, NotEqual, 0, labels.ours);
-    asm.jump(labels.pass);
+    asm.jump_if(R0, Equal, 0, labels.pass);
+    asm.load(Word, R1, R10, NOTED);
+    asm.jump_if(R1, NotEqual, 0, labels.ours);
+    forget(asm, maps);
+    asm.jump(labels.ours);
+}
+
+/// The datagram whose key is on the stack is noted no more.
+fn forget(asm: &mut Assembler, maps: &Maps) {
+    asm.load_map(R1, maps.datagrams.descriptor());
+    asm.copy(R2, R10);
+    asm.add_value(R2, i32::from(DATAGRAM));
+    asm.call(MAP_DELETE_ELEM);
 }
 
 fn verdict(asm: &mut Assembler, labels: &Labels) {

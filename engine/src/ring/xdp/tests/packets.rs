@@ -164,6 +164,7 @@ pub(super) fn local() -> Vec<Case> {
     ours("ESP in UDP, last fragment", fragment(UDP, 100, &[0; 3]));
     ours("GRE in UDP, first fragment", fragment(UDP, MORE, &udp(50000, 4754, &[0; 8])));
     ours("GRE in UDP, last fragment", fragment(UDP, 100, &BODY));
+    ours("ESP in UDP, first fragment of three", fragment(UDP, MORE, &udp(4500, 4500, &BODY)));
     ours("ESP in UDP", local_v4(UDP, &udp(4500, 4500, &BODY)));
     ours("ESP in UDP from another port", local_v4(UDP, &udp(61000, 4500, &BODY)));
     ours(
@@ -291,6 +292,14 @@ pub(super) fn local() -> Vec<Case> {
         frame[14 + 40 + 1] = 200;
         frame
     });
+    // The last fragment ends it.
+    let mut next = |name, frame, ours| cases.push(Case { name, frame, ours });
+    next("ESP in UDP, first fragment of two", fragment(UDP, MORE, &udp(4500, 4500, &BODY)), true);
+    next("ESP in UDP, second of two", fragment(UDP, 4, &BODY), true);
+    next("ESP in UDP, second of two, again", fragment(UDP, 4, &BODY), false);
+    next("IPv6 GRE in UDP, first of two", chained(&[FRAGMENT], 1, UDP, &udp(50000, 4754, &BODY)), true);
+    next("IPv6 GRE in UDP, second of two", chained(&[FRAGMENT], 0x20, UDP, &BODY), true);
+    next("IPv6 GRE in UDP, second of two, again", chained(&[FRAGMENT], 0x20, UDP, &BODY), false);
     cases
 }
 
