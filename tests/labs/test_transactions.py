@@ -63,10 +63,32 @@ def test_untouched_tunnels_lose_nothing(sites):
     assert (seen["unique"], seen["reordered"], seen["corrupt"]) == (DATAGRAMS, 0, 0), seen
     assert sas(router)["out"]["used"] >= before[0] + DATAGRAMS and router.tunnel()["out_packets"] >= before[1] + DATAGRAMS
     assert link(router.namespace, "oslo")["ifindex"] == index
-    assert link(router.namespace, "t52") and link(router.namespace, "t3") is None
+    wait_for(lambda: link(router.namespace, "t52") and link(router.namespace, "t3") is None, 5, "interfaces follow")
     assert set(router.show("tunnels")) == {"oslo", *(f"t{number}" for number in range(50, 55))}
     again = command(router, "apply", with_others)
     assert (again.returncode, again.stdout) == (0, "nothing changes\n")
+
+
+def interfaces(router):
+    """Those of the tunnels that lead to nobody."""
+    return set(re.findall(r": (t\d+):", router.namespace.run("ip", "-o", "link").stdout))
+
+
+def test_interfaces_follow_piece_by_piece(sites):
+    """Hundreds of them are made while the daemon goes on answering, and go again when the change is taken back meanwhile."""
+    sites.start(GRE)
+    wait_ping(sites.h1, host(2, 4))
+    router = sites.r1
+    many = write(router, sites.configuration(1, GRE) + more(400))
+    assert command(router, "apply", many, "--confirm", "60s").returncode == 0
+    assert command(router, "rollback").returncode == 0
+    wait_for(lambda: not interfaces(router), 20, "they go")
+    assert command(router, "apply", many).returncode == 0
+    wait_for(lambda: len(interfaces(router)) == 400, 30, "they are made", interval=0.2)
+    others = write(router, sites.configuration(1, GRE) + more(300, 200))
+    assert command(router, "apply", others).returncode == 0
+    wait_for(lambda: interfaces(router) == {f"t{number}" for number in range(200, 500)}, 30, "they follow", interval=0.2)
+    assert ping(sites.h1, host(2, 4), count=20).loss == 0
 
 
 def test_diff(sites):

@@ -10,8 +10,8 @@ use serde_json::Value;
 use super::{Command, Line, Reply};
 use crate::Failure;
 
-/// How long the daemon may take for its answer.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// How long the daemon may take to be heard from. It says by itself that it is busy; what it has begun is waited for.
+const PATIENCE: Duration = Duration::from_secs(300);
 /// The longest answer, in bytes: what 100,000 tunnels take, and some.
 const LONGEST: u64 = 256 << 20;
 

@@ -92,6 +92,8 @@ pub(crate) use status::schema;
 
 /// How long changes are collected before tables are built of them: a link that comes up brings a dozen within this time.
 const DEBOUNCE: Duration = Duration::from_millis(20);
+/// The same while interfaces are made, each of which is a change: tables of thousands of tunnels take longer than a few of those.
+const DEBOUNCE_BEHIND: Duration = Duration::from_millis(500);
 /// How often devices and interfaces are looked after.
 const LOOK: Duration = Duration::from_secs(1);
 /// Questions of clients that wait to be answered, at most.
@@ -338,6 +340,7 @@ impl Daemon {
             let up = daemon.host.link_state(port.link());
             port.follow(up);
         }
+        daemon.finish_interfaces();
         if let Some((tunnel, why)) = daemon.interfaces.trouble() {
             let name = daemon.config.tunnels.get(tunnel).map_or("?", |tunnel| &tunnel.name);
             let failure = Failure::failed(format!("tunnel {name:?}: {why}"));
@@ -397,13 +400,18 @@ impl Daemon {
                 self.follow_links();
             }
             while let Ok(query) = queries.try_recv() {
-                // A client that has left wants no answer.
-                let _ = query.answer.send(self.execute(query.command, query.proposal));
+                if query.take() {
+                    // A client that has left wants no answer.
+                    let _ = query.answer.send(self.execute(query.command, query.proposal));
+                }
             }
             if reload.swap(false, Ordering::Relaxed) {
                 self.reload();
             }
             self.expire();
+            if self.interfaces.are_behind() {
+                self.interfaces.go_on(&self.config, &self.mtus());
+            }
             let now = Instant::now();
             self.feed_watches(now);
             self.host.remind(now);
@@ -414,7 +422,7 @@ impl Daemon {
             if self.holds.deadline().is_some_and(|deadline| now >= deadline) {
                 self.note_change();
             }
-            if self.changed.is_some_and(|since| now >= since + DEBOUNCE) {
+            if self.rebuild_due().is_some_and(|due| now >= due) {
                 self.rebuild();
             }
         }
@@ -423,10 +431,11 @@ impl Daemon {
     /// Waits until there is something to do.
     fn wait(&self, queries: &Receiver<Query>) {
         let due = self.look.min(self.host.deadline());
-        let due = self.changed.map_or(due, |since| due.min(since + DEBOUNCE));
+        let due = self.rebuild_due().map_or(due, |rebuild| due.min(rebuild));
         let due = self.holds.deadline().map_or(due, |deadline| due.min(deadline));
         let due = self.watches.due().map_or(due, |next| due.min(next));
         let due = self.transactions.due().map_or(due, |next| due.min(next));
+        let due = if self.interfaces.are_behind() { Instant::now() } else { due };
         // Rounded up, so as not to look in vain.
         let wait = due.saturating_duration_since(Instant::now()) + Duration::from_micros(999);
         let wait = PollTimeout::try_from(wait).unwrap_or(PollTimeout::from(1_000_u16));
@@ -441,6 +450,11 @@ impl Daemon {
             let _ = poll(&mut waited, wait);
         }
         self.bell.get_up();
+    }
+
+    fn rebuild_due(&self) -> Option<Instant> {
+        let collect = if self.interfaces.are_behind() { DEBOUNCE_BEHIND } else { DEBOUNCE };
+        self.changed.map(|since| since + collect)
     }
 
     fn note_change(&mut self) {
@@ -541,6 +555,13 @@ impl Daemon {
         #[cfg(target_os = "linux")]
         self.steering.set(&self.config, &self.view.routes, &mut self.ports);
         self.tell_tunnels();
+    }
+
+    /// Makes all interfaces that there should be, however long it takes.
+    fn finish_interfaces(&mut self) {
+        while self.interfaces.are_behind() {
+            self.interfaces.go_on(&self.config, &self.mtus());
+        }
     }
 
     /// The tunnels' MTUs as their hosts know them, in bytes.

@@ -10,7 +10,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -38,7 +38,7 @@ const STREAMS: usize = 8;
 const LONGEST: usize = 64 << 10;
 /// The longest that may follow a request, in bytes: the files of 100,000 tunnels, and some.
 const LONGEST_BODY: u64 = 128 << 20;
-/// How long a client may take for a request or a reply, and how long the control thread for an answer.
+/// How long a client may take for a request or a reply, and how long it waits for the control thread to have time for it.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Bytes of records that are written at once.
 const TOGETHER: usize = 64 << 10;
@@ -53,6 +53,15 @@ pub(super) struct Query {
     pub(super) proposal: Option<Box<Proposal>>,
     /// Where the answer goes.
     pub(super) answer: Sender<Result<Answer, Failure>>,
+    /// Set by the control thread, which does it, or by the client's, which waits no longer: whoever is first.
+    taken: Arc<AtomicBool>,
+}
+
+impl Query {
+    /// The control thread begins. False: nobody waits for it any more, and it must not be done.
+    pub(super) fn take(&self) -> bool {
+        !self.taken.swap(true, Ordering::Relaxed)
+    }
 }
 
 /// What the control thread answers.
@@ -107,7 +116,13 @@ impl Endpoint {
     /// The system has no thread or descriptor left.
     pub(super) fn serve(&self, queries: Sender<Query>, bell: Arc<Bell>) -> io::Result<()> {
         let listener = self.listener.try_clone()?;
-        let desk = Arc::new(Desk { queries, bell, clients: Arc::default(), streams: Arc::default() });
+        let desk = Arc::new(Desk {
+            queries,
+            bell,
+            patience: PATIENCE,
+            clients: Arc::default(),
+            streams: Arc::default(),
+        });
         let accept = move || {
             loop {
                 match listener.accept() {
@@ -155,6 +170,8 @@ impl Drop for Place {
 struct Desk {
     queries: Sender<Query>,
     bell: Arc<Bell>,
+    /// [`PATIENCE`].
+    patience: Duration,
     clients: Arc<AtomicUsize>,
     streams: Arc<AtomicUsize>,
 }
@@ -305,10 +322,18 @@ impl Requests<'_> {
 
 fn ask(command: Command, proposal: Option<Box<Proposal>>, desk: &Desk) -> Result<Answer, Failure> {
     let (answer, answered) = bounded(1);
-    let busy = || Failure::failed("the daemon is busy; try again".to_owned());
-    desk.queries.try_send(Query { command, proposal, answer }).map_err(|_| busy())?;
+    let busy = || Failure::failed("the daemon is busy, and nothing was done; try again".to_owned());
+    let taken = Arc::new(AtomicBool::new(false));
+    let query = Query { command, proposal, answer, taken: Arc::clone(&taken) };
+    desk.queries.try_send(query).map_err(|_| busy())?;
     desk.bell.wake();
-    answered.recv_timeout(PATIENCE).map_err(|_| busy())?
+    let answer = answered.recv_timeout(desk.patience);
+    if answer.is_err() && !taken.swap(true, Ordering::Relaxed) {
+        return Err(busy());
+    }
+    // What has been begun is told of, however long it takes.
+    let answer = answer.or_else(|_| answered.recv());
+    answer.map_err(|_| Failure::failed("the daemon has ended meanwhile".to_owned()))?
 }
 
 /// Records, until there are no more or the client has left. It may take as long over them as it likes: it loses those for

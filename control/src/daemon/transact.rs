@@ -292,6 +292,8 @@ impl Daemon {
             self.put(prepared);
             self.transactions.pending = window.map(|window| {
                 let watch = watch.and_then(|watch| {
+                    // What it asks may be behind one of them.
+                    self.finish_interfaces();
                     let watching = watch.keep(Arc::clone(&self.bell));
                     watching.inspect_err(|error| log::error(format_args!("watch: {error}"))).ok()
                 });
@@ -456,6 +458,7 @@ impl Daemon {
             tunnel.enabled = self.transactions.hands.get(&tunnel.name).copied().unwrap_or(tunnel.enabled);
         }
         let config = self.transactions.numbers.arrange(&self.config, wanted, now);
+        self.interfaces.free(&config);
         let tunnels = self.kept.succeed(&self.config.tunnels, &config.tunnels)?;
         let (mut learned, mut touched) = (self.learned.clone(), BTreeSet::new());
         learned.path_mtus.resize(config.tunnels.len(), None);

@@ -264,3 +264,22 @@ fn streams_leave_room_for_others() {
         assert!(Instant::now() < end, "places are not given back");
     }
 }
+
+#[test]
+fn what_was_not_begun_is_not_done_later_and_what_was_is_told_of() {
+    let (queries, asked) = unbounded();
+    let bell = Arc::new(Bell::new().expect("a bell"));
+    let patience = Duration::from_millis(50);
+    let desk = Desk { queries, bell, patience, clients: Arc::default(), streams: Arc::default() };
+    let failure = ask(Command::Rollback, None, &desk).err().expect("busy");
+    assert!(failure.lines().iter().all(|line| line.contains("nothing was done")), "{failure:?}");
+    assert!(!asked.recv().expect("the query").take());
+    let slow = thread::spawn(move || {
+        let query: Query = asked.recv().expect("the query");
+        assert!(query.take());
+        thread::sleep(5 * patience);
+        drop(query.answer.send(Ok(Answer::Once(json!(7)))));
+    });
+    assert!(matches!(ask(Command::Rollback, None, &desk), Ok(Answer::Once(value)) if value == 7));
+    slow.join().expect("the control thread");
+}
