@@ -5,6 +5,7 @@ import re
 import signal
 import stat
 import time
+from pathlib import Path
 
 import pytest
 
@@ -15,9 +16,9 @@ from traffic import Session, datagrams, ping, pings, start_tool, tool_result, wa
 DATAGRAMS = 3000
 
 
-def command(router, *words):
-    """Runs a command of the daemon's, to whatever end."""
-    return router.namespace.run(CULVERT, *words, "--socket", router.socket, check=False)
+def command(router, *words, socket=True):
+    """Runs a command, of the daemon's unless it has no socket, to whatever end."""
+    return router.namespace.run(CULVERT, *words, *(["--socket", router.socket] if socket else []), check=False)
 
 
 def write(router, text, name="next.toml"):
@@ -241,26 +242,98 @@ def test_killed(sites, confirmed):
     assert (folder / "state.damaged").exists()
 
 
-def test_killed_at_any_moment_of_an_apply(sites):
-    """The old configuration or the new one, whenever the daemon dies."""
+# System calls of the state's way to the disk, in their order; each by its how-manieth one of an apply. Two files are written and
+# renamed, the folder is brought to the disk after each, and the configuration before last goes.
+STEPS = [
+    *((call, nth) for nth in (1, 2) for call in ("fsync", "rename")),
+    *(("fsync", nth) for nth in (3, 4)),
+    ("unlink", 3),
+]
+
+
+def test_killed_at_every_step_of_an_apply(sites):
+    """The old configuration or the new one, and the old one for as long as the new one is not on the disk: strace kills the daemon
+    as it is about to take each step."""
     sites.start(GRE)
     router = sites.r1
     base = sites.configuration(1, GRE)
-    outcomes = set()
-    for turn in range(8):
-        names = {f"t{number}" for number in range(10 * turn, 10 * turn + 30)}
-        before = set(router.show("tunnels"))
-        file = write(router, base + more(30, 10 * turn))
-        words = [CULVERT, "apply", file, "--socket", router.socket]
-        apply = router.namespace.start(*words, name=f"apply-{turn}")
-        time.sleep(0.004 * turn)
-        router.daemon.kill()
-        apply.wait()
+    # There is one before last.
+    assert command(router, "apply", write(router, base + more(1, 900))).returncode == 0
+    assert command(router, "apply", write(router, base + more(1, 901))).returncode == 0
+    outcomes = []
+    for turn, (call, nth) in enumerate(STEPS):
+        before, names = set(router.show("tunnels")), {f"t{number}" for number in range(10 * turn, 10 * turn + 5)}
+        words = ["-f", "-qq", "-o", "/dev/null", "-e", f"trace={call}", "-e", f"inject={call}:signal=KILL:when={nth}"]
+        tracer = router.namespace.start("strace", *words, "-p", router.daemon.pid, name=f"strace-{turn}")
+        wait_for(lambda: "TracerPid:\t0" not in Path(f"/proc/{router.daemon.pid}/status").read_text(), 5, "strace is there")
+        done = command(router, "apply", write(router, base + more(5, 10 * turn)))
+        wait_for(lambda: not router.daemon.running, 5, f"killed at {call} {nth}: {done}")
+        tracer.wait()
+        assert done.returncode == 1
         router.start()
         after = set(router.show("tunnels"))
-        assert after in (before, {"oslo"} | names), turn
-        outcomes.add(after == before)
+        assert after in (before, {"oslo"} | names), (call, nth)
+        outcomes.append(after == before)
+    assert outcomes[0] and not outcomes[-1] and outcomes == sorted(outcomes, reverse=True), outcomes
     wait_ping(sites.h1, host(2, 4))
+
+
+def test_several_at_once(sites):
+    """Of several changes at the same time one is made, and the others are told; so are those who come while it waits."""
+    sites.start(GRE)
+    wait_ping(sites.h1, host(2, 4))
+    router = sites.r1
+    base = sites.configuration(1, GRE)
+    applies = [
+        router.namespace.start(
+            CULVERT, "apply", write(router, base + more(3, 10 * nth), f"{nth}.toml"), "--confirm", "60s", "--socket", router.socket
+        )
+        for nth in range(6)
+    ]
+    codes = [apply.wait() for apply in applies]
+    assert sorted(codes) == [0, 1, 1, 1, 1, 1]
+    assert all("waits to be confirmed" in apply.text() for apply, code in zip(applies, codes) if code)
+    winner = {"oslo", *(f"t{10 * codes.index(0) + number}" for number in range(3))}
+    router.daemon.child.send_signal(signal.SIGHUP)
+    router.daemon.wait_text("is not applied: a change waits to be confirmed")
+    assert set(router.show("tunnels")) == winner
+    ends = [router.namespace.start(CULVERT, "confirm", "--json", "--socket", router.socket) for _ in range(3)]
+    assert sorted(end.wait() for end in ends) == [0, 1, 1]
+    assert set(router.show("tunnels")) == winner
+
+
+def test_a_file_for_each_tunnel(sites):
+    """As configuration management has it: files that come, change and go in conf.d, exit codes, and nothing done twice."""
+    sites.start(GRE)
+    router = sites.r1
+    folder = router.file.with_name(f"{router.namespace.label}-conf.d")
+    folder.mkdir()
+    top = write(router, f'include = ["{folder.name}/*.toml"]\n' + sites.configuration(1, GRE), "top.toml")
+
+    def applied():
+        done = command(router, "apply", top, "--json")
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    assert applied()["changed"] is False
+    sa = '[tunnel.protect]\n[[tunnel.protect.manual]]\ndirection = "{}"\nspi = {}\nsuite = "aes128gcm16"\nkey_file = "{}.key"\n'
+    both = sa.format("out", 1000, "out") + sa.format("in", 1001, "in").split("\n", 1)[1]
+    for name, digit in (("out", "1"), ("in", "2")):
+        (folder / f"{name}.key").write_text(digit * 40)
+        (folder / f"{name}.key").chmod(0o600)
+    (folder / "a.toml").write_text(more(1).replace('protect = "none"\n', both))
+    (folder / "b.toml").write_text(more(1, 1))
+    assert command(router, "check", "-c", top, socket=False).returncode == 0
+    assert command(router, "diff", top).returncode == 3
+    assert set(applied()["tunnels"]) == {"t0", "t1"}
+    assert applied()["changed"] is False and command(router, "diff", top).returncode == 0
+    (folder / "out.key").write_text("3" * 40)
+    (folder / "b.toml").unlink()
+    changed = applied()["tunnels"]
+    assert (changed["t0"]["change"], changed["t1"]["change"]) == ("changed", "removed")
+    (folder / "c.toml").write_text("[[tunnel]]\n")
+    wrong = command(router, "apply", top)
+    assert wrong.returncode == 2 and "c.toml:1" in wrong.stderr and set(router.show("tunnels")) == {"oslo", "t0"}
 
 
 def test_reloaded_and_switched(sites):
