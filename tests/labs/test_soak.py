@@ -1,7 +1,9 @@
-"""A long run: two workers under load both ways while links, the host's table and the configuration change. Afterwards everything is
-where it was at the start: every buffer, the order inside each flow, memory, descriptors. `CULVERT_SOAK_SECONDS` says how long.
+"""A long run: two workers under load both ways while the host's table, the configuration and links change. Afterwards everything is
+where it was at the start: every buffer, memory, descriptors. `CULVERT_SOAK_SECONDS` says how long.
 
-The routers are told their neighbours: a packet that waits for one to be found may leave behind newer ones, on any host."""
+In the first half no link changes, and nothing at all is out of order in any flow, nor lost. In the second half links flap: what waits
+for a station to be found then leaves behind newer packets, up to 16 of them for each station.
+"""
 
 import itertools
 import os
@@ -17,6 +19,7 @@ SECONDS = float(os.environ.get("CULVERT_SOAK_SECONDS", "30"))
 FLOWS, RATE, SIZE = 4, 500, 1000
 AGAIN = 10.0  # seconds until everything works after a change
 GROWTH = 8 << 10  # KiB of memory: what allocators keep, however long it takes
+WAITING = 16  # packets that wait for a station at most (engine/src/exception/waiting.rs)
 # Nothing that happens here explains one of these.
 NEVER = {"esp-auth", "esp-malformed", "slot-broken", "gre-malformed", "ip-malformed", "cleartext-for-protected"}
 
@@ -30,31 +33,19 @@ def test_soak(lab):
     lent = [wait_rest(router) for router in routers]
     assert all(0 < rx and tx == 0 for ports in lent for rx, tx in ports.values()), lent
 
-    ways = [(sites.h1, sites.h2, host(2, 4)), (sites.h2, sites.h1, host(1, 4))]
-    receivers = [start_tool(to, "flows", "receive", address) for _, to, address in ways]
-    for receiver in receivers:
-        receiver.wait_text("ready")
-    senders = [start_tool(of, "flows", "send", address, FLOWS, RATE, SIZE) for of, _, address in ways]
-    end, changes, used = time.monotonic() + SECONDS, 0, []
-    for change in itertools.cycle([apply_routes, wan_link, host_routes, lan_link, apply_routes, cable]):
-        change(sites, changes)
-        changes += 1
-        time.sleep(0.7)
-        # Once everything has happened, everything has its memory.
-        if changes >= 12 or time.monotonic() > end - SECONDS / 2:
-            used.append([resources(router) for router in routers])
-        if time.monotonic() > end:
-            break
-    put_back(sites)
-    works(sites)
-    sent = [tool_result(sender) for sender in senders]
-    seen = [tool_result(receiver) for receiver in receivers]
-    print(changes, "changes; sent:", sent, "seen:", seen, "memory, KiB, and descriptors:", used[0], used[-1])
-
-    for of, at in zip(sent, seen, strict=True):
+    used = []
+    _, ways = run(sites, [apply_routes, host_routes], used)
+    for sent, seen in ways:
+        # A machine that is busy with other things may be late for a ring.
+        assert seen["seen"] > 0.99 * sent["sent"] and seen["flows"] == FLOWS, (sent, seen)
+        assert (seen["disorder"], seen["corrupt"]) == (0, 0), (sent, seen)
+    flaps, ways = run(sites, [wan_link, apply_routes, lan_link, host_routes, cable], used)
+    print(flaps, "changes; sent and seen:", ways, "memory, KiB, and descriptors:", used[0], used[-1])
+    for sent, seen in ways:
         # Each link is down a good part of the time.
-        assert at["seen"] > of["sent"] / 10 and at["flows"] == FLOWS, (of, at)
-        assert (at["disorder"], at["corrupt"]) == (0, 0), at
+        assert seen["seen"] > sent["sent"] / 10 and seen["flows"] == FLOWS, (sent, seen)
+        # On the way there are a station on each LAN and one on each WAN.
+        assert seen["disorder"] <= WAITING * 4 * flaps and seen["corrupt"] == 0, (sent, seen)
     assert datagrams(sites.h1, sites.h2, host(2, 4), count=500, rate=1000) == {
         "unique": 500, "duplicates": 0, "reordered": 0, "corrupt": 0
     }
@@ -67,6 +58,28 @@ def test_soak(lab):
     for first, last in zip(used[0], [resources(router) for router in routers], strict=True):
         assert last[0] <= first[0] + GROWTH, "memory"
         assert last[1] == first[1], "descriptors"
+
+
+def run(sites, changes, used):
+    """Changes, again and again, under load, for half of the time. The number of changes, and what each end has sent and seen."""
+    ends = [(sites.h1, sites.h2, host(2, 4)), (sites.h2, sites.h1, host(1, 4))]
+    receivers = [start_tool(to, "flows", "receive", address) for _, to, address in ends]
+    for receiver in receivers:
+        receiver.wait_text("ready")
+    senders = [start_tool(of, "flows", "send", address, FLOWS, RATE, SIZE) for of, _, address in ends]
+    start = time.monotonic()
+    for number, change in enumerate(itertools.cycle(changes)):
+        change(sites, number)
+        time.sleep(0.7)
+        # Once everything has happened, everything has its memory.
+        if time.monotonic() > start + SECONDS / 4:
+            used.append([resources(router) for router in (sites.r1, sites.r2)])
+        if time.monotonic() > start + SECONDS / 2:
+            break
+    put_back(sites)
+    works(sites)
+    sent = [tool_result(sender) for sender in senders]
+    return number + 1, list(zip(sent, [tool_result(receiver) for receiver in receivers], strict=True))
 
 
 def works(sites):
