@@ -175,6 +175,25 @@ def test_the_service_manager_is_told(sites, tmp_path):
         assert daemon.stop() == 0
 
 
+def test_ready_before_a_thousand_interfaces(sites):
+    """Making so many takes the kernel seconds, for which neither `ready` nor traffic waits; all are there in the end, and gone with
+    the daemon, at once."""
+    count = 1000
+    others = "".join(
+        f'\n[[tunnel]]\nname = "t{number}"\nlocal = "192.0.2.1"\nremote = "198.18.{number // 250}.{number % 250 + 1}"\nprotect = "none"\n'
+        for number in range(count)
+    )
+    sites.r2.start(sites.configuration(2, GRE))
+    sites.r1.start(sites.configuration(1, GRE) + others)
+    last = f"t{count - 1}"
+    assert link(sites.r1.namespace, last) is None
+    wait_ping(sites.h1, host(2, 4))
+    wait_for(lambda: link(sites.r1.namespace, last), 60, "the last interface")
+    assert ping(sites.h1, host(2, 4), count=20).loss == 0
+    assert sites.r1.daemon.stop(signal.SIGTERM, 20) == 0
+    assert [entry["ifname"] for entry in sites.r1.namespace.ip_json("link show type tun")] == []
+
+
 def test_an_interface_that_is_deleted_comes_back(sites):
     """With its addresses, its MTU and the routes into it."""
     sites.start(GRE)

@@ -6,7 +6,8 @@
 //! 2. The socket is taken, so that no second daemon touches the same devices; offloads that a killed daemon has left off are
 //!    put back, and those that are on written down.
 //! 3. The host's state is read, the devices are opened, the first tables built and published (`Daemon::start`).
-//! 4. The tunnels' host interfaces are made, workers and the exception thread started, and steering is set.
+//! 4. The tunnels' host interfaces are made, as many as there is time for (`FIRST_INTERFACES`), workers and the exception thread
+//!    started, and steering is set.
 //! 5. `ready` is printed.
 //!
 //! It runs (`Daemon::run`): what the host, the exception thread or time change ends in new tables, at most every
@@ -94,6 +95,9 @@ pub(crate) use status::schema;
 const DEBOUNCE: Duration = Duration::from_millis(20);
 /// The same while interfaces are made, each of which is a change: tables of thousands of tunnels take longer than a few of those.
 const DEBOUNCE_BEHIND: Duration = Duration::from_millis(500);
+/// How long a start waits for the tunnels' interfaces: with a few hundred, all are there at `ready`. Linux takes a minute for ten
+/// thousand; tunnels forward meanwhile.
+const FIRST_INTERFACES: Duration = Duration::from_millis(500);
 /// How often devices and interfaces are looked after.
 const LOOK: Duration = Duration::from_secs(1);
 /// Questions of clients that wait to be answered, at most.
@@ -340,7 +344,7 @@ impl Daemon {
             let up = daemon.host.link_state(port.link());
             port.follow(up);
         }
-        daemon.finish_interfaces();
+        daemon.begin_interfaces();
         if let Some((tunnel, why)) = daemon.interfaces.trouble() {
             let name = daemon.config.tunnels.get(tunnel).map_or("?", |tunnel| &tunnel.name);
             let failure = Failure::failed(format!("tunnel {name:?}: {why}"));
@@ -411,6 +415,9 @@ impl Daemon {
             self.expire();
             if self.interfaces.are_behind() {
                 self.interfaces.go_on(&self.config, &self.mtus());
+                if !self.interfaces.are_behind() {
+                    log::info("all tunnels' interfaces are made");
+                }
             }
             let now = Instant::now();
             self.feed_watches(now);
@@ -555,6 +562,17 @@ impl Daemon {
         #[cfg(target_os = "linux")]
         self.steering.set(&self.config, &self.view.routes, &mut self.ports);
         self.tell_tunnels();
+    }
+
+    /// Makes the first interfaces.
+    fn begin_interfaces(&mut self) {
+        let end = Instant::now() + FIRST_INTERFACES;
+        while self.interfaces.are_behind() && Instant::now() < end {
+            self.interfaces.go_on(&self.config, &self.mtus());
+        }
+        if self.interfaces.are_behind() {
+            log::info("interfaces of tunnels are still being made; all tunnels forward");
+        }
     }
 
     /// Makes all interfaces that there should be, however long it takes.
