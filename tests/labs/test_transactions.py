@@ -3,6 +3,7 @@
 import json
 import re
 import signal
+import socket
 import stat
 import time
 from pathlib import Path
@@ -16,9 +17,9 @@ from traffic import Session, datagrams, ping, pings, start_tool, tool_result, wa
 DATAGRAMS = 3000
 
 
-def command(router, *words, socket=True):
-    """Runs a command, of the daemon's unless it has no socket, to whatever end."""
-    return router.namespace.run(CULVERT, *words, *(["--socket", router.socket] if socket else []), check=False)
+def command(router, *words, asks=True):
+    """Runs a command, of the daemon's unless it asks nobody, to whatever end."""
+    return router.namespace.run(CULVERT, *words, *(["--socket", router.socket] if asks else []), check=False)
 
 
 def write(router, text, name="next.toml"):
@@ -128,6 +129,41 @@ def test_refused_as_a_whole(sites):
     for words, says in ((["confirm"], "nothing waits"), (["rollback"], "nothing to go back to")):
         done = command(router, *words)
         assert done.returncode == 1 and says in done.stderr
+    wait_ping(sites.h1, host(2, 4))
+
+
+def test_nonsense_from_a_client(sites):
+    """A time to confirm in that no clock has is refused, and the daemon goes on."""
+    sites.start(GRE)
+    text = sites.configuration(1, GRE) + more(1)
+    files = {"c.toml": {"mode": 0o600, "content": {"text": text}}}
+    body = json.dumps({"top": "c.toml", "files": files, "lists": {}, "again": []}).encode()
+    for more_said, says in (
+        ({"confirm": 2**64 - 1}, "confirm: give 1 to 86400 seconds"),
+        ({"confirm": 0}, "confirm: give"),
+        ({"watch": ["192.0.2.9"] * 17}, "at most 16"),
+        ({"watch": ["192.0.2"]}, "invalid IP address"),
+    ):
+        request = {"version": 1, "command": "apply", "length": len(body), **more_said}
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(sites.r1.socket))
+            client.sendall(json.dumps(request).encode() + b"\n" + body)
+            answer = json.loads(client.makefile().readline())
+        assert answer["code"] == 2 and says in answer["error"], answer
+    assert set(sites.r1.show("tunnels")) == {"oslo"}
+
+
+def test_a_rollback_is_not_refused(sites):
+    """What ran before would be refused as a change by now, as the host leads a tunnel of it into the other. It runs again all the
+    same, and that tunnel is held, as it would have been."""
+    sites.start(GRE)
+    router = sites.r1
+    assert command(router, "apply", write(router, sites.configuration(1, GRE) + more(1))).returncode == 0
+    assert command(router, "apply", router.file, "--confirm", "2s").returncode == 0
+    router.namespace.ip("route add 198.18.0.1/32 dev oslo")
+    wait_for(lambda: "t0" in router.show("tunnels"), 5, "it is taken back")
+    assert router.show("tunnels")["t0"]["nesting"]["path"] == ["t0", "oslo"]
+    assert command(router, "confirm").returncode == 1
     wait_ping(sites.h1, host(2, 4))
 
 
@@ -323,7 +359,7 @@ def test_a_file_for_each_tunnel(sites):
         (folder / f"{name}.key").chmod(0o600)
     (folder / "a.toml").write_text(more(1).replace('protect = "none"\n', both))
     (folder / "b.toml").write_text(more(1, 1))
-    assert command(router, "check", "-c", top, socket=False).returncode == 0
+    assert command(router, "check", "-c", top, asks=False).returncode == 0
     assert command(router, "diff", top).returncode == 3
     assert set(applied()["tunnels"]) == {"t0", "t1"}
     assert applied()["changed"] is False and command(router, "diff", top).returncode == 0
