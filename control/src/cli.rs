@@ -184,6 +184,9 @@ pub struct Run {
     /// Folder that keeps what was applied, across restarts: /var/db/culvert, or beside another socket than the usual one
     #[arg(long, value_name = "DIR", value_hint = clap::ValueHint::DirPath)]
     pub state: Option<PathBuf>,
+    /// Keep all privileges, and let debuggers in: to find out whether a limit is in the way
+    #[arg(long)]
+    pub unlimited: bool,
 }
 
 /// Arguments of `culvert apply`.

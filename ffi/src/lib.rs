@@ -4,7 +4,7 @@
 //!
 //! Beside it, the messages of FreeBSD's routing sockets and of the sysctls of the same kind (route(4)), by the names
 //! of `<net/route.h>`, `<net/if.h>` and `<net/if_dl.h>`; and the requests by which an interface's offloads are read and
-//! set, those of FreeBSD's `<net/if.h>` and of Linux's `<linux/ethtool.h>`.
+//! set, those of FreeBSD's `<net/if.h>` and of Linux's `<linux/ethtool.h>`; and what Linux does with system calls that a filter refuses.
 //!
 //! How a port is opened with it:
 //! 1. open [`NETMAP_DEVICE_NAME`];
@@ -40,6 +40,8 @@ mod ioctl;
 pub mod layout;
 mod option;
 mod pointer;
+#[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
+mod refused;
 mod request;
 mod ring;
 mod route;
@@ -52,6 +54,8 @@ pub use interface::{SIOCGIFCAP, SIOCSIFCAP, ethtool_drvinfo, ethtool_value, ifre
 pub use ioctl::*;
 pub use option::*;
 pub use pointer::*;
+#[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
+pub use refused::{fail_refused_calls, refused_calls};
 pub use request::*;
 pub use ring::*;
 pub use route::*;

@@ -174,6 +174,9 @@ class Router:
         status = self.daemon.stop(signal.SIGTERM, STOPPED)
         if status != 0:
             raise Trouble(f"{self.daemon.name} ended with {status}:\n{self.daemon.text()}")
+        refused = [line for line in self.daemon.text().splitlines() if "system call" in line and "was refused" in line]
+        if refused:
+            raise Trouble(f"{self.daemon.name} lacks system calls: {refused}")
 
     def show(self, what):
         """What `culvert show WHAT --json` says under the name of what was asked."""

@@ -4,7 +4,7 @@
 //! It starts ([`run`]):
 //! 1. The configuration is loaded; everything that is wrong with it, or that cannot be run, is told, and nothing was changed.
 //! 2. The socket is taken, so that no second daemon touches the same devices; offloads that a killed daemon has left off are
-//!    put back, and those that are on written down.
+//!    put back, and those that are on written down. Then privileges that are not needed any more are given up.
 //! 3. The host's state is read, the devices are opened, the first tables built and published (`Daemon::start`).
 //! 4. The tunnels' host interfaces are made, as many as there is time for (`FIRST_INTERFACES`), workers and the exception thread
 //!    started, and steering is set.
@@ -29,6 +29,7 @@ mod log;
 mod lookout;
 mod offloads;
 mod placed;
+mod privileges;
 mod server;
 mod service;
 mod show;
@@ -73,6 +74,7 @@ use self::follow::Host;
 use self::hold::{Holds, Placed};
 use self::interfaces::TunnelInterfaces;
 use self::offloads::OffloadFile;
+use self::privileges::{Needs, Privileges};
 use self::server::{Endpoint, Query};
 use self::service::Signals;
 use self::threads::{Others, WorkerThread};
@@ -109,6 +111,9 @@ const QUERIES: usize = 64;
 /// Code 2 where the configuration is wrong or cannot be run; nothing was changed then. Code 1 where something cannot be had
 /// from the system; everything is given back then.
 pub fn run(arguments: &cli::Run) -> Result<(), Failure> {
+    if !arguments.unlimited {
+        privileges::keep_secrets();
+    }
     let (config, warnings, sources) = Config::load_with_sources(&arguments.config)?;
     log::configure(&config.log, arguments.log);
     warnings.iter().for_each(log::warn);
@@ -123,12 +128,18 @@ pub fn run(arguments: &cli::Run) -> Result<(), Failure> {
     let reload = Arc::new(AtomicBool::new(false));
     let endpoint = Endpoint::bind(&arguments.socket).map_err(Failure::failed)?;
     let folder = transact::folder(arguments.state.as_deref(), &arguments.socket);
+    let written = vec![folder.path().to_owned(), privileges::folder_of(&arguments.socket)];
     let proposal = Proposal { sources, config, warnings, watch: None };
     let transactions = Transactions::open(folder, &arguments.config, proposal);
     let offloads = OffloadFile::beside(&arguments.socket);
     offloads.restore();
     offloads.note(transactions.config()).map_err(Failure::failed)?;
-    let started = Daemon::start(transactions, &bell, &stop);
+    let privileges = if arguments.unlimited {
+        Ok(Privileges::all())
+    } else {
+        privileges::limit(&Needs { read: &arguments.config, written })
+    };
+    let started = privileges.and_then(|privileges| Daemon::start(transactions, privileges, &bell, &stop));
     if started.is_err() {
         // All has been given back.
         offloads.remove();
@@ -214,6 +225,7 @@ struct Daemon {
     /// Where traces and captures are opened.
     taps: Arc<Taps>,
     transactions: Transactions,
+    privileges: Privileges,
     #[cfg(target_os = "linux")]
     steering: steering::Steering,
 }
@@ -258,6 +270,7 @@ impl Daemon {
     /// Steps 3 and 4.
     fn start(
         transactions: Transactions,
+        privileges: Privileges,
         bell: &Arc<Bell>,
         stop: &Arc<AtomicBool>,
     ) -> Result<Daemon, Failure> {
@@ -334,6 +347,7 @@ impl Daemon {
             watches: Watches::default(),
             taps,
             transactions,
+            privileges,
             #[cfg(target_os = "linux")]
             steering: steering::Steering::default(),
             config,
@@ -645,6 +659,7 @@ impl Daemon {
             }
         }
         log::look_after();
+        privileges::tell_refused();
         let mtus = self.mtus();
         if self.interfaces.restore(&self.config, &mtus) {
             self.note_change();
@@ -718,6 +733,7 @@ impl Daemon {
     fn stop(mut self) {
         std::mem::take(&mut self.watches).end("the daemon ends");
         drop(std::mem::take(&mut self.ports));
+        privileges::tell_refused();
         self.interfaces.remove();
         let workers: Vec<_> = self.workers.into_iter().map(WorkerThread::stop).collect();
         let exceptions = self.exceptions.map(ExceptionThread::stop);

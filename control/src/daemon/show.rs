@@ -7,6 +7,7 @@ use anstyle::Style;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use super::privileges::Privileges;
 use super::status::{
     CarpStatus, NeighbourStatus, PortStatus, RouteStatus, SaStatus, Sas, TunnelStatus, What, WorkerStatus,
 };
@@ -85,6 +86,7 @@ fn tables(what: What, result: &Value, colours: bool) -> Result<String, serde_jso
         What::Neighbours => neighbours(&read(value)?),
         What::Drops => drops(&read(value)?),
         What::Carp => return carp(&read(value)?),
+        What::Privileges => privileges(&read(value)?),
         What::Config => return Ok(serde_json::to_string_pretty(value)? + "\n"),
     };
     let filled = tables.into_iter().filter(|table| !table.is_empty());
@@ -98,6 +100,16 @@ fn tables(what: What, result: &Value, colours: bool) -> Result<String, serde_jso
 
 fn read<T: DeserializeOwned>(value: &Value) -> Result<T, serde_json::Error> {
     T::deserialize(value)
+}
+
+fn privileges(privileges: &Privileges) -> Vec<Table> {
+    let mut limits = Table::new(2, ["privilege", "has"]);
+    for (what, value) in privileges.lines() {
+        limits.row([what.to_owned(), value]);
+    }
+    let mut missing = Table::new(1, ["limit that is not in force"]);
+    privileges.missing.iter().for_each(|why| missing.row([why.clone()]));
+    vec![limits, missing]
 }
 
 fn ports(ports: &BTreeMap<String, PortStatus>) -> Vec<Table> {

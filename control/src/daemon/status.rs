@@ -30,6 +30,8 @@ pub enum What {
     Carp,
     /// Packets dropped, by reason
     Drops,
+    /// What the daemon may still do, and what it has given up
+    Privileges,
     /// The configuration as it is understood, without keys
     Config,
 }
@@ -46,6 +48,7 @@ impl What {
             What::Neighbours => "neighbours",
             What::Carp => "carp",
             What::Drops => "drops",
+            What::Privileges => "privileges",
             What::Config => "config",
         }
     }
@@ -325,6 +328,7 @@ pub(crate) mod schema {
 
     use serde_json::Value;
 
+    use super::super::privileges::Privileges;
     use super::{CarpStatus, NeighbourStatus, PortStatus, RouteStatus, Sas, TunnelStatus, WorkerStatus};
 
     /// The result of `show`, which has one of these keys, and a record of `watch`, which has those that were asked for.
@@ -345,6 +349,7 @@ pub(crate) mod schema {
         carp: Option<CarpStatus>,
         /// Packets by reason; those that there were any of.
         drops: Option<BTreeMap<String, u64>>,
+        privileges: Option<Privileges>,
         /// The configuration with all its defaults, in the file's own words, without anything secret.
         config: Option<Value>,
     }

@@ -33,6 +33,7 @@ impl Daemon {
             // The configuration of a tunnel that needs it is refused.
             What::Carp => value(&CarpStatus { followed: false }),
             What::Drops => value(&self.show_drops()),
+            What::Privileges => value(&self.privileges),
             What::Config => Ok(status::configuration(&self.config)),
         }?;
         Ok(Value::Object(Map::from_iter([(what.name().to_owned(), value)])))

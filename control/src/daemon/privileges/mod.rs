@@ -1,0 +1,151 @@
+//! What the daemon gives up, so that whoever takes it over has little: it reads packets from anybody, and holds keys.
+//!
+//! 1. [`keep_secrets`], before a key is read: no core dump, nobody looks into the process, files are their owner's alone.
+//! 2. [`limit`], before the first device is opened and the first thread started: so every thread is limited, and whatever works
+//!    at the start works later as well, for ports that come back and tunnels that are added.
+//! 3. [`tell_refused`], from time to time: a system call that was refused is either missing in our list, or somebody's attempt.
+//!
+//! What is in force is logged and shown (`culvert show privileges`). What the system has no means for is told, and goes without.
+
+#[cfg(target_os = "linux")]
+mod linux;
+#[cfg(target_os = "linux")]
+mod system_calls;
+#[cfg(all(test, target_os = "linux"))]
+mod tests;
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use nix::sys::stat::{Mode, umask};
+use nix::unistd::geteuid;
+use rustix::process::{Resource, Rlimit, setrlimit};
+use serde::{Deserialize, Serialize};
+
+use super::log;
+use crate::Failure;
+
+/// What the daemon is limited to.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(deny_unknown_fields))]
+pub(super) struct Privileges {
+    /// Number of the user that it runs as.
+    pub(super) user: u32,
+    /// Whether the kernel may write its memory to a file when it crashes.
+    pub(super) core_dumps: bool,
+    /// The capabilities that it has (capabilities(7)); null: all that its user has.
+    pub(super) capabilities: Option<Vec<String>>,
+    /// Whether programs that it started could have more rights than it has.
+    pub(super) new_privileges: bool,
+    /// How many system calls it can use; null: all.
+    pub(super) system_calls: Option<usize>,
+    /// Folders that it can change files in; null: all that its user can.
+    pub(super) writable: Option<Vec<PathBuf>>,
+    /// Limits that are not in force, and why.
+    pub(super) missing: Vec<String>,
+}
+
+/// What the daemon needs later, whatever it gives up.
+pub(super) struct Needs<'a> {
+    /// Files that it reads again.
+    pub(super) read: &'a Path,
+    /// Folders that it makes, changes and removes files in.
+    pub(super) written: Vec<PathBuf>,
+}
+
+/// Step 1. What the system refuses here, [`limit`] tells.
+pub(super) fn keep_secrets() {
+    umask(Mode::from_bits_truncate(0o077));
+    // Where it is refused, the process cannot be dumped either.
+    let _ = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) });
+    #[cfg(target_os = "linux")]
+    {
+        use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+        let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
+    }
+    #[cfg(target_os = "freebsd")]
+    {
+        use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+        let _ = set_dumpable_behavior(None, DumpableBehavior::NotDumpable);
+    }
+}
+
+/// Step 2.
+///
+/// # Errors
+/// Code 2: with what is left, the daemon could not read its configuration again.
+pub(super) fn limit(needs: &Needs<'_>) -> Result<Privileges, Failure> {
+    let core_dumps = rustix::process::getrlimit(Resource::Core).maximum != Some(0);
+    let mut privileges =
+        Privileges { user: geteuid().as_raw(), core_dumps, new_privileges: true, ..Privileges::default() };
+    #[cfg(target_os = "linux")]
+    linux::limit(needs, &mut privileges);
+    #[cfg(target_os = "freebsd")]
+    match rustix::process::set_no_new_privs(None) {
+        Ok(()) => privileges.new_privileges = false,
+        Err(error) => privileges.missing.push(format!("no new privileges: {error}")),
+    }
+    if let Err(error) = File::open(needs.read) {
+        let path = needs.read.display();
+        let remedy = "give it to the daemon's user (chown), or run with --unlimited";
+        return Err(Failure::usage(format!(
+            "{path}: cannot be read with the privileges that the daemon keeps: {error}; {remedy}"
+        )));
+    }
+    privileges.tell();
+    Ok(privileges)
+}
+
+/// Step 3.
+pub(super) fn tell_refused() {
+    #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
+    for number in netmap_sys::refused_calls() {
+        log::error(format_args!(
+            "system call {number} was refused: it is not among those that the daemon needs; where something does not work for want of it, run with --unlimited"
+        ));
+    }
+}
+
+/// The folder that a file is in.
+pub(super) fn folder_of(path: &Path) -> PathBuf {
+    match path.parent() {
+        Some(folder) if folder != Path::new("") => folder.to_owned(),
+        _ => PathBuf::from("."),
+    }
+}
+
+impl Privileges {
+    /// With `--unlimited`.
+    pub(super) fn all() -> Privileges {
+        let missing = vec!["all: --unlimited".to_owned()];
+        Privileges { user: geteuid().as_raw(), new_privileges: true, missing, ..Privileges::default() }
+    }
+
+    fn tell(&self) {
+        for missing in &self.missing {
+            log::warn(format_args!("privileges: a limit is not in force: {missing}"));
+        }
+        let limits = self.lines().into_iter().map(|(what, value)| format!("{what} {value}"));
+        log::info(format_args!("privileges: {}", limits.collect::<Vec<_>>().join("; ")));
+    }
+
+    /// What there is to show, but for what is missing.
+    pub(super) fn lines(&self) -> Vec<(&'static str, String)> {
+        let all = || "all".to_owned();
+        let joined = |names: &Vec<String>| if names.is_empty() { "none".to_owned() } else { names.join(" ") };
+        let mut lines = vec![
+            ("user", self.user.to_string()),
+            ("capabilities", self.capabilities.as_ref().map_or_else(all, joined)),
+            ("new privileges", if self.new_privileges { "possible" } else { "none" }.to_owned()),
+            ("system calls", self.system_calls.map_or_else(all, |count| count.to_string())),
+            ("core dumps", if self.core_dumps { "possible" } else { "none" }.to_owned()),
+        ];
+        match &self.writable {
+            Some(folders) => {
+                lines.extend(folders.iter().map(|folder| ("writes in", folder.display().to_string())))
+            }
+            None => lines.push(("writes in", all())),
+        }
+        lines
+    }
+}
