@@ -50,6 +50,7 @@ pub(super) struct Needs<'a> {
     /// Files that it reads again.
     pub(super) read: &'a Path,
     /// Folders that it makes, changes and removes files in.
+    #[cfg_attr(not(target_os = "linux"), expect(dead_code, reason = "Linux alone can limit it to these"))]
     pub(super) written: Vec<PathBuf>,
 }
 
