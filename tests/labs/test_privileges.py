@@ -30,7 +30,7 @@ def test_what_is_given_up(sites):
     for thread in threads:
         sets = {name: int(thread[name], 16) for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")}
         assert sets == {"CapInh": 0, "CapPrm": KEPT, "CapEff": KEPT, "CapBnd": KEPT, "CapAmb": 0}, thread["Name"]
-        assert (thread["NoNewPrivs"], thread["Seccomp"], thread["Seccomp_filters"]) == ("1", "2", "2"), thread["Name"]
+        assert (thread["NoNewPrivs"], thread["Seccomp"], thread["Seccomp_filters"]) == ("1", "2", "3"), thread["Name"]
         assert thread["Umask"] == "0077"
     limits = Path(f"/proc/{pid}/limits").read_text().splitlines()
     [core] = [line.split() for line in limits if line.startswith("Max core file size")]
