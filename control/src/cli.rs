@@ -1,6 +1,8 @@
 //! The command line: what may be typed, in types, with help, completions and the manual page generated from them. It
 //! only reads arguments; what the commands do is elsewhere.
 
+pub mod complete;
+
 use std::collections::HashSet;
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -53,6 +55,10 @@ pub enum Action {
     Tunnel(Tunnel),
     /// Show what the daemon is doing
     Show(Show),
+    /// Watch tunnels, workers and drops on the terminal, live
+    Top(Top),
+    /// Print what the daemon measures, as Prometheus reads it
+    Metrics(Metrics),
     /// Say what becomes of a packet to an address, and why
     Explain(Explain),
     /// Show what befalls the next packets, stage by stage
@@ -254,7 +260,7 @@ pub struct Tunnel {
     #[arg(value_name = "ACTION")]
     pub action: TunnelAction,
     /// The tunnel's name
-    #[arg(value_name = "NAME")]
+    #[arg(value_name = "NAME", add = complete::tunnels())]
     pub name: String,
     /// Print one JSON object
     #[arg(long)]
@@ -354,7 +360,7 @@ pub struct Trace {
 #[derive(Args, Debug)]
 pub struct Capture {
     /// The port or tunnel; port:NAME and tunnel:NAME tell one from the other
-    #[arg(value_name = "PORT|TUNNEL")]
+    #[arg(value_name = "PORT|TUNNEL", add = complete::ports_and_tunnels())]
     pub target: String,
     /// The file to write; - is standard output
     #[arg(short, long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
@@ -394,6 +400,25 @@ pub struct Import {
     /// Print the configuration and the report as one JSON object
     #[arg(long)]
     pub json: bool,
+}
+
+/// Arguments of `culvert top`.
+#[derive(Args, Debug)]
+pub struct Top {
+    /// UNIX socket that the daemon listens on
+    #[arg(long, value_name = "PATH", default_value = daemon::SOCKET, value_hint = clap::ValueHint::FilePath)]
+    pub socket: PathBuf,
+    /// From one look to the next
+    #[arg(long, value_name = "SECONDS", default_value_t = 1, value_parser = value_parser!(u32).range(1..=60))]
+    pub every: u32,
+}
+
+/// Arguments of `culvert metrics`.
+#[derive(Args, Debug)]
+pub struct Metrics {
+    /// UNIX socket that the daemon listens on
+    #[arg(long, value_name = "PATH", default_value = daemon::SOCKET, value_hint = clap::ValueHint::FilePath)]
+    pub socket: PathBuf,
 }
 
 /// Arguments of `culvert completions`.
@@ -496,17 +521,6 @@ fn port_file(text: &str) -> Result<PortFile, String> {
         }
         _ => Err("write the port's name, '=' and a file, such as wan=wan.pcap".to_owned()),
     }
-}
-
-/// Writes the completion script for `shell`.
-///
-/// # Errors
-/// Whatever writing to `out` gives.
-pub fn write_completions(shell: Shell, out: &mut dyn Write) -> io::Result<()> {
-    // Through a buffer: the generator panics where it cannot write, such as into a closed pipe.
-    let mut script = Vec::new();
-    clap_complete::generate(shell, &mut Cli::command(), "culvert", &mut script);
-    out.write_all(&script)
 }
 
 /// Writes the manual page of the whole program, in roff: what stands at the top of the command line, then one section
@@ -660,18 +674,6 @@ mod tests {
     }
 
     #[test]
-    fn completions_know_every_command() {
-        for shell in Shell::value_variants() {
-            let mut script = Vec::new();
-            write_completions(*shell, &mut script).unwrap();
-            let script = String::from_utf8(script).unwrap();
-            for word in ["replay", "bench", "check", "run", "show", "completions", "man", "demo"] {
-                assert!(script.contains(word), "{shell} {word}");
-            }
-        }
-    }
-
-    #[test]
     fn a_closed_pipe_is_an_error() {
         struct Closed;
         impl Write for Closed {
@@ -682,7 +684,7 @@ mod tests {
                 Ok(())
             }
         }
-        assert!(write_completions(Shell::Bash, &mut Closed).is_err());
+        assert!(complete::write_script(Shell::Bash, &mut Closed).is_err());
         assert!(write_man(&mut Closed).is_err());
     }
 }

@@ -18,6 +18,7 @@ pub mod filter;
 pub mod import;
 pub mod interface;
 pub mod lab;
+pub mod metrics;
 pub mod nesting;
 pub mod plan;
 pub mod replay;
@@ -40,6 +41,12 @@ use cli::{Action, Cli};
 /// # Errors
 /// What went wrong, ready to be shown.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<(), Failure> {
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    match cli::complete::answer(&arguments) {
+        Ok(true) => return Ok(()),
+        Ok(false) => {}
+        Err(error) => return Err(Failure::arguments(&error)),
+    }
     let cli = match Cli::from_args(arguments) {
         Ok(cli) => cli,
         // `--help` and `--version` are asked for, and go to standard output.
@@ -58,12 +65,14 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<(), Failure>
         Action::Rollback(arguments) => transaction::client::rollback(arguments),
         Action::Diff(arguments) => transaction::client::diff(arguments),
         Action::Tunnel(arguments) => transaction::client::tunnel(arguments),
+        Action::Metrics(arguments) => metrics::run(arguments),
+        Action::Top(arguments) => daemon::top(arguments),
         Action::Show(arguments) => daemon::show(arguments),
         Action::Trace(arguments) => trace::run(arguments),
         Action::Capture(arguments) => capture::run(arguments),
         Action::Explain(arguments) => explain::run(arguments),
         Action::Completions(arguments) => {
-            cli::write_completions(arguments.shell, &mut io::stdout().lock()).map_err(Failure::stdout)
+            cli::complete::write_script(arguments.shell, &mut io::stdout().lock()).map_err(Failure::stdout)
         }
         Action::Man => cli::write_man(&mut io::stdout().lock()).map_err(Failure::stdout),
     }

@@ -19,7 +19,8 @@ pub fn age(seconds: f64) -> String {
 
 /// A number with three digits and the letter of its thousands: `0`, `999`, `1.23k`, `45.6M`, in 5 characters.
 pub fn short(number: f64) -> String {
-    let mut number = number.max(0.0);
+    // The sum of nothing is -0.
+    let mut number = if number > 0.0 { number } else { 0.0 };
     for letter in ["", "k", "M", "G", "T", "P", "E"] {
         // What would be rounded up to 1000 has the next letter.
         if number < 999.5 {
@@ -74,7 +75,7 @@ mod tests {
     #[test]
     fn numbers_have_three_digits() {
         let shown =
-            [0.0, 0.4, 999.4, 999.6, 1234.0, 9_996.0, 12_345.0, 999_499.0, 999_500.0, 1e19].map(short);
+            [-0.0, 0.4, 999.4, 999.6, 1234.0, 9_996.0, 12_345.0, 999_499.0, 999_500.0, 1e19].map(short);
         assert_eq!(shown, ["0", "0", "999", "1.00k", "1.23k", "10.0k", "12.3k", "999k", "1.00M", "10.0E"]);
     }
 

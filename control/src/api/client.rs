@@ -28,7 +28,18 @@ pub(crate) fn call(path: &Path, command: &Command) -> Result<Value, Failure> {
 /// # Errors
 /// As [`call`].
 pub(crate) fn call_with(path: &Path, command: &Command, body: &[u8]) -> Result<Value, Failure> {
-    let (_, outcome) = Connection::ask(path, command, body)?;
+    Connection::ask(path, command, body, PATIENCE).and_then(|(_, outcome)| once(outcome))
+}
+
+/// The same, where the daemon may take so long.
+///
+/// # Errors
+/// It is not there, takes longer, or what it answers.
+pub(crate) fn call_within(path: &Path, command: &Command, patience: Duration) -> Result<Value, Failure> {
+    Connection::ask(path, command, &[], patience).and_then(|(_, outcome)| once(outcome))
+}
+
+fn once(outcome: Option<Value>) -> Result<Value, Failure> {
     outcome
         .ok_or_else(|| Failure::failed("the daemon's answer: a stream where none was asked for".to_owned()))
 }
@@ -42,7 +53,7 @@ impl Stream {
     /// # Errors
     /// It is not there, or what it answers.
     pub(crate) fn open(path: &Path, command: &Command) -> Result<Stream, Failure> {
-        let (connection, outcome) = Connection::ask(path, command, &[])?;
+        let (connection, outcome) = Connection::ask(path, command, &[], PATIENCE)?;
         match outcome {
             None => Ok(Stream(connection)),
             Some(_) => Err(Failure::failed("the daemon's answer: a stream was asked for".to_owned())),
@@ -90,7 +101,12 @@ struct Connection {
 
 impl Connection {
     /// Asks, and takes the reply: its result, or `None` where records follow.
-    fn ask(path: &Path, command: &Command, body: &[u8]) -> Result<(Connection, Option<Value>), Failure> {
+    fn ask(
+        path: &Path,
+        command: &Command,
+        body: &[u8],
+        patience: Duration,
+    ) -> Result<(Connection, Option<Value>), Failure> {
         let unreachable = |error: io::Error| {
             let hint = match error.kind() {
                 io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
@@ -103,8 +119,8 @@ impl Connection {
             Failure::failed(format!("{}: {error}{hint}", path.display()))
         };
         let mut stream = UnixStream::connect(path).map_err(unreachable)?;
-        stream.set_read_timeout(Some(PATIENCE)).map_err(unreachable)?;
-        stream.set_write_timeout(Some(PATIENCE)).map_err(unreachable)?;
+        stream.set_read_timeout(Some(patience)).map_err(unreachable)?;
+        stream.set_write_timeout(Some(patience)).map_err(unreachable)?;
         match stream.write_all(&command.to_line()).and_then(|()| stream.write_all(body)) {
             // A daemon that has no place for us says so, and does not listen.
             Err(error) if error.kind() != io::ErrorKind::BrokenPipe => return Err(unreachable(error)),

@@ -75,6 +75,8 @@ pub enum Command {
         #[serde(default = "second")]
         every: u64,
     },
+    /// What is measured, in Prometheus' text format.
+    Metrics {},
     /// What befalls the next packets: a stream.
     Trace {
         /// Which packets: an expression. Empty: all.

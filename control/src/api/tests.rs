@@ -14,6 +14,7 @@ fn command() -> impl Strategy<Value = Command> {
         what().prop_map(|what| Command::Show { what }),
         (any::<u64>(), any::<Option<u64>>(), proptest::collection::vec(any::<std::net::IpAddr>(), 0..4))
             .prop_map(|(length, confirm, watch)| Command::Apply { length, confirm, watch }),
+        Just(Command::Metrics {}),
         (proptest::collection::vec(what(), 0..9), any::<u64>())
             .prop_map(|(what, every)| Command::Watch { what, every }),
         (

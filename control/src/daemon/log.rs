@@ -11,7 +11,7 @@ use std::fmt::Display;
 use std::io::{self, Write};
 use std::panic::Location;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{LazyLock, Mutex, PoisonError};
+use std::sync::{LazyLock, Mutex, OnceLock, PoisonError};
 use std::time::{Instant, SystemTime};
 
 use self::limit::{Limits, Verdict};
@@ -25,9 +25,18 @@ static LEVEL: AtomicU8 = AtomicU8::new(Level::Info as u8);
 static FORM: AtomicU8 = AtomicU8::new(0);
 static LIMITS: LazyLock<Mutex<Limits>> = LazyLock::new(Mutex::default);
 
-/// From now on, the log is as `[log]` says, but for the level where one was given on the command line.
-pub(super) fn configure(log: &config::Log, level: Option<Level>) {
-    LEVEL.store(level.unwrap_or(log.level) as u8, Ordering::Relaxed);
+/// The level that the command line gave, if it did.
+static GIVEN: OnceLock<Level> = OnceLock::new();
+
+/// From now on, this level goes before that of `[log]`.
+pub(super) fn give_level(level: Level) {
+    // It is given once.
+    let _ = GIVEN.set(level);
+}
+
+/// From now on, the log is as `[log]` says, but for a level that was given.
+pub(super) fn configure(log: &config::Log) {
+    LEVEL.store(GIVEN.get().copied().unwrap_or(log.level) as u8, Ordering::Relaxed);
     FORM.store(Form::of(log.format, line::is_journal()).number(), Ordering::Relaxed);
 }
 

@@ -27,6 +27,7 @@ mod interfaces;
 mod live;
 mod log;
 mod lookout;
+mod metrics;
 mod offloads;
 mod placed;
 mod privileges;
@@ -41,6 +42,7 @@ mod taps;
 #[cfg(test)]
 mod tests;
 mod threads;
+mod top;
 mod transact;
 mod view;
 mod watch;
@@ -92,6 +94,7 @@ pub use show::run as show;
 pub use status::What;
 #[cfg(test)]
 pub(crate) use status::schema;
+pub use top::run as top;
 
 /// How long changes are collected before tables are built of them: a link that comes up brings a dozen within this time.
 const DEBOUNCE: Duration = Duration::from_millis(20);
@@ -115,7 +118,10 @@ pub fn run(arguments: &cli::Run) -> Result<(), Failure> {
         privileges::keep_secrets();
     }
     let (config, warnings, sources) = Config::load_with_sources(&arguments.config)?;
-    log::configure(&config.log, arguments.log);
+    if let Some(level) = arguments.log {
+        log::give_level(level);
+    }
+    log::configure(&config.log);
     warnings.iter().for_each(log::warn);
     let refused: Vec<Problem> = refuse(&config).into_iter().chain(devices::refuse(&config)).collect();
     if !refused.is_empty() {
@@ -131,6 +137,8 @@ pub fn run(arguments: &cli::Run) -> Result<(), Failure> {
     let written = vec![folder.path().to_owned(), privileges::folder_of(&arguments.socket)];
     let proposal = Proposal { sources, config, warnings, watch: None };
     let transactions = Transactions::open(folder, &arguments.config, proposal);
+    log::configure(&transactions.config().log);
+    let metrics = transactions.config().metrics.listen.and_then(metrics::Endpoint::bind);
     let offloads = OffloadFile::beside(&arguments.socket);
     offloads.restore();
     offloads.note(transactions.config()).map_err(Failure::failed)?;
@@ -149,6 +157,7 @@ pub fn run(arguments: &cli::Run) -> Result<(), Failure> {
     let (queries, asked) = bounded(QUERIES);
     let ready = signals
         .deliver(stop, Arc::clone(&reload), Arc::clone(&bell))
+        .and_then(|()| metrics.map_or(Ok(()), |metrics| metrics.serve(queries.clone(), Arc::clone(&bell))))
         .and_then(|()| endpoint.serve(queries, bell))
         .map_err(failed)
         .and_then(|()| say_ready());

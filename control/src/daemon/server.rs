@@ -58,6 +58,11 @@ pub(super) struct Query {
 }
 
 impl Query {
+    /// One that only looks at what there is: done too late, it does no harm.
+    pub(super) fn look(command: Command, answer: Sender<Result<Answer, Failure>>) -> Query {
+        Query { command, proposal: None, answer, taken: Arc::default() }
+    }
+
     /// The control thread begins. False: nobody waits for it any more, and it must not be done.
     pub(super) fn take(&self) -> bool {
         !self.taken.swap(true, Ordering::Relaxed)

@@ -551,6 +551,7 @@ impl Daemon {
         self.holds = self.holds.without(moved.into_iter());
         self.holds.remember(&placed, now);
         self.transactions.numbers.took_over(&self.config.tunnels, &config.tunnels, now);
+        log::configure(&config.log);
         let before = std::mem::replace(&mut self.config, config);
         (self.made_of, self.learned) = (made_of, learned);
         self.told.tunnels.resize(self.config.tunnels.len(), None);

@@ -39,7 +39,7 @@ impl Daemon {
         Ok(Value::Object(Map::from_iter([(what.name().to_owned(), value)])))
     }
 
-    fn show_ports(&self) -> BTreeMap<&str, PortStatus> {
+    pub(super) fn show_ports(&self) -> BTreeMap<&str, PortStatus> {
         let ports = self.config.ports.iter().zip(&self.ports).zip(&self.view.links).enumerate();
         let port = |(number, ((config, port), (mac, mtu))): (usize, ((_, &OpenPort), &(_, u16)))| {
             let config: &crate::config::Port = config;
@@ -69,7 +69,7 @@ impl Daemon {
         ports.map(port).collect()
     }
 
-    fn show_workers(&self) -> Vec<WorkerStatus> {
+    pub(super) fn show_workers(&self) -> Vec<WorkerStatus> {
         let running = self.started.elapsed().as_secs_f64();
         let mut counts = vec![Counts::default(); self.workers.len()];
         for tunnel in &self.kept.tunnels {
@@ -89,7 +89,7 @@ impl Daemon {
         self.workers.iter().zip(counts).enumerate().map(worker).collect()
     }
 
-    fn show_tunnels(&self) -> BTreeMap<&str, TunnelStatus> {
+    pub(super) fn show_tunnels(&self) -> BTreeMap<&str, TunnelStatus> {
         let tables = self.tables.load();
         let tunnels = self.config.tunnels.iter().zip(tables.tunnels()).zip(&self.kept.tunnels).enumerate();
         let tunnels = tunnels.filter(|(_, ((config, _), _))| !config.is_vacant());
@@ -116,7 +116,7 @@ impl Daemon {
         status.collect()
     }
 
-    fn show_sas(&self) -> BTreeMap<&str, Sas> {
+    pub(super) fn show_sas(&self) -> BTreeMap<&str, Sas> {
         let tunnels = self.config.tunnels.iter().zip(&self.kept.tunnels);
         let sas = tunnels.filter_map(|(config, kept)| {
             let reports = report::sas(config, kept.outbound.iter().map(|sa| &**sa), &kept.inbound)?;

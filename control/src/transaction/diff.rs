@@ -276,8 +276,11 @@ fn engine(before: &Config, after: &Config) -> Option<Change> {
 /// What cannot be changed while packets flow.
 fn restart(before: &Config, after: &Config, changes: &Changes) -> Vec<String> {
     let mut why = Vec::new();
-    if changes.engine.is_some() {
-        why.push("engine: its settings are made at the start".to_owned());
+    if let Some(change) = &changes.engine {
+        let alive = |setting: &String| setting.starts_with("log.");
+        if change.settings.is_empty() || !change.settings.keys().all(alive) {
+            why.push("engine: its settings are made at the start".to_owned());
+        }
     }
     for (name, change) in &changes.ports {
         match change.change {

@@ -1,0 +1,244 @@
+//! What the daemon measures, as Prometheus reads it, and the endpoint that gives it.
+//!
+//! A series for each port, worker, tunnel, SA and reason of drops, none for any two of them: a router with 10,000 tunnels has
+//! some 80,000. Names that come and go (neighbours, routes) are only counted.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use crossbeam::channel::{Sender, bounded};
+use culvert_engine::drops::Reason;
+use serde_json::Value;
+
+use super::Daemon;
+use super::bell::Bell;
+use super::log;
+use super::server::{Answer, Query};
+use super::status::PortStatus;
+use crate::api::Command;
+use crate::metrics::exposition::{Exposition, Kind};
+use crate::metrics::http;
+use crate::report::{Counts, Numbers};
+
+/// How long the control thread may take.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The endpoint's socket, not served yet.
+pub(super) struct Endpoint(TcpListener);
+
+impl Endpoint {
+    /// Listens. Where the address is taken, or not ours, the daemon says so and goes on without: packets matter more.
+    pub(super) fn bind(address: SocketAddr) -> Option<Endpoint> {
+        let told = |error: &io::Error| {
+            log::error(format_args!(
+                "metrics, listen: {address}: {error}; culvert metrics has them, restart culvert to listen"
+            ));
+        };
+        TcpListener::bind(address).map(Endpoint).inspect_err(told).ok()
+    }
+
+    /// Answers scrapers from now on: `queries` go to the thread that `bell` wakes.
+    ///
+    /// # Errors
+    /// The system has no thread left.
+    pub(super) fn serve(self, queries: Sender<Query>, bell: Arc<Bell>) -> io::Result<()> {
+        http::serve(self.0, move || {
+            let busy = || "the daemon is busy; try again".to_owned();
+            let (answer, answered) = bounded(1);
+            queries.try_send(Query::look(Command::Metrics {}, answer)).map_err(|_| busy())?;
+            bell.wake();
+            match answered.recv_timeout(PATIENCE) {
+                Ok(Ok(Answer::Once(Value::String(page)))) => Ok(page),
+                Ok(Err(failure)) => Err(failure.lines().join("; ")),
+                Ok(Ok(_)) | Err(_) => Err(busy()),
+            }
+        })
+    }
+}
+
+/// What is counted of a port.
+type OfPort = fn(&PortStatus) -> u64;
+
+/// A state as a number.
+fn flag(is: bool) -> u8 {
+    u8::from(is)
+}
+
+impl Daemon {
+    /// Everything that is measured, in Prometheus' text format.
+    pub(super) fn metrics(&self) -> String {
+        let mut text = Exposition::default();
+        let version = env!("CARGO_PKG_VERSION");
+        text.family(Kind::Gauge, "culvert_build_info", "Always 1; the label tells the version.")
+            .sample(&[("version", version)], 1);
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let start = now.saturating_sub(self.started.elapsed()).as_secs_f64();
+        text.family(Kind::Gauge, "culvert_start_time_seconds", "When the daemon was started, since 1970.")
+            .sample(&[], format_args!("{start:.3}"));
+        self.measure_ports(&mut text);
+        self.measure_workers(&mut text);
+        self.measure_tunnels(&mut text);
+        self.measure_sas(&mut text);
+        let mut drops = text.family(Kind::Counter, "culvert_drops_total", "Packets dropped, by reason.");
+        for reason in Reason::ALL {
+            let count: u64 = self.counters.iter().map(|counters| counters.dropped(*reason)).sum();
+            drops.sample(&[("reason", reason.name())], count);
+        }
+        text.family(Kind::Gauge, "culvert_routes", "Routes of the engine.")
+            .sample(&[], self.view.routes.len());
+        text.family(
+            Kind::Gauge,
+            "culvert_neighbours",
+            "Stations on the links of ports whose addresses are known.",
+        )
+        .sample(&[], self.view.neighbours.len());
+        text.into_text()
+    }
+
+    fn measure_ports(&self, text: &mut Exposition) {
+        let ports = self.show_ports();
+        let mut up = text.family(Kind::Gauge, "culvert_port_up", "Whether the port has its device and link.");
+        for (name, port) in &ports {
+            up.sample(&[("port", name), ("device", &port.device)], flag(port.health == "attached"));
+        }
+        let mut mtu = text.family(Kind::Gauge, "culvert_port_mtu_bytes", "The longest IP packet.");
+        ports.iter().for_each(|(name, port)| mtu.sample(&[("port", name)], port.mtu));
+        let families: [(_, _, OfPort); 4] = [
+            ("culvert_port_receive_frames_total", "Frames received.", |port| port.rx),
+            ("culvert_port_transmit_frames_total", "Frames sent.", |port| port.tx),
+            (
+                "culvert_port_receive_lost_frames_total",
+                "Frames that the device could not give to the engine.",
+                |port| port.rx_lost,
+            ),
+            ("culvert_port_transmit_lost_frames_total", "Frames that the device did not take.", |port| {
+                port.tx_lost
+            }),
+        ];
+        for (metric, help, of) in families {
+            let mut family = text.family(Kind::Counter, metric, help);
+            ports.iter().for_each(|(name, port)| family.sample(&[("port", name)], of(port)));
+        }
+    }
+
+    fn measure_workers(&self, text: &mut Exposition) {
+        let workers = self.show_workers();
+        let numbered = || workers.iter().map(|worker| (worker.worker.to_string(), worker));
+        let mut frames = text.family(Kind::Counter, "culvert_worker_frames_total", "Frames handled.");
+        numbered().for_each(|(number, worker)| frames.sample(&[("worker", &number)], worker.frames));
+        let mut cpu = text.family(Kind::Counter, "culvert_worker_cpu_seconds_total", "Processor time used.");
+        numbered().for_each(|(number, worker)| cpu.sample(&[("worker", &number)], worker.cpu_seconds));
+        let names = [
+            ("culvert_worker_receive_packets_total", "Packets that the worker took out of tunnels."),
+            ("culvert_worker_receive_bytes_total", "Bytes of packets that the worker took out of tunnels."),
+            ("culvert_worker_transmit_packets_total", "Packets that the worker put into tunnels."),
+            ("culvert_worker_transmit_bytes_total", "Bytes of packets that the worker put into tunnels."),
+        ];
+        let counts: Vec<_> = numbered().map(|(number, worker)| (number, worker.counts)).collect();
+        measure_counts(
+            text,
+            "worker",
+            names,
+            counts.iter().map(|(number, counts)| (number.as_str(), *counts)),
+        );
+    }
+
+    fn measure_tunnels(&self, text: &mut Exposition) {
+        let tunnels = self.show_tunnels();
+        let mut up =
+            text.family(Kind::Gauge, "culvert_tunnel_up", "Whether packets can be sent into the tunnel.");
+        tunnels.iter().for_each(|(name, tunnel)| up.sample(&[("tunnel", name)], flag(tunnel.state == "up")));
+        let mut held = text.family(
+            Kind::Gauge,
+            "culvert_tunnel_held",
+            "Whether the tunnel is kept off a route that leads it into more tunnels than it may be in.",
+        );
+        tunnels
+            .iter()
+            .for_each(|(name, tunnel)| held.sample(&[("tunnel", name)], flag(tunnel.nesting.is_some())));
+        let mut mtu =
+            text.family(Kind::Gauge, "culvert_tunnel_mtu_bytes", "The longest packet inside the tunnel.");
+        tunnels.iter().for_each(|(name, tunnel)| mtu.sample(&[("tunnel", name)], tunnel.mtu));
+        let names = [
+            ("culvert_tunnel_receive_packets_total", "Packets that came out of the tunnel."),
+            ("culvert_tunnel_receive_bytes_total", "Bytes of packets that came out of the tunnel."),
+            ("culvert_tunnel_transmit_packets_total", "Packets that went into the tunnel."),
+            ("culvert_tunnel_transmit_bytes_total", "Bytes of packets that went into the tunnel."),
+        ];
+        measure_counts(text, "tunnel", names, tunnels.iter().map(|(name, tunnel)| (*name, tunnel.counts)));
+    }
+
+    fn measure_sas(&self, text: &mut Exposition) {
+        let sas = self.show_sas();
+        let all: Vec<_> = sas
+            .iter()
+            .flat_map(|(tunnel, sas)| {
+                sas.iter().map(move |sa| (*tunnel, format!("{:#010x}", sa.report.spi), sa))
+            })
+            .collect();
+        let labelled = || {
+            all.iter().map(|(tunnel, spi, sa)| {
+                let direction = sa.report.direction.as_str();
+                ([("tunnel", *tunnel), ("direction", direction), ("spi", spi.as_str())], sa)
+            })
+        };
+        let mut age = text.family(Kind::Gauge, "culvert_sa_age_seconds", "Time since the SA was installed.");
+        labelled().for_each(|(labels, sa)| age.sample(&labels, format_args!("{:.3}", sa.age)));
+        let mut live = text.family(Kind::Gauge, "culvert_sa_live", "0: its numbers are used up.");
+        labelled().for_each(|(labels, sa)| live.sample(&labels, flag(sa.report.state == "live")));
+        let mut number = text.family(
+            Kind::Gauge,
+            "culvert_sa_sequence_number",
+            "Numbers used by an SA that sends, the highest received by one that receives.",
+        );
+        for (labels, sa) in labelled() {
+            let (Numbers::Out { used: last, .. } | Numbers::In { highest: last }) = sa.report.numbers;
+            number.sample(&labels, last);
+        }
+        let mut remaining = text.family(
+            Kind::Gauge,
+            "culvert_sa_remaining_packets",
+            "Packets that an SA that sends can still send.",
+        );
+        for (labels, sa) in labelled() {
+            if let Numbers::Out { remaining: left, .. } = sa.report.numbers {
+                remaining.sample(&labels, left);
+            }
+        }
+    }
+}
+
+/// Four families: packets and bytes, out of tunnels and into them, by `label`.
+fn measure_counts<'a>(
+    text: &mut Exposition,
+    label: &str,
+    names: [(&'static str, &'static str); 4],
+    of: impl Iterator<Item = (&'a str, Counts)> + Clone,
+) {
+    let counts: [fn(&Counts) -> u64; 4] = [
+        |counts| counts.in_packets,
+        |counts| counts.in_bytes,
+        |counts| counts.out_packets,
+        |counts| counts.out_bytes,
+    ];
+    for ((name, help), count) in names.into_iter().zip(counts) {
+        let mut family = text.family(Kind::Counter, name, help);
+        of.clone().for_each(|(value, counts)| family.sample(&[(label, value)], count(&counts)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_an_address_the_daemon_goes_on() {
+        let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = taken.local_addr().expect("its address");
+        assert!(Endpoint::bind(address).is_none());
+        drop(taken);
+        assert!(Endpoint::bind(address).is_some());
+    }
+}
