@@ -18,6 +18,7 @@ use clap_mangen::roff::{Roff, roman};
 
 use crate::config::{LogLevel, Suite};
 use crate::daemon;
+use crate::keys::vici;
 
 /// GRE over ESP for routers, on netmap rings
 #[derive(Debug, Parser)]
@@ -187,6 +188,9 @@ pub struct Run {
     /// Write log lines from this level on, whatever the configuration says
     #[arg(long, value_name = "LEVEL", value_parser = log_levels())]
     pub log: Option<LogLevel>,
+    /// UNIX socket at which strongSwan's daemon takes requests (VICI)
+    #[arg(long, value_name = "PATH", default_value = vici::SOCKET, value_hint = clap::ValueHint::FilePath)]
+    pub vici: PathBuf,
     /// Folder that keeps what was applied, across restarts: /var/db/culvert, or beside another socket than the usual one
     #[arg(long, value_name = "DIR", value_hint = clap::ValueHint::DirPath)]
     pub state: Option<PathBuf>,

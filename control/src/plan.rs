@@ -27,7 +27,7 @@ use culvert_engine::wire::ethernet::MacAddr;
 use crate::Failure;
 use crate::config::{
     Config, Encapsulation, Local, Mac, Manual, ManualSa, Mode, Mtu, Payload, Port, Position, Prefix, Problem,
-    Protect, RouteTarget, Suite, Tunnel,
+    Protect, RouteTarget, Suite, Tunnel, UdpEncap,
 };
 use crate::nesting::{Detours, Nesting};
 use crate::transaction::ledger::{Ledger, Refused};
@@ -101,6 +101,8 @@ pub struct KeptTunnel {
     pub outbound: Vec<Arc<OutboundSa>>,
     /// The SAs that receive, in the configuration's order.
     pub inbound: Vec<Arc<InboundSa>>,
+    /// The UDP ports of its packets, where that was negotiated.
+    pub udp: Option<tunnel::UdpEncap>,
     /// Its counters, one for each worker.
     pub counters: TunnelCounterSet,
     /// GRE sequence numbers.
@@ -155,7 +157,7 @@ impl Kept {
                 (Some(kept), Some(before)) => {
                     let same = before.sequence && tunnel.sequence && same_ends(before, tunnel);
                     let sequences = if same { kept.sequences } else { Arc::default() };
-                    KeptTunnel { outbound: Vec::new(), inbound: Vec::new(), sequences, ..kept }
+                    KeptTunnel { outbound: Vec::new(), inbound: Vec::new(), udp: None, sequences, ..kept }
                 }
                 (None, _) | (_, None) => KeptTunnel::new(&mut bank),
             };
@@ -179,6 +181,7 @@ impl KeptTunnel {
         KeptTunnel {
             outbound: Vec::new(),
             inbound: Vec::new(),
+            udp: None,
             counters: bank.take(),
             sequences: Arc::default(),
             installed: Instant::now(),
@@ -467,11 +470,11 @@ fn protection(tunnel: &Tunnel, kept: &KeptTunnel) -> Option<Protection> {
         Protect::None => return None,
         Protect::Manual(manual) => {
             let udp = manual.outbound().and_then(|sa| sa.udp_encap);
-            let udp = udp.map(|udp| tunnel::UdpEncap { source: udp.source, destination: udp.destination });
-            (manual.mode, manual.pad, udp)
+            (manual.mode, manual.pad, udp.map(self::udp))
         }
         // Whether a translator is on the way shows when IKE speaks (RFC 7296 section 2.23): until then there is room for UDP.
-        Protect::Ike(ike) => (ike.mode, ike.pad, Some(NAT_TRAVERSAL)),
+        Protect::Ike(ike) if kept.outbound.is_empty() => (ike.mode, ike.pad, Some(NAT_TRAVERSAL)),
+        Protect::Ike(ike) => (ike.mode, ike.pad, kept.udp),
     };
     let mode = match mode {
         Mode::Transport => esp::Mode::Transport,
@@ -512,6 +515,11 @@ pub fn suite(suite: Suite) -> esp::Suite {
         Suite::Aes256Gcm16 => esp::Suite::Aes256Gcm16,
         Suite::ChaCha20Poly1305 => esp::Suite::ChaCha20Poly1305,
     }
+}
+
+/// The engine's form of UDP ports.
+pub fn udp(udp: UdpEncap) -> tunnel::UdpEncap {
+    tunnel::UdpEncap { source: udp.source, destination: udp.destination }
 }
 
 fn mac(mac: Mac) -> MacAddr {

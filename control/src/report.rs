@@ -6,7 +6,7 @@ use culvert_engine::counters::{TunnelCounterSet, TunnelCounters};
 use culvert_engine::esp::{InboundSa, OutboundSa};
 use serde::{Deserialize, Serialize};
 
-use crate::config::{Direction, ManualSa, Protect, Tunnel};
+use crate::config::{Direction, ManualSa, Protect, Suite, Tunnel};
 
 /// Packets and bytes of inner packets, all workers' added up.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -95,22 +95,27 @@ pub fn sas<'a>(
                 .find(|inbound| inbound.spi() == sa.spi)
                 .map(|inbound| Numbers::In { highest: inbound.window().highest() }),
         }?;
-        let last = if sa.esn { u64::MAX } else { u64::from(u32::MAX) };
-        let exhausted = match numbers {
-            Numbers::Out { remaining, .. } => remaining == 0,
-            Numbers::In { highest } => highest == last,
-        };
-        let direction = match sa.direction {
-            Direction::Out => "out",
-            Direction::In => "in",
-        };
-        Some(SaReport {
-            direction: direction.to_owned(),
-            spi: sa.spi,
-            suite: sa.suite.name().to_owned(),
-            numbers,
-            state: if exhausted { "exhausted" } else { "live" }.to_owned(),
-        })
+        Some(sa_report(sa.direction, sa.spi, sa.suite, sa.esn, numbers))
     };
     Some(manual.sas.iter().filter_map(report).collect())
+}
+
+/// What is reported of an SA whose sequence numbers stand there.
+pub fn sa_report(direction: Direction, spi: u32, suite: Suite, esn: bool, numbers: Numbers) -> SaReport {
+    let last = if esn { u64::MAX } else { u64::from(u32::MAX) };
+    let exhausted = match numbers {
+        Numbers::Out { remaining, .. } => remaining == 0,
+        Numbers::In { highest } => highest == last,
+    };
+    let direction = match direction {
+        Direction::Out => "out",
+        Direction::In => "in",
+    };
+    SaReport {
+        direction: direction.to_owned(),
+        spi,
+        suite: suite.name().to_owned(),
+        numbers,
+        state: if exhausted { "exhausted" } else { "live" }.to_owned(),
+    }
 }

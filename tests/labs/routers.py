@@ -150,7 +150,7 @@ class Router:
 
     def __init__(self, namespace, site):
         self.namespace, self.site = namespace, site
-        self.daemon, self.starts = None, 0
+        self.daemon, self.starts, self.arguments = None, 0, []
         folder = namespace.lab.folder
         folder.mkdir(parents=True, exist_ok=True)
         self.file = folder / f"{namespace.label}.toml"
@@ -163,7 +163,7 @@ class Router:
             self.file.write_text(configuration)
             self.file.chmod(0o600)
         self.starts += 1
-        words = [CULVERT, "run", "-c", self.file, "--socket", self.socket]
+        words = [CULVERT, "run", "-c", self.file, "--socket", self.socket, *self.arguments]
         self.daemon = self.namespace.start(*words, name=f"culvert-{self.starts}")
         self.daemon.wait_text("ready", READY)
         assert "ready" in self.daemon.out.read_text().splitlines(), self.daemon.text()

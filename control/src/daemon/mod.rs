@@ -28,6 +28,7 @@ mod live;
 mod log;
 mod lookout;
 mod metrics;
+mod negotiation;
 mod offloads;
 mod placed;
 mod privileges;
@@ -83,6 +84,7 @@ use self::threads::{Others, WorkerThread};
 use self::transact::{Proposal, Transactions};
 use self::watch::Watches;
 use crate::config::{Config, Local, Problem, Protect, Tunnel};
+use crate::keys::Keys;
 use crate::plan::{self, Kept};
 use crate::routes::HostTables;
 use crate::{Failure, cli, replay};
@@ -147,7 +149,10 @@ pub fn run(arguments: &cli::Run) -> Result<(), Failure> {
     } else {
         privileges::limit(&Needs { read: &arguments.config, written })
     };
-    let started = privileges.and_then(|privileges| Daemon::start(transactions, privileges, &bell, &stop));
+    let woken = Arc::clone(&bell);
+    let keys = Keys::new(negotiation::places(&arguments.socket, &arguments.vici), move || woken.wake());
+    let started =
+        privileges.and_then(|privileges| Daemon::start(transactions, privileges, keys, &bell, &stop));
     if started.is_err() {
         // All has been given back.
         offloads.remove();
@@ -186,14 +191,6 @@ fn refuse(config: &Config) -> Vec<Problem> {
                 why: format!("{} is an address that CARP gives, and CARP is not followed yet", tunnel.local),
                 remedy: "give the address itself: local = \"192.0.2.1\"".to_owned(),
                 at: Some(tunnel.at.clone()),
-            });
-        }
-        if let Protect::Ike(ike) = &tunnel.protect {
-            problems.push(Problem {
-                what: format!("tunnel {:?}, protect", tunnel.name),
-                why: "its keys are negotiated by IKE, which is not followed yet".to_owned(),
-                remedy: "give it fixed SAs, [[tunnel.protect.manual]], instead of `ike`".to_owned(),
-                at: Some(ike.at.clone()),
             });
         }
     }
@@ -235,6 +232,9 @@ struct Daemon {
     taps: Arc<Taps>,
     transactions: Transactions,
     privileges: Privileges,
+    keys: Keys,
+    /// Counts changes of negotiated SAs.
+    generation: u64,
     #[cfg(target_os = "linux")]
     steering: steering::Steering,
 }
@@ -254,6 +254,8 @@ struct MadeOf {
     links: Vec<Link>,
     stations: BTreeMap<(usize, IpAddr), MacAddr>,
     path_mtus: Vec<Option<u16>>,
+    /// Of negotiated SAs.
+    generation: u64,
 }
 
 /// What is shown of the tables.
@@ -280,6 +282,7 @@ impl Daemon {
     fn start(
         transactions: Transactions,
         privileges: Privileges,
+        keys: Keys,
         bell: &Arc<Bell>,
         stop: &Arc<AtomicBool>,
     ) -> Result<Daemon, Failure> {
@@ -300,6 +303,7 @@ impl Daemon {
             links: host.links(),
             stations: BTreeMap::new(),
             path_mtus: learned.path_mtus.clone(),
+            generation: 0,
         };
         let (mut holds, now) = (Holds::default(), Instant::now());
         let built = assemble::build(&known(&config, &kept, &made_of, &holds, now))
@@ -357,6 +361,8 @@ impl Daemon {
             taps,
             transactions,
             privileges,
+            keys,
+            generation: 0,
             #[cfg(target_os = "linux")]
             steering: steering::Steering::default(),
             config,
@@ -374,6 +380,7 @@ impl Daemon {
             daemon.stop();
             return Err(failure);
         }
+        daemon.steer_keys();
         // What the tunnels' interfaces brought about on the host.
         daemon.host.follow();
         daemon.rebuild();
@@ -443,6 +450,7 @@ impl Daemon {
                 }
             }
             let now = Instant::now();
+            self.follow_keys(now);
             self.feed_watches(now);
             self.host.remind(now);
             if now >= self.look {
@@ -466,6 +474,7 @@ impl Daemon {
         let due = self.watches.due().map_or(due, |next| due.min(next));
         let due = self.transactions.due().map_or(due, |next| due.min(next));
         let due = if self.interfaces.are_behind() { Instant::now() } else { due };
+        let due = self.keys.deadline().map_or(due, |next| due.min(next));
         // Rounded up, so as not to look in vain.
         let wait = due.saturating_duration_since(Instant::now()) + Duration::from_micros(999);
         let wait = PollTimeout::try_from(wait).unwrap_or(PollTimeout::from(1_000_u16));
@@ -475,7 +484,8 @@ impl Daemon {
             waited.push(PollFd::new(self.host.wait_fd(), PollFlags::POLLIN));
         }
         self.bell.lie_down();
-        if self.events.is_empty() && queries.is_empty() && !self.stop.load(Ordering::Relaxed) {
+        let silent = self.events.is_empty() && queries.is_empty() && self.keys.is_silent();
+        if silent && !self.stop.load(Ordering::Relaxed) {
             // Whatever it says: what there is to do is looked for.
             let _ = poll(&mut waited, wait);
         }
@@ -527,6 +537,7 @@ impl Daemon {
             links: self.host.links(),
             stations: self.learned.stations.clone(),
             path_mtus: self.learned.path_mtus.clone(),
+            generation: self.generation,
         };
         let now = Instant::now();
         if made_of == self.made_of && self.holds.deadline().is_none_or(|deadline| now < deadline) {
@@ -691,7 +702,7 @@ impl Daemon {
             return Err(format!("nested: {}", detour.path(&self.config)));
         }
         if !matches!(config.protect, Protect::None) && tunnel.outbound().next().is_none() {
-            return down("no SA");
+            return Err(self.keys.trouble(&config.name).unwrap_or_else(|| "no SA".to_owned()));
         }
         let port = match tunnel.way_out() {
             Err(culvert_engine::drops::Reason::NoNeighbour) => return down("no neighbour"),

@@ -3,12 +3,10 @@
 //! Each client has a thread of its own, of which there are [`CLIENTS`] at most. It reads requests, has the control thread answer
 //! them (`commands.rs`), and writes what is answered; so a client that is slow, silent or broken holds up nobody but itself.
 
-use std::fs;
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
@@ -16,7 +14,6 @@ use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, Sender, bounded};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::stat::{Mode, umask};
 use nix::unistd::geteuid;
 use zeroize::Zeroizing;
 
@@ -27,6 +24,7 @@ use super::stream::Records;
 use super::transact::Proposal;
 use crate::Failure;
 use crate::api::{Command, Line, Reply, line};
+use crate::socket::{self, Listener};
 
 /// Where the daemon listens unless told otherwise.
 pub const SOCKET: &str = "/var/run/culvert.sock";
@@ -79,39 +77,16 @@ pub(super) enum Answer {
     Stream(Records),
 }
 
-/// The socket and its file, which goes away with it.
-pub(super) struct Endpoint {
-    listener: UnixListener,
-    path: PathBuf,
-    file: Option<(u64, u64)>,
-}
+/// The socket that is listened at.
+pub(super) struct Endpoint(Listener);
 
 impl Endpoint {
-    /// Listens at `path`. The file of a daemon that has died is replaced.
+    /// Listens at `path`.
     ///
     /// # Errors
-    /// Another daemon listens there, something else is there, or the system refuses; in words.
+    /// As [`Listener::bind`].
     pub(super) fn bind(path: &Path) -> Result<Endpoint, String> {
-        let about = |why: &dyn std::fmt::Display| format!("socket {}: {why}", path.display());
-        match fs::symlink_metadata(path) {
-            Ok(metadata) if !metadata.file_type().is_socket() => {
-                return Err(about(&"there is a file that is no socket; choose another place with --socket"));
-            }
-            Ok(_) if UnixStream::connect(path).is_ok() => {
-                return Err(about(
-                    &"another daemon listens there; stop it, or choose another place with --socket",
-                ));
-            }
-            Ok(_) => fs::remove_file(path).map_err(|error| about(&error))?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(about(&error)),
-        }
-        // Nobody else may use it from its first moment on. No other thread makes files now.
-        let before = umask(Mode::from_bits_truncate(0o177));
-        let listener = UnixListener::bind(path);
-        umask(before);
-        let listener = listener.map_err(|error| about(&error))?;
-        Ok(Endpoint { listener, path: path.to_owned(), file: identity(path) })
+        Listener::bind(path).map(Endpoint)
     }
 
     /// Answers clients from a thread of its own, which lives as long as the process: `queries` go to the thread that `bell`
@@ -120,7 +95,7 @@ impl Endpoint {
     /// # Errors
     /// The system has no thread or descriptor left.
     pub(super) fn serve(&self, queries: Sender<Query>, bell: Arc<Bell>) -> io::Result<()> {
-        let listener = self.listener.try_clone()?;
+        let listener = self.0.try_clone()?;
         let desk = Arc::new(Desk {
             queries,
             bell,
@@ -139,19 +114,6 @@ impl Endpoint {
         };
         thread::Builder::new().name("api".to_owned()).spawn(accept).map(drop)
     }
-}
-
-impl Drop for Endpoint {
-    fn drop(&mut self) {
-        // Not another daemon's, which has taken the place meanwhile.
-        if self.file.is_some() && identity(&self.path) == self.file {
-            let _ = fs::remove_file(&self.path);
-        }
-    }
-}
-
-fn identity(path: &Path) -> Option<(u64, u64)> {
-    fs::symlink_metadata(path).ok().map(|metadata| (metadata.dev(), metadata.ino()))
 }
 
 /// A client that leaves makes room for another.
@@ -186,7 +148,7 @@ fn admit(stream: UnixStream, desk: &Arc<Desk>) {
         return;
     }
     let refuse = |why: &str| drop(send(&stream, &line(&refusal(why))));
-    match peer(&stream) {
+    match socket::peer(&stream) {
         Ok(uid) if uid == 0 || uid == geteuid().as_raw() => {}
         Ok(uid) => {
             log::warn(format_args!("socket: user {uid} was refused"));
@@ -210,19 +172,6 @@ fn admit(stream: UnixStream, desk: &Arc<Desk>) {
 
 fn refusal(why: &str) -> Reply {
     Err(Failure::failed(why.to_owned())).into()
-}
-
-/// The user behind the other end.
-#[cfg(target_os = "linux")]
-fn peer(stream: &UnixStream) -> nix::Result<u32> {
-    use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
-    getsockopt(stream, PeerCredentials).map(|credentials| credentials.uid())
-}
-
-/// The user behind the other end.
-#[cfg(target_os = "freebsd")]
-fn peer(stream: &UnixStream) -> nix::Result<u32> {
-    nix::unistd::getpeereid(stream).map(|(uid, _)| uid.as_raw())
 }
 
 /// Answers one client until it leaves.

@@ -434,16 +434,20 @@ impl Daemon {
     /// New keys for a tunnel.
     ///
     /// # Errors
-    /// There is no such tunnel, or nobody negotiates its keys.
-    pub(super) fn rekey(&self, name: &str) -> Result<Value, Failure> {
-        let why = match self.named(name)?.protect {
-            Protect::None => "it is not protected, and has no keys",
+    /// There is no such tunnel, nobody negotiates its keys, or it has none yet.
+    pub(super) fn rekey(&mut self, name: &str) -> Result<Value, Failure> {
+        let rekeyed = match self.named(name)?.protect {
+            Protect::None => Err("it is not protected, and has no keys".to_owned()),
             Protect::Manual(_) => {
-                "its keys are fixed, and nobody negotiates others: change them and their SPIs on both ends, and `culvert apply` them"
+                Err("its keys are fixed, and nobody negotiates others: change them and their SPIs on both \
+                 ends, and `culvert apply` them"
+                    .to_owned())
             }
-            Protect::Ike(_) => "its keys are negotiated by IKE, which is not followed yet",
+            Protect::Ike(_) => self.keys.rekey(name),
         };
-        Err(Failure::failed(format!("tunnel {name:?}: {why}")))
+        rekeyed
+            .map(|()| json!({"rekeying": name}))
+            .map_err(|why| Failure::failed(format!("tunnel {name:?}: {why}")))
     }
 
     fn named(&self, name: &str) -> Result<&Tunnel, Failure> {
@@ -496,6 +500,7 @@ impl Daemon {
             links: self.host.links(),
             stations: learned.stations.clone(),
             path_mtus: learned.path_mtus.clone(),
+            generation: self.generation,
         };
         let moved = |number: &usize| {
             let remote =
@@ -563,6 +568,7 @@ impl Daemon {
         self.take_view(routes, placed, &setup);
         self.interfaces.change(&before, &self.config, &touched);
         self.put_to_use(setup);
+        self.steer_keys();
         self.note_change();
     }
 }

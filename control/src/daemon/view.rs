@@ -1,6 +1,7 @@
 //! What the control thread answers: its own state as the values of [`super::status`].
 
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 use culvert_engine::drops::Reason;
 use culvert_engine::ring::Health;
@@ -118,7 +119,12 @@ impl Daemon {
 
     pub(super) fn show_sas(&self) -> BTreeMap<&str, Sas> {
         let tunnels = self.config.tunnels.iter().zip(&self.kept.tunnels);
+        let now = Instant::now();
         let sas = tunnels.filter_map(|(config, kept)| {
+            if let Some(reports) = self.keys.report(&config.name, now) {
+                let status = |(report, age): (_, Duration)| SaStatus { report, age: age.as_secs_f64() };
+                return Some((config.name.as_str(), reports.map(status).collect()));
+            }
             let reports = report::sas(config, kept.outbound.iter().map(|sa| &**sa), &kept.inbound)?;
             let age = kept.installed.elapsed().as_secs_f64();
             let sas = reports.into_iter().map(|report| SaStatus { report, age }).collect();

@@ -1,7 +1,10 @@
 //! A daemon that is played, and its clients.
 
+use std::fs;
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
 
 use crossbeam::channel::{Receiver, unbounded};
 use serde_json::json;

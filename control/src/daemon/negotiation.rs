@@ -1,0 +1,46 @@
+//! Tunnels whose keys strongSwan negotiates: their SAs are put to work as they come and go, and charon hears that they are.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use super::{Daemon, log};
+use crate::keys::Places;
+
+/// Where charon's plugin finds a daemon whose socket is at `socket`.
+pub(super) fn places(socket: &Path, vici: &Path) -> Places {
+    let mut plugin = socket.as_os_str().to_owned();
+    plugin.push(".keys");
+    Places { vici: vici.to_owned(), plugin: PathBuf::from(plugin) }
+}
+
+impl Daemon {
+    /// The tunnels are those of the configuration from now on.
+    pub(super) fn steer_keys(&mut self) {
+        let counters = self.kept.tunnels.iter().map(|kept| &kept.counters);
+        if let Err(why) = self.keys.steer(self.config.tunnels.iter().zip(counters), Instant::now()) {
+            log::error(format_args!("keys cannot be negotiated: {why}"));
+        }
+        self.install_keys();
+    }
+
+    /// Takes in what charon and its SAs have come to, and has it in force before charon goes on.
+    pub(super) fn follow_keys(&mut self, now: Instant) {
+        if self.keys.follow(now) {
+            self.install_keys();
+            self.rebuild();
+            self.tell_tunnels();
+        }
+        self.keys.settle();
+    }
+
+    fn install_keys(&mut self) {
+        for (tunnel, kept) in self.config.tunnels.iter().zip(&mut self.kept.tunnels) {
+            if let Some(installed) = self.keys.installed(&tunnel.name) {
+                kept.outbound = installed.outbound.into_iter().collect();
+                kept.inbound = installed.inbound;
+                kept.udp = installed.udp;
+            }
+        }
+        self.generation += 1;
+    }
+}

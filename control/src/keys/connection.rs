@@ -1,0 +1,169 @@
+//! What charon is told of a tunnel: a connection with one child, and the secret that goes with it.
+//!
+//! Names: connection and child are called `culvert-` and the tunnel's name, so that they never meet those of an operator's own
+//! swanctl.conf. The child's reqid tells which tunnel an SA is for, whatever becomes of addresses; it is drawn from the name,
+//! so it outlives restarts of either side.
+
+use std::net::IpAddr;
+
+use ring::digest::{SHA256, digest};
+
+use super::vici::Message;
+use crate::config::{Auth, Ike, Local, Mode, Suite, Tunnel};
+
+/// What all names of ours begin with.
+const PREFIX: &str = "culvert-";
+/// GRE's protocol number: the child is for nothing else.
+const SELECTOR: &str = "dynamic[47]";
+/// The reqids of tunnels: these bits, and some of the name's digest. charon gives out its own from 1 upwards.
+const REQIDS: u32 = 0x4300_0000;
+const REQID_MASK: u32 = 0x00ff_ffff;
+
+/// What charon calls the tunnel's connection and child.
+#[must_use]
+pub fn name(tunnel: &str) -> String {
+    format!("{PREFIX}{tunnel}")
+}
+
+/// The tunnel behind a connection's or child's name, if it is one of ours.
+#[must_use]
+pub fn tunnel(name: &str) -> Option<&str> {
+    name.strip_prefix(PREFIX)
+}
+
+/// The number that tells a tunnel's SAs. Two names that came to the same number (one pair in 16 million) are told apart by
+/// [`distinct`].
+#[must_use]
+pub fn reqid(tunnel: &str) -> u32 {
+    let digest = digest(&SHA256, tunnel.as_bytes());
+    REQIDS | digest.as_ref().first_chunk().copied().map_or(0, u32::from_be_bytes) & REQID_MASK
+}
+
+/// The reqids of tunnels by those names, in their order: no two are equal.
+#[must_use]
+pub fn distinct<'t>(tunnels: impl Iterator<Item = &'t str>) -> Vec<u32> {
+    let mut taken = std::collections::HashSet::new();
+    tunnels
+        .map(|tunnel| {
+            let mut candidate = reqid(tunnel);
+            while !taken.insert(candidate) {
+                candidate = REQIDS | candidate.wrapping_add(1) & REQID_MASK;
+            }
+            candidate
+        })
+        .collect()
+}
+
+/// The two identities: what is configured, or the outer address.
+fn identities(tunnel: &Tunnel, ike: &Ike) -> (String, String) {
+    let local = ike.local_id.clone().unwrap_or_else(|| match &tunnel.local {
+        Local::Address(address) => address.to_string(),
+        Local::Carp { .. } => "%any".to_owned(),
+    });
+    (local, ike.remote_id.clone().unwrap_or_else(|| tunnel.remote.to_string()))
+}
+
+/// The request `load-shared` for the tunnel's secret, if it has one. There is the secret in it.
+#[must_use]
+pub fn shared(tunnel: &Tunnel, ike: &Ike) -> Option<Message> {
+    let Auth::Psk(secret) = &ike.auth;
+    let (local, remote) = identities(tunnel, ike);
+    Some(
+        Message::new()
+            .with("id", name(&tunnel.name))
+            .with("type", "IKE")
+            .with("data", secret.expose())
+            .with_list("owners", [local, remote]),
+    )
+}
+
+/// The request `load-conn` for the tunnel.
+#[must_use]
+pub fn load(tunnel: &Tunnel, ike: &Ike, reqid: u32) -> Message {
+    let (local, remote) = identities(tunnel, ike);
+    let address = match &tunnel.local {
+        Local::Address(address) => address.to_string(),
+        Local::Carp { .. } => "%any".to_owned(),
+    };
+    let auth = match &ike.auth {
+        Auth::Psk(_) => "psk",
+    };
+    let child = Message::new()
+        .with(
+            "mode",
+            match ike.mode {
+                Mode::Transport => "transport",
+                Mode::Tunnel => "tunnel",
+            },
+        )
+        .with_list("local_ts", [SELECTOR])
+        .with_list("remote_ts", [SELECTOR])
+        .with_list("esp_proposals", esp_proposals(ike))
+        .with("replay_window", ike.replay_window.to_string())
+        .with("reqid", reqid.to_string())
+        // The engine protects what goes into its tunnels; a policy of the kernel's would have it do the same once more.
+        .with("policies", "no")
+        .with("rekey_time", "3600s")
+        .with("life_time", "4320s")
+        .with("rand_time", "600s")
+        // The engine's tunnel is there all the time; when to negotiate is decided here.
+        .with("start_action", "none")
+        .with("close_action", "none")
+        .with("dpd_action", "clear");
+    Message::new().with_section(
+        &name(&tunnel.name),
+        Message::new()
+            .with("version", "2")
+            .with_list("local_addrs", [address])
+            .with_list("remote_addrs", [tunnel.remote.to_string()])
+            .with_list("proposals", ike_proposals(ike))
+            .with("unique", "replace")
+            .with("mobike", "no")
+            .with("dpd_delay", "30s")
+            .with("rekey_time", "4h")
+            .with("keyingtries", "1")
+            .with_section("local-1", Message::new().with("auth", auth).with("id", local))
+            .with_section("remote-1", Message::new().with("auth", auth).with("id", remote))
+            .with_section("children", Message::new().with_section(&name(&tunnel.name), child)),
+    )
+}
+
+/// strongSwan's names of the ciphers.
+fn cipher(suite: Suite) -> &'static str {
+    match suite {
+        Suite::Aes128Gcm16 => "aes128gcm16",
+        Suite::Aes256Gcm16 => "aes256gcm16",
+        Suite::ChaCha20Poly1305 => "chacha20poly1305",
+    }
+}
+
+/// Elliptic curves that are offered, best first: X25519 and the NIST curves (RFC 8031, RFC 5903).
+const GROUPS: &str = "x25519-ecp256-ecp384";
+
+/// One proposal a suite, best first: each is whole, since charon takes the first that both ends have.
+fn esp_proposals(ike: &Ike) -> Vec<String> {
+    let esn = if ike.esn { "esn" } else { "noesn" };
+    ike.suites.iter().map(|suite| format!("{}-{GROUPS}-{esn}", cipher(*suite))).collect()
+}
+
+/// The IKE SA is protected by the suites that the tunnel is.
+fn ike_proposals(ike: &Ike) -> Vec<String> {
+    ike.suites.iter().map(|suite| format!("{}-prfsha256-prfsha384-{GROUPS}", cipher(*suite))).collect()
+}
+
+/// Does our end begin the exchange, rather than wait for the other? Both may; that one does first keeps them from ending with
+/// two IKE SAs. The end with the lower address does.
+#[must_use]
+pub fn begins(tunnel: &Tunnel) -> bool {
+    match &tunnel.local {
+        Local::Address(address) => octets(*address) < octets(tunnel.remote),
+        Local::Carp { .. } => true,
+    }
+}
+
+fn octets(address: IpAddr) -> u128 {
+    match address {
+        IpAddr::V4(v4) => u128::from(v4.to_bits()),
+        IpAddr::V6(v6) => v6.to_bits(),
+    }
+}

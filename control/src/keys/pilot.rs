@@ -1,0 +1,419 @@
+//! Has charon negotiate what the tunnels need, and knows how far it is.
+//!
+//! What happens to a tunnel, from left to right, and back when something goes wrong:
+//!
+//! ```text
+//! Away ──► Loading ──► Looking ──► Waiting ──► Connecting ──► Up
+//! (no charon)  (load-shared,   (list-sas)   (for our turn,   (initiate)
+//!               load-conn)                   or a pause)
+//! ```
+//!
+//! Pure but for the clock and the dice it is given: what charon has told goes in ([`Pilot::hear`]), requests come out. charon's
+//! events only say that a tunnel is to be looked at; what is so, its list of SAs says.
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::{Duration, Instant};
+
+use super::connection;
+use super::vici::{Answer, Message, Told};
+use crate::config::{Ike, Tunnel};
+
+/// Pauses between attempts: the first, and the longest. Each is half again as long as the one before, and up to a quarter
+/// longer by chance, so that a thousand tunnels do not try as one.
+const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+/// How long the end whose turn it is not leaves it to the other.
+const COURTESY: Duration = Duration::from_secs(4);
+/// How often it is looked whether what is up is up, in case an event was missed; and whether an exchange goes on, since charon
+/// tells of the end of one that it has given up in its log alone.
+const LOOKS: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(5));
+
+/// How long charon has to put an end to an exchange that it has said the failure of.
+const SOON: Duration = Duration::from_millis(500);
+
+/// A request for charon.
+pub type Order = (&'static str, Message);
+
+/// How far a tunnel is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum State {
+    /// charon is not there.
+    Away,
+    /// It is being told of the tunnel.
+    Loading,
+    /// It would not take the tunnel's connection, for this reason.
+    Refused(String),
+    /// It is asked which SAs the tunnel has.
+    Looking,
+    /// Nothing is done until then.
+    Waiting(Instant),
+    /// An exchange goes on.
+    Connecting,
+    /// There is a pair of SAs.
+    Up,
+    /// The operator wants no SAs.
+    Down,
+}
+
+/// What is known of a tunnel.
+#[derive(Debug)]
+struct Flight {
+    /// `load-shared` and `load-conn`.
+    secret: Option<Message>,
+    connection: Message,
+    begins: bool,
+    enabled: bool,
+    state: State,
+    attempts: u32,
+    /// When its SAs are to be looked at anyway.
+    look: Instant,
+    /// What charon last said that explains why there are none.
+    why: Option<String>,
+}
+
+/// What a request was for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    Version,
+    Secret,
+    Connection,
+    Look,
+    Initiate,
+    Other,
+}
+
+/// See the module page.
+pub struct Pilot {
+    connected: bool,
+    /// Why charon is not there.
+    away: String,
+    /// Its version, as it gives it.
+    version: Option<String>,
+    tunnels: BTreeMap<String, Flight>,
+    asked: HashMap<u64, (Purpose, String)>,
+    /// Throws dice: a number from 0 to 1.
+    dice: Box<dyn FnMut() -> f64>,
+}
+
+impl Pilot {
+    /// Without any tunnel. `dice` gives numbers from 0 to 1.
+    pub fn new(dice: impl FnMut() -> f64 + 'static) -> Pilot {
+        Pilot {
+            connected: false,
+            away: "strongSwan has not answered yet".to_owned(),
+            version: None,
+            tunnels: BTreeMap::new(),
+            asked: HashMap::new(),
+            dice: Box::new(dice),
+        }
+    }
+
+    /// charon's version, where it has said so.
+    #[must_use]
+    pub fn version(&self) -> Option<&str> {
+        self.version.as_deref()
+    }
+
+    /// The tunnels are these from now on. What is asked of charon therefore is handed to `ask`.
+    pub fn steer<'t>(
+        &mut self,
+        wanted: impl Iterator<Item = (&'t Tunnel, &'t Ike, u32)>,
+        now: Instant,
+        ask: &mut dyn FnMut(Order) -> u64,
+    ) {
+        let mut before = std::mem::take(&mut self.tunnels);
+        for (tunnel, ike, reqid) in wanted {
+            let secret = connection::shared(tunnel, ike);
+            let load = connection::load(tunnel, ike, reqid);
+            let kept = before.remove(&tunnel.name);
+            let same = kept.as_ref().is_some_and(|kept| (&kept.secret, &kept.connection) == (&secret, &load));
+            let begins = connection::begins(tunnel);
+            let flight = match kept {
+                Some(kept) if same => Flight { enabled: tunnel.enabled, ..kept },
+                _ => Flight {
+                    secret,
+                    connection: load,
+                    begins,
+                    enabled: tunnel.enabled,
+                    state: State::Away,
+                    attempts: 0,
+                    look: now,
+                    why: None,
+                },
+            };
+            let (was, enabled) = (flight.state.clone(), flight.enabled);
+            self.tunnels.insert(tunnel.name.clone(), flight);
+            match was {
+                _ if !self.connected => {}
+                State::Away => self.load(&tunnel.name, ask),
+                State::Down if enabled => self.look(&tunnel.name, ask),
+                State::Down => {}
+                _ if !enabled => self.take_down(&tunnel.name, ask),
+                _ => {}
+            }
+        }
+        for (name, _) in before {
+            if self.connected {
+                self.ask(Purpose::Other, &name, terminate(&name), ask);
+                let unload = Message::new().with("name", connection::name(&name));
+                self.ask(Purpose::Other, &name, ("unload-conn", unload), ask);
+                let forget = Message::new().with("id", connection::name(&name));
+                self.ask(Purpose::Other, &name, ("unload-shared", forget), ask);
+            }
+        }
+    }
+
+    /// Takes in what charon tells.
+    pub fn hear(&mut self, told: Told, now: Instant, ask: &mut dyn FnMut(Order) -> u64) {
+        match told {
+            Told::Connected => {
+                self.connected = true;
+                self.asked.clear();
+                self.ask(Purpose::Version, "", ("version", Message::new()), ask);
+                for name in self.names() {
+                    self.load(&name, ask);
+                }
+            }
+            Told::Lost(why) => {
+                self.connected = false;
+                self.version = None;
+                self.away = format!("strongSwan is not there: {why}");
+                self.asked.clear();
+                self.tunnels.values_mut().for_each(|flight| flight.state = State::Away);
+            }
+            Told::Answer(answer) => self.answered(answer, now, ask),
+            Told::Event(event, message) => self.happened(&event, &message, now, ask),
+        }
+    }
+
+    /// Looks at the clock.
+    pub fn tick(&mut self, now: Instant, ask: &mut dyn FnMut(Order) -> u64) {
+        for name in self.names() {
+            let Some(flight) = self.tunnels.get_mut(&name) else { continue };
+            match flight.state {
+                State::Waiting(until) if now >= until => {
+                    flight.state = State::Connecting;
+                    flight.look = now + LOOKS.1;
+                    flight.attempts += 1;
+                    let child = connection::name(&name);
+                    let initiate =
+                        Message::new().with("ike", &child).with("child", &child).with("timeout", "-1");
+                    self.ask(Purpose::Initiate, &name, ("initiate", initiate), ask);
+                }
+                State::Connecting | State::Up if now >= flight.look => self.look(&name, ask),
+                _ => {}
+            }
+        }
+    }
+
+    /// When there is something to do by the clock; `None` where there is not.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Instant> {
+        let due = |flight: &Flight| match flight.state {
+            State::Waiting(until) => Some(until),
+            State::Connecting | State::Up => Some(flight.look),
+            State::Away | State::Loading | State::Refused(_) | State::Looking | State::Down => None,
+        };
+        self.tunnels.values().filter_map(due).min()
+    }
+
+    /// Has new SAs negotiated for the tunnel, beside those that it has.
+    pub fn rekey(&mut self, name: &str, ask: &mut dyn FnMut(Order) -> u64) {
+        if self.tunnels.get(name).is_some_and(|flight| flight.state == State::Up) {
+            let rekey = Message::new().with("child", connection::name(name));
+            self.ask(Purpose::Other, name, ("rekey", rekey), ask);
+        }
+    }
+
+    /// Why the tunnel has no SAs, or that it waits for them; `None` where charon has them, or does not know the tunnel.
+    #[must_use]
+    pub fn trouble(&self, name: &str) -> Option<String> {
+        let flight = self.tunnels.get(name)?;
+        let why = |text: &str| match &flight.why {
+            Some(why) => Some(format!("{text}: {why}")),
+            None => Some(text.to_owned()),
+        };
+        match &flight.state {
+            State::Up | State::Down => None,
+            State::Away => Some(self.away.clone()),
+            State::Loading | State::Looking => Some("strongSwan is told of it".to_owned()),
+            State::Refused(refused) => Some(format!("strongSwan does not take it: {refused}")),
+            State::Waiting(_) if flight.attempts == 0 => why("it waits for the far end to begin"),
+            State::Waiting(_) => why("it is tried again soon"),
+            State::Connecting => why("its keys are being negotiated"),
+        }
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.tunnels.keys().cloned().collect()
+    }
+
+    fn ask(&mut self, purpose: Purpose, name: &str, order: Order, ask: &mut dyn FnMut(Order) -> u64) {
+        let number = ask(order);
+        self.asked.insert(number, (purpose, name.to_owned()));
+    }
+
+    fn load(&mut self, name: &str, ask: &mut dyn FnMut(Order) -> u64) {
+        let Some(flight) = self.tunnels.get_mut(name) else { return };
+        flight.state = State::Loading;
+        flight.why = None;
+        let (secret, load) = (flight.secret.clone(), flight.connection.clone());
+        if let Some(secret) = secret {
+            self.ask(Purpose::Secret, name, ("load-shared", secret), ask);
+        }
+        self.ask(Purpose::Connection, name, ("load-conn", load), ask);
+    }
+
+    fn look(&mut self, name: &str, ask: &mut dyn FnMut(Order) -> u64) {
+        let Some(flight) = self.tunnels.get_mut(name) else { return };
+        flight.state = State::Looking;
+        let list = Message::new().with("ike", connection::name(name)).with("noblock", "yes");
+        self.ask(Purpose::Look, name, ("list-sas", list), ask);
+    }
+
+    fn take_down(&mut self, name: &str, ask: &mut dyn FnMut(Order) -> u64) {
+        if let Some(flight) = self.tunnels.get_mut(name) {
+            flight.state = State::Down;
+        }
+        self.ask(Purpose::Other, name, terminate(name), ask);
+    }
+
+    fn answered(&mut self, answer: Answer, now: Instant, ask: &mut dyn FnMut(Order) -> u64) {
+        let Some((purpose, name)) = self.asked.remove(&answer.number) else { return };
+        if purpose == Purpose::Version {
+            let version = answer.response.as_ref().ok().and_then(|response| response.text("version"));
+            self.version = version.map(str::to_owned);
+            return;
+        }
+        let Some(flight) = self.tunnels.get_mut(&name) else { return };
+        match (purpose, answer.outcome()) {
+            (Purpose::Version | Purpose::Other, _) | (Purpose::Secret | Purpose::Initiate, Ok(())) => {}
+            (Purpose::Secret | Purpose::Connection, Err(why)) => flight.state = State::Refused(why),
+            (Purpose::Connection, Ok(())) => {
+                if flight.state != State::Loading {
+                    // Its secret was refused, or the operator has thought again.
+                } else if flight.enabled {
+                    self.look(&name, ask);
+                } else {
+                    self.take_down(&name, ask);
+                }
+            }
+            (Purpose::Initiate, Err(why)) => {
+                flight.why = Some(why);
+                self.wait(&name, now);
+            }
+            (Purpose::Look, _) if flight.state != State::Looking => {}
+            (Purpose::Look, Err(why)) => {
+                flight.why = Some(why);
+                self.wait(&name, now);
+            }
+            (Purpose::Look, Ok(())) => match progress(&answer.listed, &connection::name(&name)) {
+                Progress::Installed => {
+                    (flight.state, flight.attempts, flight.why) = (State::Up, 0, None);
+                    flight.look = now + LOOKS.0;
+                }
+                Progress::Negotiating => (flight.state, flight.look) = (State::Connecting, now + LOOKS.1),
+                Progress::Nothing => self.wait(&name, now),
+            },
+        }
+    }
+
+    /// The next attempt, after a pause.
+    fn wait(&mut self, name: &str, now: Instant) {
+        let chance = (self.dice)();
+        let Some(flight) = self.tunnels.get_mut(name) else { return };
+        let pause = match flight.attempts {
+            0 if flight.begins => Duration::ZERO,
+            0 => COURTESY.mul_f64(1.0 + chance / 4.0),
+            attempts => {
+                let growth = 1.5_f64.powi(i32::try_from(attempts - 1).unwrap_or(i32::MAX).min(20));
+                PAUSES.0.mul_f64(growth).min(PAUSES.1).mul_f64(1.0 + chance / 4.0)
+            }
+        };
+        flight.state = State::Waiting(now + pause);
+    }
+
+    fn happened(&mut self, event: &str, message: &Message, now: Instant, ask: &mut dyn FnMut(Order) -> u64) {
+        if event == "log" {
+            return self.explain(message, now);
+        }
+        let names = message.sections().filter_map(|(name, _)| connection::tunnel(name));
+        let names: Vec<String> = names.map(str::to_owned).collect();
+        for name in names {
+            let Some(flight) = self.tunnels.get_mut(&name) else { continue };
+            match flight.state {
+                State::Up | State::Waiting(_) | State::Connecting | State::Looking => self.look(&name, ask),
+                State::Away | State::Loading | State::Refused(_) | State::Down => {}
+            }
+        }
+    }
+
+    /// charon writes why an exchange fails into its log, and nowhere else.
+    fn explain(&mut self, message: &Message, now: Instant) {
+        let (Some(name), Some(text)) = (message.text("ikesa-name"), message.text("msg")) else { return };
+        let Some(flight) = connection::tunnel(name).and_then(|name| self.tunnels.get_mut(name)) else {
+            return;
+        };
+        if let Some(why) = reason(text) {
+            flight.why = Some(why);
+            // The exchange ends with that, and no event may follow.
+            flight.look = flight.look.min(now + SOON);
+        }
+    }
+}
+
+/// The request to end a tunnel's SAs.
+fn terminate(name: &str) -> Order {
+    ("terminate", Message::new().with("ike", connection::name(name)).with("timeout", "-1"))
+}
+
+/// How far charon is with a tunnel.
+#[derive(Debug, PartialEq, Eq)]
+enum Progress {
+    Installed,
+    Negotiating,
+    Nothing,
+}
+
+/// What a list of SAs says of the connection `name`.
+fn progress(listed: &[Message], name: &str) -> Progress {
+    let mut progress = Progress::Nothing;
+    for sa in listed.iter().filter_map(|message| message.section(name)) {
+        let children = sa.section("child-sas").into_iter().flat_map(Message::sections);
+        for (_, child) in children {
+            // One that is being rekeyed is still there; one that has been is about to go.
+            if matches!(child.text("state"), Some("INSTALLED" | "REKEYING")) {
+                return Progress::Installed;
+            }
+        }
+        if matches!(sa.text("state"), Some("CREATED" | "CONNECTING" | "ESTABLISHED")) {
+            progress = Progress::Negotiating;
+        }
+    }
+    progress
+}
+
+/// What a line of charon's log says of a failure, in an operator's words; `None` where it says nothing of one.
+fn reason(line: &str) -> Option<String> {
+    const SAID: [(&str, &str); 13] = [
+        (
+            "received AUTHENTICATION_FAILED notify",
+            "the far end does not accept our proof of who we are (secret, certificate or identity)",
+        ),
+        ("received NO_PROPOSAL_CHOSEN notify", "the far end takes none of the suites that are offered"),
+        ("received TS_UNACCEPTABLE notify", "the far end does not want GRE between these two addresses"),
+        ("received INVALID_KE_PAYLOAD notify", "the far end wants another group for the key exchange"),
+        ("no proposal chosen", "the far end offers none of our suites"),
+        ("tried 1 shared key for", "the far end's secret is another one"),
+        ("no shared key found", "there is no secret for these identities"),
+        ("no matching peer config found", "the far end says it is somebody else than remote_id"),
+        ("unable to allocate SPIs", "strongSwan found nobody to take its SAs"),
+        ("giving up after", "the far end does not answer"),
+        ("no trusted", "the far end's certificate is not trusted"),
+        ("certificate was revoked", "the far end's certificate was revoked"),
+        ("subject certificate invalid", "a certificate is not valid now"),
+    ];
+    SAID.iter().find_map(|(said, means)| line.contains(said).then(|| (*means).to_owned()))
+}
+
+#[cfg(test)]
+mod tests;

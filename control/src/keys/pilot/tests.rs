@@ -1,0 +1,296 @@
+//! The pilot against a charon that is played by hand.
+
+use std::cell::RefCell;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use super::*;
+use crate::config::{Config, Protect};
+
+/// A pilot with one tunnel, a clock, and what it has asked for.
+struct Bench {
+    pilot: Pilot,
+    now: Instant,
+    asked: RefCell<Vec<(u64, &'static str, Message)>>,
+    last: RefCell<u64>,
+    config: Config,
+}
+
+const TUNNEL: &str = r#"
+[[port]]
+name = "wan"
+device = "memory"
+addresses = ["192.0.2.1/24"]
+[[tunnel]]
+name = "oslo"
+local = "LOCAL"
+remote = "192.0.2.2"
+routes = ["10.2.0.0/16"]
+enabled = ENABLED
+[tunnel.protect]
+suites = ["aes128gcm16"]
+ike = { auth = "psk", psk = "secret" }
+"#;
+
+fn config(local: &str, enabled: bool) -> Config {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let text = TUNNEL.replace("LOCAL", local).replace("ENABLED", &enabled.to_string());
+    let name = format!("culvert-pilot-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+    let path = std::env::temp_dir().join(name);
+    fs::write(&path, text).expect("a file");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("ours");
+    let config = Config::load(&path).map(|(config, _)| config);
+    fs::remove_file(&path).expect("ours");
+    config.expect("a configuration")
+}
+
+impl Bench {
+    fn new(local: &str) -> Bench {
+        let mut bench = Bench {
+            pilot: Pilot::new(|| 0.0),
+            now: Instant::now(),
+            asked: RefCell::default(),
+            last: RefCell::new(0),
+            config: config(local, true),
+        };
+        bench.steer();
+        bench
+    }
+
+    fn with<T>(
+        &mut self,
+        act: impl FnOnce(&mut Pilot, &Config, Instant, &mut dyn FnMut(Order) -> u64) -> T,
+    ) -> T {
+        let (asked, last) = (&self.asked, &self.last);
+        let mut ask = |(command, message): Order| {
+            *last.borrow_mut() += 1;
+            asked.borrow_mut().push((*last.borrow(), command, message));
+            *last.borrow()
+        };
+        act(&mut self.pilot, &self.config, self.now, &mut ask)
+    }
+
+    fn steer(&mut self) {
+        self.with(|pilot, config, now, ask| {
+            let tunnels = config.tunnels.iter().filter_map(|tunnel| match &tunnel.protect {
+                Protect::Ike(ike) => Some((tunnel, &**ike, 7)),
+                _ => None,
+            });
+            pilot.steer(tunnels, now, ask);
+        });
+    }
+
+    fn hear(&mut self, told: Told) {
+        self.with(|pilot, _, now, ask| pilot.hear(told, now, ask));
+    }
+
+    /// Time passes.
+    fn pass(&mut self, time: Duration) {
+        self.now += time;
+        self.with(|pilot, _, now, ask| pilot.tick(now, ask));
+    }
+
+    /// The requests since the last call, by their names; they are answered like this.
+    fn answer(&mut self, answers: impl Fn(&str) -> (Message, Vec<Message>)) -> Vec<&'static str> {
+        let asked = self.asked.take();
+        for (number, command, _) in &asked {
+            let (response, listed) = answers(command);
+            self.hear(Told::Answer(Answer { number: *number, response: Ok(response), listed }));
+        }
+        asked.into_iter().map(|(_, command, _)| command).collect()
+    }
+
+    fn agree(&mut self) -> Vec<&'static str> {
+        self.answer(|_| (Message::new(), Vec::new()))
+    }
+
+    /// All that is asked is answered, until nothing is; the tunnel has SAs if `installed`.
+    fn settle(&mut self, installed: bool) -> Vec<&'static str> {
+        let mut all = Vec::new();
+        while !self.asked.borrow().is_empty() {
+            let listed = if installed { vec![sa("INSTALLED")] } else { Vec::new() };
+            all.extend(self.answer(|command| {
+                (Message::new(), if command == "list-sas" { listed.clone() } else { Vec::new() })
+            }));
+        }
+        all
+    }
+
+    fn trouble(&self) -> Option<String> {
+        self.pilot.trouble("oslo")
+    }
+}
+
+/// What charon lists of a tunnel whose child is in that state.
+fn sa(state: &str) -> Message {
+    let child = Message::new().with_section("culvert-oslo-1", Message::new().with("state", state));
+    let sa = Message::new().with("state", "ESTABLISHED").with_section("child-sas", child);
+    Message::new().with_section("culvert-oslo", sa)
+}
+
+#[test]
+fn a_tunnel_is_loaded_looked_at_and_initiated() {
+    let mut bench = Bench::new("192.0.2.1");
+    assert!(bench.trouble().is_some_and(|why| why.contains("not answered")));
+    assert!(bench.asked.borrow().is_empty(), "nobody is there to be asked");
+    bench.hear(Told::Connected);
+    assert_eq!(bench.agree(), ["version", "load-shared", "load-conn"]);
+    assert_eq!(bench.settle(false), ["list-sas"]);
+    bench.pass(Duration::ZERO);
+    assert_eq!(bench.settle(false), ["initiate"]);
+    assert_eq!(bench.trouble().as_deref(), Some("its keys are being negotiated"));
+    bench.hear(Told::Event("child-updown".to_owned(), sa("INSTALLED").with("up", "yes")));
+    assert_eq!(bench.settle(true), ["list-sas"]);
+    assert_eq!(bench.trouble(), None);
+}
+
+/// The end with the lower address begins; the other waits a while for it.
+#[test]
+fn one_end_lets_the_other_begin() {
+    let mut bench = Bench::new("192.0.2.9");
+    bench.hear(Told::Connected);
+    bench.settle(false);
+    bench.pass(COURTESY / 2);
+    assert!(bench.asked.borrow().is_empty());
+    assert_eq!(bench.trouble().as_deref(), Some("it waits for the far end to begin"));
+    bench.pass(COURTESY / 2);
+    assert_eq!(bench.settle(false), ["initiate"]);
+}
+
+#[test]
+fn what_fails_is_tried_again_with_growing_pauses_and_says_why() {
+    let mut bench = Bench::new("192.0.2.1");
+    bench.hear(Told::Connected);
+    bench.settle(false);
+    let mut pauses = Vec::new();
+    for _ in 0..15 {
+        let due = bench.pilot.deadline().expect("another attempt");
+        pauses.push(due - bench.now);
+        bench.pass(due - bench.now);
+        assert_eq!(bench.settle(false), ["initiate"]);
+        let log = Message::new()
+            .with("ikesa-name", "culvert-oslo")
+            .with("msg", "received AUTHENTICATION_FAILED notify error");
+        bench.hear(Told::Event("log".to_owned(), log));
+        assert!(bench.trouble().is_some_and(|why| why.contains("does not accept our proof")));
+        let down = Message::new().with_section("culvert-oslo", Message::new());
+        bench.hear(Told::Event("ike-updown".to_owned(), down));
+        assert_eq!(bench.settle(false), ["list-sas"]);
+    }
+    assert_eq!((pauses[0], pauses[1], pauses[14]), (Duration::ZERO, PAUSES.0, PAUSES.1));
+    assert!(pauses.is_sorted(), "{pauses:?}");
+}
+
+#[test]
+fn a_connection_that_charon_refuses_is_said() {
+    let mut bench = Bench::new("192.0.2.1");
+    bench.hear(Told::Connected);
+    let refused = Message::new().with("success", "no").with("errmsg", "invalid proposal");
+    bench.answer(|command| {
+        (if command == "load-conn" { refused.clone() } else { Message::new() }, Vec::new())
+    });
+    assert!(bench.asked.borrow().is_empty());
+    assert_eq!(bench.trouble().as_deref(), Some("strongSwan does not take it: invalid proposal"));
+    assert_eq!(bench.pilot.deadline(), None, "until it is changed");
+    bench.config = config("192.0.2.3", true);
+    bench.steer();
+    assert_eq!(bench.settle(true), ["load-shared", "load-conn", "list-sas"]);
+    assert_eq!(bench.trouble(), None);
+}
+
+#[test]
+fn a_charon_that_starts_anew_is_told_everything_anew() {
+    let mut bench = Bench::new("192.0.2.1");
+    bench.hear(Told::Connected);
+    bench.settle(true);
+    bench.hear(Told::Lost("it has ended".to_owned()));
+    assert!(bench.trouble().is_some_and(|why| why.contains("it has ended")));
+    bench.hear(Told::Connected);
+    assert_eq!(bench.settle(false), ["version", "load-shared", "load-conn", "list-sas"]);
+    bench.pass(Duration::ZERO);
+    assert_eq!(bench.settle(false), ["initiate"]);
+}
+
+/// An exchange that is going on when we come is left to end by itself.
+#[test]
+fn what_others_have_begun_is_waited_for() {
+    let mut bench = Bench::new("192.0.2.1");
+    bench.hear(Told::Connected);
+    bench.agree();
+    bench.answer(|_| (Message::new(), vec![sa("CREATED")]));
+    bench.pass(Duration::from_secs(1));
+    assert!(bench.asked.borrow().is_empty());
+    bench.pass(LOOKS.1);
+    assert_eq!(bench.settle(true), ["list-sas"]);
+    assert_eq!(bench.trouble(), None);
+}
+
+/// charon gives an exchange up and says so in its log alone.
+#[test]
+fn an_exchange_that_ends_without_an_event_is_tried_again() {
+    let mut bench = Bench::new("192.0.2.1");
+    bench.hear(Told::Connected);
+    bench.settle(false);
+    bench.pass(Duration::ZERO);
+    bench.settle(false);
+    let log =
+        Message::new().with("ikesa-name", "culvert-oslo").with("msg", "unable to allocate SPIs from kernel");
+    bench.hear(Told::Event("log".to_owned(), log));
+    bench.pass(SOON);
+    assert_eq!(bench.settle(false), ["list-sas"]);
+    assert!(bench.trouble().is_some_and(|why| why.contains("nobody to take its SAs")));
+    bench.pass(PAUSES.0);
+    assert_eq!(bench.settle(false), ["initiate"]);
+}
+
+#[test]
+fn a_missed_event_is_made_up_for() {
+    let mut bench = Bench::new("192.0.2.1");
+    bench.hear(Told::Connected);
+    bench.settle(true);
+    bench.pass(LOOKS.0);
+    assert_eq!(bench.settle(false), ["list-sas"]);
+    bench.pass(Duration::ZERO);
+    assert_eq!(bench.settle(false), ["initiate"]);
+}
+
+#[test]
+fn a_tunnel_that_is_taken_down_has_its_sas_ended_and_comes_up_again() {
+    let mut bench = Bench::new("192.0.2.1");
+    bench.hear(Told::Connected);
+    bench.settle(true);
+    bench.config = config("192.0.2.1", false);
+    bench.steer();
+    assert_eq!(bench.settle(false), ["terminate"]);
+    bench.hear(Told::Event("ike-updown".to_owned(), sa("DELETING")));
+    bench.pass(Duration::from_secs(600));
+    assert!(bench.asked.borrow().is_empty(), "nothing is negotiated");
+    bench.config = config("192.0.2.1", true);
+    bench.steer();
+    assert_eq!(bench.settle(false), ["list-sas"]);
+    bench.pass(Duration::ZERO);
+    assert_eq!(bench.settle(false), ["initiate"]);
+}
+
+#[test]
+fn a_tunnel_that_is_gone_is_unloaded() {
+    let mut bench = Bench::new("192.0.2.1");
+    bench.hear(Told::Connected);
+    bench.settle(true);
+    bench.config.tunnels.clear();
+    bench.steer();
+    assert_eq!(bench.settle(false), ["terminate", "unload-conn", "unload-shared"]);
+    assert_eq!(bench.trouble(), None);
+}
+
+#[test]
+fn a_rekey_is_asked_for_where_there_is_something_to_replace() {
+    let mut bench = Bench::new("192.0.2.1");
+    bench.with(|pilot, _, _, ask| pilot.rekey("oslo", ask));
+    assert!(bench.asked.borrow().is_empty());
+    bench.hear(Told::Connected);
+    bench.settle(true);
+    bench.with(|pilot, _, _, ask| pilot.rekey("oslo", ask));
+    assert_eq!(bench.settle(true), ["rekey"]);
+}

@@ -1,0 +1,116 @@
+//! Security associations (SAs) as their source tells of them: what charon negotiated, before the engine has made anything of it.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use crate::config::{Direction, Mode, Secret, Suite, UdpEncap};
+
+/// What an SA is known by (RFC 4301 section 4.1): its SPI, and the address that its packets go to. Each direction has one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Id {
+    /// The SPI, in host byte order.
+    pub spi: u32,
+    /// The address.
+    pub at: IpAddr,
+}
+
+impl fmt::Display for Id {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SA {:#010x} at {}", self.spi, self.at)
+    }
+}
+
+/// Where an SA's packets come from and go to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ends {
+    /// Their source.
+    pub source: IpAddr,
+    /// Their destination.
+    pub destination: IpAddr,
+    /// The UDP ports, where they go in UDP (RFC 3948).
+    pub udp: Option<UdpEncap>,
+}
+
+impl Ends {
+    /// Between two sockets, whose ports mean something where `encap` is true.
+    #[must_use]
+    pub fn new(source: SocketAddr, destination: SocketAddr, encap: bool) -> Ends {
+        let udp = encap.then_some(UdpEncap { source: source.port(), destination: destination.port() });
+        Ends { source: source.ip(), destination: destination.ip(), udp }
+    }
+}
+
+/// When an SA is to be replaced, and when it ends; `None` for never.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// Time until it ends. (When it is to be replaced, charon sees to itself.)
+    pub life: Option<Duration>,
+    /// Bytes after which it is to be replaced.
+    pub rekey_bytes: Option<u64>,
+    /// Packets after which it is to be replaced.
+    pub rekey_packets: Option<u64>,
+    /// Bytes after which nothing is sent with it.
+    pub bytes: Option<u64>,
+    /// Packets after which nothing is sent with it.
+    pub packets: Option<u64>,
+}
+
+/// Who tells of an SA.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Origin {
+    /// The plugin in charon.
+    Plugin,
+    /// The kernel, by XFRM (Linux).
+    Xfrm,
+    /// The kernel, by PF_KEY (FreeBSD).
+    PfKey,
+}
+
+/// An SA.
+#[derive(Debug, Clone)]
+pub struct Sa {
+    /// What it is known by.
+    pub id: Id,
+    /// Who tells of it.
+    pub origin: Origin,
+    /// Which way its packets go.
+    pub direction: Direction,
+    /// Where they come from and go to.
+    pub ends: Ends,
+    /// The number that tells which tunnel it is for.
+    pub reqid: u32,
+    /// Transport or tunnel mode.
+    pub mode: Mode,
+    /// The cipher.
+    pub suite: Suite,
+    /// The cipher key, with the salt behind it: as long as the suite wants them.
+    pub key: Secret,
+    /// The replay window, in packets.
+    pub window: u32,
+    /// Do its sequence numbers have 64 bits?
+    pub esn: bool,
+    /// May we send with it as soon as it is there? Else the far end may not have its half yet.
+    pub ready: bool,
+    /// When it ends.
+    pub limits: Limits,
+}
+
+/// What a source tells.
+#[derive(Debug, Clone)]
+pub enum Change {
+    /// An SA that has just been negotiated, and that nobody has used.
+    Added(Sa),
+    /// An SA that was there before we listened.
+    Found(Sa),
+    /// Its packets come from or go to another place.
+    Moved(Id, Ends),
+    /// It is no more.
+    Removed(Id),
+    /// None of that origin is any more.
+    Flushed(Origin),
+    /// The source begins to tell anew of all that there are.
+    Begins(Origin),
+    /// It has told of all: what it has not told of is not there.
+    Synchronised(Origin),
+}

@@ -1,0 +1,81 @@
+//! A UNIX socket to listen on, and its file: made for its owner alone, and gone with the listener.
+
+use std::fs;
+use std::io;
+use std::ops::Deref;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+
+use nix::sys::stat::{Mode, umask};
+
+/// The socket and its file, which goes away with it.
+#[derive(Debug)]
+pub struct Listener {
+    listener: UnixListener,
+    path: PathBuf,
+    file: Option<(u64, u64)>,
+}
+
+impl Listener {
+    /// Listens at `path`, for the owner's processes alone. The file of a daemon that has died is replaced.
+    ///
+    /// # Errors
+    /// Another daemon listens there, something else is there, or the system refuses; in words.
+    pub(crate) fn bind(path: &Path) -> Result<Listener, String> {
+        let about = |why: &dyn std::fmt::Display| format!("socket {}: {why}", path.display());
+        match fs::symlink_metadata(path) {
+            Ok(metadata) if !metadata.file_type().is_socket() => {
+                return Err(about(&"there is a file that is no socket; choose another place with --socket"));
+            }
+            Ok(_) if UnixStream::connect(path).is_ok() => {
+                return Err(about(
+                    &"another daemon listens there; stop it, or choose another place with --socket",
+                ));
+            }
+            Ok(_) => fs::remove_file(path).map_err(|error| about(&error))?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(about(&error)),
+        }
+        // Nobody else may use it from its first moment on. No other thread makes files now.
+        let before = umask(Mode::from_bits_truncate(0o177));
+        let listener = UnixListener::bind(path);
+        umask(before);
+        let listener = listener.map_err(|error| about(&error))?;
+        Ok(Listener { listener, path: path.to_owned(), file: identity(path) })
+    }
+}
+
+impl Deref for Listener {
+    type Target = UnixListener;
+
+    fn deref(&self) -> &UnixListener {
+        &self.listener
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        // Not another daemon's, which has taken the place meanwhile.
+        if self.file.is_some() && identity(&self.path) == self.file {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    fs::symlink_metadata(path).ok().map(|metadata| (metadata.dev(), metadata.ino()))
+}
+
+/// The user behind the other end.
+#[cfg(target_os = "linux")]
+pub(crate) fn peer(stream: &UnixStream) -> nix::Result<u32> {
+    use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+    getsockopt(stream, PeerCredentials).map(|credentials| credentials.uid())
+}
+
+/// The user behind the other end.
+#[cfg(target_os = "freebsd")]
+pub(crate) fn peer(stream: &UnixStream) -> nix::Result<u32> {
+    nix::unistd::getpeereid(stream).map(|(uid, _)| uid.as_raw())
+}

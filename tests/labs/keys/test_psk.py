@@ -1,0 +1,116 @@
+"""A tunnel whose keys strongSwan negotiates: it comes up in whatever order its parts start, and its keys change under traffic."""
+
+import signal
+import threading
+
+import pytest
+
+from netns import wait_for
+from routers import host
+from traffic import datagrams, ping, wait_ping
+
+
+@pytest.mark.parametrize("mode", ["transport", "tunnel"])
+@pytest.mark.parametrize("suite", ["aes128gcm16", "aes256gcm16", "chacha20poly1305"])
+def test_it_comes_up(pair, mode, suite):
+    """GRE in ESP between the routers, by keys that were nowhere written down; nothing leaves in clear."""
+    pair.start(mode=mode, suites=[suite])
+    assert ping(pair.sites.h1, host(2, 4), count=50).loss == 0
+    [ours], [theirs] = pair.charons[1].sas(), pair.charons[2].sas()
+    assert (ours.spi_in, ours.spi_out) == (theirs.spi_out, theirs.spi_in)
+    assert pair.spis(1)["out"] == pair.spis(2)["in"]
+
+
+@pytest.mark.parametrize("first", ["culvert", "strongswan"])
+def test_any_order(pair, first):
+    """Whichever starts first waits, and says what for."""
+    for site, charon in pair.charons.items():
+        if first == "culvert":
+            pair.start_culvert(site)
+            pair.wait_reason(site, "strongSwan is not there")
+            charon.start()
+        else:
+            charon.start()
+            pair.start_culvert(site)
+    pair.wait_up()
+
+
+def test_a_far_end_that_comes_late(pair):
+    """The other router is started long after ours."""
+    pair.charons[1].start()
+    pair.start_culvert(1)
+    pair.wait_reason(1, "the far end does not answer")
+    pair.charons[2].start()
+    pair.start_culvert(2)
+    pair.wait_up(60)
+
+
+def test_a_wrong_secret_is_said(pair):
+    """Nothing passes, and both ends know why."""
+    for site, secret in ((1, "this"), (2, "that")):
+        pair.charons[site].start()
+        pair.start_culvert(site, secret=secret)
+    pair.wait_reason(1, "secret")
+    assert pair.state(1)["state"] == pair.state(2)["state"] == "down"
+
+
+def test_rekeys_lose_nothing(pair):
+    """Rekeys by either end, and by both at once, under traffic whose every packet is counted."""
+    pair.start()
+    seen = set()
+    with RekeyingFor(pair, seen):
+        result = datagrams(pair.sites.h1, pair.sites.h2, host(2, 4), count=9000, rate=1000)
+    assert (result["unique"], result["duplicates"], result["reordered"], result["corrupt"]) == (9000, 0, 0, 0), result
+    assert len(seen) >= 3, "it was rekeyed"
+
+
+class RekeyingFor:
+    """While it lasts, the child SA is rekeyed by one end, by the other, by both at once, again and again."""
+
+    def __init__(self, pair, seen):
+        self.pair, self.seen, self.thread = pair, seen, None
+
+    def __enter__(self):
+        self.stop = threading.Event()
+        self.thread = threading.Thread(target=self._run)
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.stop.set()
+        self.thread.join()
+
+    def _run(self):
+        turn = 0
+        while not self.stop.is_set():
+            for site in ((1,), (2,), (1, 2))[turn % 3]:
+                self.pair.rekey(site)
+            turn += 1
+            self.stop.wait(1.5)
+            self.seen.update(self.pair.spis(1)["out"])
+
+
+def test_charon_restarts(pair):
+    """charon is killed: the tunnel goes on with the keys it has; a new charon gives it new ones, and nothing is lost."""
+    pair.start()
+    before = pair.spis(1)["out"]
+    pair.charons[1].stop(signal.SIGKILL)
+    assert ping(pair.sites.h1, host(2, 4), count=20).loss == 0
+    pair.charons[1].start()
+    wait_for(lambda: pair.spis(1)["out"] not in ([], before), 30, "new keys")
+    wait_ping(pair.sites.h1, host(2, 4))
+    assert ping(pair.sites.h1, host(2, 4), count=20).loss == 0
+
+
+@pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGKILL])
+def test_culvert_restarts(pair, sign):
+    """The daemon starts anew with SAs that it may have sent with: it asks for new ones, and sends with those alone."""
+    pair.start()
+    assert ping(pair.sites.h1, host(2, 4), count=20).loss == 0
+    before = pair.spis(1)["out"]
+    router = pair.sites.routers[1]
+    router.daemon.stop(sign)
+    pair.start_culvert(1)
+    pair.wait_up()
+    assert pair.spis(1)["out"] != before
+    assert ping(pair.sites.h1, host(2, 4), count=20).loss == 0
