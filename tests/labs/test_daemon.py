@@ -144,19 +144,17 @@ def test_what_cannot_run(sites):
     """A configuration that cannot be run changes nothing and ends with 2; a device that is not there, with 1."""
     router = sites.r1
     good = sites.configuration(1, GRE)
-    ike = '[tunnel.protect]\nike = { auth = "psk", psk = "secret" }\n'
     for text, status, says in (
         (good.replace("xdp:wan", "pcap"), 2, "capture files are no network"),
         (good.replace("xdp:wan", "memory"), 2, "rings in memory"),
         (good.replace(f'local = "{sites.wan(1, 4)}"', 'local = "carp:1@wan"'), 2, "CARP"),
-        (good.replace('protect = "none"\n', ike), 2, "IKE"),
         (good.replace('name = "lan"', 'name = "wan"'), 2, "there is one of this name"),
         (good.replace("xdp:wan", "xdp:none"), 1, "there is no interface none"),
     ):
         router.file.write_text(text)
         router.file.chmod(0o600)
         done = run_once(router, "run", "-c", router.file, "--socket", router.socket)
-        assert done.returncode == status and says in done.stderr and "secret" not in done.stderr, (says, done.stderr)
+        assert done.returncode == status and says in done.stderr, (says, done.stderr)
         assert done.stdout == "" and not router.socket.exists() and link(router.namespace, "oslo") is None
 
 
@@ -176,10 +174,10 @@ def test_the_service_manager_is_told(sites, tmp_path):
         assert daemon.stop() == 0
 
 
-def test_ready_before_a_thousand_interfaces(sites):
+def test_ready_before_thousands_of_interfaces(sites):
     """Making so many takes the kernel seconds, for which neither `ready` nor traffic waits; all are there in the end, and gone with
     the daemon, at once."""
-    count = 1000
+    count = 3000
     others = "".join(
         f'\n[[tunnel]]\nname = "t{number}"\nlocal = "192.0.2.1"\nremote = "198.18.{number // 250}.{number % 250 + 1}"\nprotect = "none"\n'
         for number in range(count)
