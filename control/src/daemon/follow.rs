@@ -2,8 +2,9 @@
 //! is asked to find.
 //!
 //! A station on a link of the host's is found by the host. It is asked for those that tables lead by ([`Host::want`]) and for
-//! those that packets wait for ([`Host::ask`]), and asked again every [`AGAIN`]: the host sees none of our packets, and would
-//! take a station for unused.
+//! those that packets wait for ([`Host::ask`]). Of these, and of all others that it knows there (it learns of a station that asks for
+//! its own address, say), it is reminded every [`AGAIN`]: it sees none of our packets, would take a station for unused, and
+//! never notice that one has got another address on the link.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -21,8 +22,8 @@ use crate::routes::{HostSource, HostState, HostTables, Interfaces, ResolveError,
 /// How often the host is reminded of the stations that are in use: well before Linux forgets one that nobody uses
 /// (`gc_stale_time`, 60 s), and soon enough for one that was not there the first time.
 const AGAIN: Duration = Duration::from_secs(5);
-/// Stations that packets have waited for and that are kept fresh, at most.
-const MOST_ASKED: usize = 4096;
+/// Stations that are kept fresh although no table leads by them, at most.
+const MOST_KNOWN: usize = 4096;
 
 /// The host as the daemon knows it.
 pub(super) struct Host {
@@ -39,8 +40,6 @@ pub(super) struct Host {
     refuses: bool,
     /// Stations that tables lead by.
     wanted: BTreeSet<(usize, IpAddr)>,
-    /// Stations that packets waited for.
-    asked: BTreeSet<(usize, IpAddr)>,
     again: Instant,
 }
 
@@ -64,7 +63,6 @@ impl Host {
         }
         interfaces.tunnels = numbers_of_interfaces(config);
         let again = Instant::now();
-        let (wanted, asked) = (BTreeSet::new(), BTreeSet::new());
         Ok(Host {
             source,
             state,
@@ -73,8 +71,7 @@ impl Host {
             beside,
             trouble: None,
             refuses: false,
-            wanted,
-            asked,
+            wanted: BTreeSet::new(),
             again,
         })
     }
@@ -168,9 +165,6 @@ impl Host {
 
     /// Packets wait for a station.
     pub(super) fn ask(&mut self, port: usize, address: IpAddr) {
-        if self.asked.len() < MOST_ASKED {
-            self.asked.insert((port, address));
-        }
         self.resolve((port, address));
     }
 
@@ -180,18 +174,19 @@ impl Host {
             return;
         }
         self.again = now + AGAIN;
-        let known: BTreeMap<_, _> =
-            self.asked.iter().map(|station| (*station, self.is_known(*station))).collect();
         // One that the host has given up is asked for again when there is a packet for it.
-        self.asked.retain(|station| known.get(station) == Some(&true));
-        let all: BTreeSet<_> = self.wanted.union(&self.asked).copied().collect();
+        let all: BTreeSet<_> = self.known().take(MOST_KNOWN).chain(self.wanted.iter().copied()).collect();
         all.into_iter().for_each(|station| self.resolve(station));
     }
 
-    fn is_known(&self, (port, address): (usize, IpAddr)) -> bool {
-        let link = self.links.get(port).and_then(|name| self.state.link_named(name));
-        link.and_then(|(link, _)| self.state.neighbours.get(&(link, address)))
-            .is_some_and(|neighbour| neighbour.mac.is_some())
+    /// Stations that the host has found on its ports' links, and that packets may go to.
+    fn known(&self) -> impl Iterator<Item = (usize, IpAddr)> {
+        let numbers = self.interfaces.ports.iter();
+        let links: BTreeMap<_, _> =
+            numbers.filter_map(|(name, port)| Some((self.state.link_named(name)?.0, *port))).collect();
+        let found = self.state.neighbours.iter();
+        let found = found.filter(|(_, station)| station.mac.is_some() && !station.permanent);
+        found.filter_map(move |((link, address), _)| Some((*links.get(link)?, *address)))
     }
 
     fn resolve(&mut self, (port, address): (usize, IpAddr)) {
@@ -285,10 +280,15 @@ mod tests {
         let mac = Some("02:00:00:00:00:07".parse().expect("a MAC"));
         script.set_neighbour(7, station, Some(Neighbour { mac, permanent: false }));
         script.set_neighbour(7, nobody, Some(Neighbour { mac: None, permanent: false }));
+        // One that the host has found by itself, one that it was told of, and one beside.
+        let (other, fixed) = (ip("192.0.2.9"), ip("192.0.2.10"));
+        script.set_neighbour(7, other, Some(Neighbour { mac, permanent: false }));
+        script.set_neighbour(7, fixed, Some(Neighbour { mac, permanent: true }));
+        script.set_neighbour(8, other, Some(Neighbour { mac, permanent: false }));
         assert!(host.follow());
         let later = host.deadline() + AGAIN;
         host.remind(later);
-        assert_eq!(script.asked(), [(7, station), (7, router)]);
+        assert_eq!(script.asked(), [(7, station), (7, other), (7, router)]);
         host.remind(later);
         assert_eq!(script.asked(), []);
     }
