@@ -1,5 +1,7 @@
 //! A worker: one thread's share of the ports, run to completion a batch at a time.
 //!
+//! 0. Where tables are new, nothing that follows may overtake what the exception thread has (see [`crate::exception::settled`]): what
+//!    it gives back comes first.
 //! 1. A receive queue is synchronised and up to a batch of frames lent out.
 //! 2. Each frame is classified as its queue wants it: as received by a port, here or by another worker, from the host into a
 //!    tunnel, as a frame that the exception thread made.
@@ -11,12 +13,14 @@
 use std::cell::RefCell;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
+use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use arc_swap::cache::Cache;
 
 use crate::counters::WorkerCounters;
 use crate::drops::Reason;
+use crate::exception::settled::{LONGEST, Settled};
 use crate::fan_out::FanOut;
 use crate::path::inbound::Here;
 use crate::path::transmit::Exits;
@@ -57,6 +61,12 @@ pub struct Worker {
     /// The ports' queues in the order of their numbers, then those that `exits` tells.
     transmit: Vec<TxQueue>,
     exits: Exits,
+    /// What the exception thread tells of packets that it was given.
+    settled: Arc<Settled>,
+    /// The number of the tables that packets are taken in with.
+    settled_with: u64,
+    /// Since when newer ones are there, and none is.
+    unsettled: Option<Instant>,
     /// Receive queues that are not the worker's first of their port: their number here, and among those of the port.
     further: Vec<(usize, usize)>,
     /// Ports whose transmit queue leads to another worker, which has one: port and worker.
@@ -89,6 +99,9 @@ impl Worker {
             receive,
             transmit,
             exits,
+            settled: Arc::default(),
+            settled_with: 0,
+            unsettled: None,
             further: Vec::new(),
             borrowed: Vec::new(),
             fan_out: None,
@@ -159,6 +172,11 @@ impl Worker {
         self
     }
 
+    /// What the exception thread has to tell this worker.
+    pub fn settled(&self) -> &Arc<Settled> {
+        &self.settled
+    }
+
     /// What this worker counts.
     pub fn counters(&self) -> &Arc<WorkerCounters> {
         &self.counters
@@ -179,9 +197,13 @@ impl Worker {
         self.receive.iter().filter_map(|(queue, _)| queue.wait_fd())
     }
 
-    /// Has the exception thread not taken all that it was given?
+    /// Has the exception thread not taken all that it was given, or not seen new tables?
     #[inline]
     pub fn waits_for_exceptions(&self) -> bool {
+        self.unsettled.is_some() || self.is_unread_by_exceptions()
+    }
+
+    fn is_unread_by_exceptions(&self) -> bool {
         self.exits.exceptions.and_then(|queue| self.transmit.get(queue)).is_some_and(TxQueue::is_unread)
     }
 
@@ -196,10 +218,16 @@ impl Worker {
             || self.fan_out.as_ref().is_some_and(|fan_out| fan_out.waiting() > peer)
     }
 
-    /// Is something with other workers that this one has to send on? It comes back within microseconds, and wakes nobody.
+    /// Is something with other threads that this one has to send on, or to send before all else? It comes back within
+    /// microseconds, and wakes nobody.
     #[inline]
     pub fn waits_for_help(&self) -> bool {
-        self.fan_out.as_ref().is_some_and(FanOut::is_waiting)
+        self.unsettled.is_some() || self.fan_out.as_ref().is_some_and(FanOut::is_waiting)
+    }
+
+    /// Does it take nothing in until the exception thread has seen new tables?
+    pub fn is_settling(&self) -> bool {
+        self.unsettled.is_some()
     }
 
     /// Is anything queued for sending that has not gone? Another round sends it, so a thread should not sleep for long then.
@@ -211,8 +239,34 @@ impl Worker {
     /// received, and those that it sealed or opened for others.
     #[inline]
     pub fn round(&mut self) -> usize {
-        let received = (0..self.receive.len()).map(|queue| self.turn(queue)).sum();
+        let tables = self.tables.load().number();
+        let before = if tables == self.settled_with { 0 } else { self.settle(tables) };
+        if self.unsettled.is_some() {
+            return before;
+        }
+        let received = before + (0..self.receive.len()).map(|queue| self.turn(queue)).sum::<usize>();
         if self.fan_out.is_some() { received + self.share(received == 0) } else { received }
+    }
+
+    /// Step 0, with the tables of that number. Returns the number of frames that were sent before all others.
+    #[cold]
+    #[inline(never)]
+    fn settle(&mut self, tables: u64) -> usize {
+        let queue = self.receive.iter().position(|(_, role)| *role == Role::Exceptions);
+        // What others seal or open was looked up in older tables, and is not to be overtaken on its way to the thread.
+        let mut count = if self.fan_out.is_some() { self.share(true) } else { 0 };
+        let aside = self.fan_out.as_ref().is_some_and(FanOut::is_waiting);
+        let settled = !aside && !self.is_unread_by_exceptions() && self.settled.is_settled(tables);
+        // Looked at after that was asked.
+        if let Some(queue) = queue {
+            while let more @ 1.. = self.turn(queue) {
+                count += more;
+            }
+        }
+        if settled || self.unsettled.get_or_insert_with(Instant::now).elapsed() > LONGEST {
+            (self.settled_with, self.unsettled) = (tables, None);
+        }
+        count
     }
 
     /// Step 5. Returns the number of packets that were sealed or opened for others. `idle`: nothing new has come in.

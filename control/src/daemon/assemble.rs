@@ -57,6 +57,8 @@ pub(super) struct Built {
     /// All routes as the engine has them.
     pub(super) routes: BTreeMap<Prefix, Gateway>,
     pub(super) setup: Setup,
+    /// All stations that the tables have.
+    pub(super) neighbours: Vec<NeighbourSpec>,
     /// Where the tunnels' packets go.
     pub(super) placed: Placed,
 }
@@ -78,9 +80,9 @@ pub(super) fn build(known: &Known<'_>) -> Result<Built, BuildError> {
     if !placed.held.is_empty() {
         routes = effective(&spec);
     }
-    let setup = setup(known, &spec);
+    let (setup, neighbours) = (setup(known, &spec), spec.neighbours.clone());
     let tables = Tables::build(spec)?;
-    Ok(Built { tables, routes, setup, placed })
+    Ok(Built { tables, routes, setup, neighbours, placed })
 }
 
 /// Step 1.
@@ -241,7 +243,7 @@ fn setup(known: &Known<'_>, spec: &TablesSpec) -> Setup {
         }),
         fragment: tunnel.fragment,
     });
-    Setup { ports: ports.collect(), tunnels: tunnels.collect(), neighbours: spec.neighbours.clone() }
+    Setup { ports: ports.collect(), tunnels: tunnels.collect() }
 }
 
 /// The prefixes that the host is to send into a tunnel's interface: those that the configuration routes into it, but for

@@ -21,8 +21,8 @@ const NAP: Duration = Duration::from_millis(100);
 pub(super) struct Bells {
     /// Its own.
     pub(super) own: Arc<Bell>,
-    /// The first worker's, which takes what the thread makes.
-    pub(super) worker: Option<Arc<Bell>>,
+    /// The workers', which take what the thread makes, in the order of their numbers.
+    pub(super) workers: Vec<Arc<Bell>>,
     /// The control thread's, which takes its events.
     pub(super) control: Arc<Bell>,
 }
@@ -97,7 +97,9 @@ impl Turner {
             self.bells.control.wake();
         }
         if count > 0 {
-            self.bells.worker.iter().for_each(|bell| bell.wake());
+            for (worker, bell) in self.bells.workers.iter().enumerate() {
+                bell.wake_if(|| self.exceptions.waits_for(worker));
+            }
         }
         count
     }

@@ -308,7 +308,7 @@ impl Daemon {
         let (mut holds, now) = (Holds::default(), Instant::now());
         let built = assemble::build(&known(&config, &kept, &made_of, &holds, now))
             .map_err(|error| Failure::configuration(&[plan::explain(&error, &config)]))?;
-        let Built { tables, routes, setup, placed } = built;
+        let Built { tables, routes, setup, neighbours, placed } = built;
         holds.remember(&placed, now);
         let tables = tables.publish();
 
@@ -321,7 +321,8 @@ impl Daemon {
         let taps = Taps::new(devices.shares.len());
         let workers = (0..).zip(devices.shares).map(|(number, share)| {
             let (worker, wire) = share.into_worker(number, &tables);
-            (worker.with_taps(&taps), wire)
+            let settled = Arc::clone(worker.settled());
+            (worker.with_taps(&taps), (wire, settled))
         });
         let (workers, wires): (Vec<_>, Vec<_>) = workers.unzip();
         let exceptions =
@@ -367,7 +368,7 @@ impl Daemon {
             steering: steering::Steering::default(),
             config,
         };
-        daemon.take_view(routes, placed, &setup);
+        daemon.take_view(routes, neighbours, placed, &setup);
         daemon.put_to_use(setup);
         for port in &mut daemon.ports {
             let up = daemon.host.link_state(port.link());
@@ -413,11 +414,8 @@ impl Daemon {
             let idle = self.config.engine.idle;
             self.workers.push(WorkerThread::start(number, worker, (bell, others), core, idle)?);
         }
-        let bells = Bells {
-            own: Arc::clone(&self.exceptions_bell),
-            worker: bells.into_iter().next(),
-            control: Arc::clone(&self.bell),
-        };
+        let bells =
+            Bells { own: Arc::clone(&self.exceptions_bell), workers: bells, control: Arc::clone(&self.bell) };
         self.exceptions = Some(ExceptionThread::start(exceptions, events, bells, self.started)?);
         Ok(())
     }
@@ -558,23 +556,25 @@ impl Daemon {
         };
         self.told.build = None;
         self.made_of = made_of;
-        let Built { tables, routes, setup, placed } = built;
+        let Built { tables, routes, setup, neighbours, placed } = built;
         self.holds.remember(&placed, now);
         self.tables.store(Arc::new(tables));
-        log::debug(format_args!(
-            "new tables: {} routes, {} neighbours",
-            routes.len(),
-            setup.neighbours.len()
-        ));
-        self.take_view(routes, placed, &setup);
+        log::debug(format_args!("new tables: {} routes, {} neighbours", routes.len(), neighbours.len()));
+        self.take_view(routes, neighbours, placed, &setup);
         self.put_to_use(setup);
     }
 
-    fn take_view(&mut self, routes: BTreeMap<Prefix, Gateway>, placed: Placed, setup: &Setup) {
+    fn take_view(
+        &mut self,
+        routes: BTreeMap<Prefix, Gateway>,
+        neighbours: Vec<NeighbourSpec>,
+        placed: Placed,
+        setup: &Setup,
+    ) {
         self.tell_placed(&placed);
         self.view = View {
             routes,
-            neighbours: setup.neighbours.clone(),
+            neighbours,
             links: setup
                 .ports
                 .iter()

@@ -174,6 +174,10 @@ impl Turner {
             }
             if frames > 0 || self.worker.waits_for_help() {
                 idle_since = None;
+                if self.worker.is_settling() {
+                    // Perhaps it is this core that the exception thread waits for.
+                    thread::yield_now();
+                }
             } else if idle == Idle::Adaptive && idle_since.get_or_insert_with(Instant::now).elapsed() >= SPIN
             {
                 if self.sleep() {

@@ -540,7 +540,7 @@ impl Daemon {
     fn put(&mut self, prepared: Prepared) {
         let Prepared { config, tunnels, made_of, learned, built, touched } = prepared;
         let now = Instant::now();
-        let Built { tables, routes, setup, placed } = built;
+        let Built { tables, routes, setup, neighbours, placed } = built;
         let moved: Vec<usize> = touched
             .iter()
             .copied()
@@ -565,7 +565,7 @@ impl Daemon {
                 *told = None;
             }
         }
-        self.take_view(routes, placed, &setup);
+        self.take_view(routes, neighbours, placed, &setup);
         self.interfaces.change(&before, &self.config, &touched);
         self.put_to_use(setup);
         self.steer_keys();

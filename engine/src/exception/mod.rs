@@ -4,7 +4,8 @@
 //! [`icmp`] tells senders what became of their packets, as often as [`limit`] allows; [`echo`] answers those who ask
 //! whether we are there, [`pmtu`] learns from what others tell us, [`fragment`] cuts packets that do not fit, and
 //! [`reassembly`] puts those together that others have cut; of UDP datagrams, [`datagrams`] tells which these are.
-//! [`neighbour`] finds the stations beside us, and [`keepalive`] finds out whether the far end of a tunnel is there. Memory is allocated here, within bounds that are
+//! [`neighbour`] finds the stations beside us; packets that wait for one do so there or in [`waiting`], and [`settled`] keeps their flows
+//! in order; [`keepalive`] finds out whether the far end of a tunnel is there. Memory is allocated here, within bounds that are
 //! said in each place.
 #![deny(clippy::indexing_slicing, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -20,5 +21,6 @@ pub mod pmtu;
 pub mod reassembly;
 #[cfg(test)]
 mod samples;
+pub mod settled;
 pub mod thread;
 pub mod waiting;

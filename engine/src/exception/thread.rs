@@ -3,7 +3,8 @@
 //! 1. What the control plane says of ports and tunnels ([`Setup`]) is taken over.
 //! 2. Each worker's ring is emptied; every frame is dealt with by its [`Cause`].
 //! 3. Timers run: neighbours asked, keepalives sent, what waited too long dropped.
-//! 4. What was made goes to the first worker, each frame with a tag that says what is to be done with it.
+//! 4. What was made goes to a worker, each frame with a tag that says what is to be done with it: what waited, to the one that
+//!    had given it away, so that its flow stays in order (see [`super::settled`]); all else to the first.
 //!
 //! It may allocate, within the bounds of its parts, and it never blocks. What does not fit into the ring is dropped and
 //! counted as `tx-full`.
@@ -26,12 +27,14 @@ use super::limit::{RateLimit, Rates};
 use super::neighbour::{self, Lost, Neighbours, Received, Station};
 use super::pmtu::{self, PathMtu, Told};
 use super::reassembly::{self, Reassembly};
+use super::settled::{Settled, Ticket};
 use super::waiting::Waiting;
 use crate::counters::WorkerCounters;
 use crate::drops::Reason;
 use crate::flow;
 use crate::gre::Payload;
-use crate::tables::{NeighbourSpec, Published, Tables, To};
+use crate::ring::{RxQueue, TxQueue};
+use crate::tables::{Published, Tables, To};
 use crate::tag::{Cause, Exception, Injected, Origin};
 use crate::wire::ethernet::{self, Ethernet, EthernetHeader, MacAddr};
 use crate::wire::{Gre, Ipv4, Ipv6, ipv4, nd, protocol};
@@ -44,8 +47,6 @@ pub struct Setup {
     pub ports: Vec<PortSetup>,
     /// By tunnel number.
     pub tunnels: Vec<TunnelSetup>,
-    /// All that the tables have: packets that wait for one of them are released.
-    pub neighbours: Vec<NeighbourSpec>,
 }
 
 /// A port.
@@ -99,11 +100,28 @@ pub enum Event {
 }
 
 /// A packet that waits for a station.
-enum Held {
-    /// An IP packet for the station itself, or for those behind it, and where it came in.
-    Forward(Origin, Vec<u8>),
-    /// A packet for a tunnel whose outer packets go there: for the one between these ends, whatever has its number later.
-    IntoTunnel(u32, keepalive::Ends, Vec<u8>),
+struct Held {
+    bound: Bound,
+    packet: Vec<u8>,
+    /// Whose it is.
+    ticket: Ticket,
+}
+
+/// Where such a packet is to go.
+#[derive(Clone, Copy)]
+enum Bound {
+    /// To the station itself, or to those behind it; and where it came in.
+    Station(Origin),
+    /// Into a tunnel whose outer packets go there: the one between these ends, whatever has its number later.
+    Tunnel(u32, keepalive::Ends),
+}
+
+/// A frame for a worker.
+struct Made {
+    injected: Injected,
+    bytes: Vec<u8>,
+    /// The worker that waits for it; without one it is the first's.
+    ticket: Option<Ticket>,
 }
 
 /// How many errors about outer packets are looked at in a second: with many tunnels, each takes its time.
@@ -122,17 +140,33 @@ const REASSEMBLY: [Reason; 5] = [
 /// The state of the thread. See the module page.
 pub struct Exceptions {
     tables: Cache<Arc<ArcSwap<Tables>>, Arc<Tables>>,
-    wires: Vec<QueuePair>,
+    wires: Vec<Wire>,
     setups: Receiver<Setup>,
     events: Sender<Event>,
     parts: Parts,
+}
+
+impl Made {
+    /// One that nobody waits for.
+    fn first(injected: Injected, bytes: Vec<u8>) -> Made {
+        Made { injected, bytes, ticket: None }
+    }
+}
+
+/// The wire from and to a worker.
+struct Wire {
+    from: RxQueue,
+    to: TxQueue,
+    settled: Arc<Settled>,
+    /// Slots of `from` whose frames have been taken.
+    taken: u32,
 }
 
 /// All but the rings, so that a frame can be borrowed from them while this changes.
 struct Parts {
     setup: Setup,
     events: Vec<Event>,
-    made: Vec<(Injected, Vec<u8>)>,
+    made: Vec<Made>,
     neighbours: Neighbours<Held>,
     neighbours_out: neighbour::Output<Held>,
     waiting: Waiting<Held>,
@@ -147,16 +181,18 @@ struct Parts {
     /// By tunnel number; the ends show when that is another tunnel's.
     path_mtus: HashMap<u32, (keepalive::Ends, PathMtu)>,
     used_at: u64,
+    /// The number of the tables that packets were released for.
+    seen: u64,
     random: u64,
     counters: Arc<WorkerCounters>,
 }
 
 impl Exceptions {
-    /// A thread's state. `wires` are, for each worker, the far ends of the wires given to
-    /// [`crate::worker::Worker::with_exceptions`]; what is made goes to the first. `secret` is random.
+    /// A thread's state. `wires` are, for each worker, the far end of the wire given to
+    /// [`crate::worker::Worker::with_exceptions`], and [`crate::worker::Worker::settled`]. `secret` is random.
     pub fn new(
         tables: &Published,
-        wires: Vec<QueuePair>,
+        wires: Vec<(QueuePair, Arc<Settled>)>,
         setups: Receiver<Setup>,
         events: Sender<Event>,
         secret: u64,
@@ -178,9 +214,12 @@ impl Exceptions {
             ids: Ids::new(secret as u16),
             path_mtus: HashMap::new(),
             used_at: 0,
+            seen: 0,
             random: secret | 1,
             counters: Arc::new(WorkerCounters::new([])),
         };
+        let wire = |((from, to), settled)| Wire { from, to, settled, taken: 0 };
+        let wires = wires.into_iter().map(wire).collect();
         Exceptions { tables: Cache::new(Arc::clone(tables)), wires, setups, events, parts }
     }
 
@@ -192,6 +231,11 @@ impl Exceptions {
     /// The neighbours that it has resolved, or tries to.
     pub fn neighbours(&self) -> impl Iterator<Item = neighbour::Neighbour> {
         self.parts.neighbours.iter()
+    }
+
+    /// Has worker `worker` not taken all that was made for it?
+    pub fn waits_for(&self, worker: usize) -> bool {
+        self.wires.get(worker).is_some_and(|wire| wire.to.is_unread())
     }
 
     /// When [`Exceptions::turn`] has something to do next, if no frame comes before: in nanoseconds of its clock.
@@ -222,27 +266,30 @@ impl Exceptions {
         if let Some(setup) = setups.try_iter().last() {
             parts.take_over(setup, tables, now);
         }
+        parts.release(tables);
         let mut count = 0;
-        for (rx, _) in wires.iter_mut() {
-            rx.sync();
+        for (worker, Wire { from, settled, taken, .. }) in wires.iter_mut().enumerate() {
+            from.sync();
             let mut broken = 0;
-            let slots = rx.ring.take(&mut broken, |mut frame| {
+            *taken = from.ring.take(&mut broken, |mut frame| {
                 count += 1;
                 match Exception::decode(frame.tag()) {
-                    Some(exception) => parts.handle(exception, frame.bytes_mut(), tables, now),
+                    Some(exception) => {
+                        parts.handle(exception, frame.bytes_mut(), (worker, settled), tables, now);
+                    }
                     None => parts.drop(Reason::SlotBroken),
                 }
             });
             parts.counters.count_drop(Reason::SlotBroken, broken);
-            rx.ring.release(slots);
-            rx.sync();
         }
         parts.timers(tables, now);
         count += parts.made.len();
-        let Some((_, tx)) = wires.first_mut() else { return count };
-        tx.sync();
-        for (injected, bytes) in parts.made.drain(..) {
-            let pushed = tx.ring.push_with(injected.encode(), |buffer| {
+        wires.iter_mut().for_each(|wire| wire.to.sync());
+        let mut owed = Vec::new();
+        for Made { injected, bytes, ticket } in parts.made.drain(..) {
+            let worker = ticket.as_ref().map_or(0, |ticket| ticket.worker);
+            let Some(Wire { to, .. }) = wires.get_mut(worker) else { continue };
+            let pushed = to.ring.push_with(injected.encode(), |buffer| {
                 buffer.get_mut(..bytes.len()).ok_or(crate::ring::Refused::TooLong)?.copy_from_slice(&bytes);
                 Ok(bytes.len())
             });
@@ -251,8 +298,16 @@ impl Exceptions {
                 Err(crate::ring::Refused::Full) => parts.counters.count_drop(Reason::TxFull, 1),
                 Err(crate::ring::Refused::TooLong) => parts.counters.count_drop(Reason::TooBig, 1),
             }
+            owed.extend(ticket);
         }
-        tx.sync();
+        // In this order: whoever sees that its frames are taken sees what became of them.
+        for Wire { from, to, settled, taken } in wires.iter_mut() {
+            to.sync();
+            settled.tell(tables.number());
+            from.ring.release(*taken);
+            from.sync();
+        }
+        drop(owed);
         for event in parts.events.drain(..) {
             // Nobody listens any more: the process is about to end.
             events.send(event).unwrap_or_default();
@@ -294,37 +349,56 @@ impl Parts {
             }
         }
         self.drain(tables, now);
-        self.release(tables);
     }
 
-    /// Packets whose station the tables know now.
+    /// Packets that have a way by tables that are new to the thread.
     fn release(&mut self, tables: &Tables) {
-        let known: HashMap<(u16, IpAddr), MacAddr> =
-            self.setup.neighbours.iter().map(|n| ((n.port as u16, n.address), n.mac)).collect();
-        for ((port, address), held) in self.waiting.release(|key| known.contains_key(&key)) {
-            match held {
-                Held::IntoTunnel(tunnel, ends, packet) if is_still(tables, tunnel, ends) => {
-                    self.made.push((Injected::IntoTunnel(tunnel), packet));
-                }
-                Held::IntoTunnel(..) => self.drop(Reason::NoNeighbour),
-                Held::Forward(_, packet) => {
-                    if let Some(mac) = known.get(&(port, address)) {
-                        self.send(port, *mac, &packet);
-                    }
-                }
+        if std::mem::replace(&mut self.seen, tables.number()) == tables.number() {
+            return;
+        }
+        for (key, held) in self.waiting.release(|key, held| is_ready(key, held, tables)) {
+            self.go_on(key, held, tables);
+        }
+    }
+
+    /// A packet that has waited goes on, if there is a way.
+    fn go_on(&mut self, (port, address): (u16, IpAddr), held: Held, tables: &Tables) {
+        match held.bound {
+            Bound::Tunnel(tunnel, ends) if is_still(tables, tunnel, ends) => {
+                let Held { packet, ticket, .. } = held;
+                self.made.push(Made {
+                    injected: Injected::IntoTunnel(tunnel),
+                    bytes: packet,
+                    ticket: Some(ticket),
+                });
             }
+            Bound::Tunnel(..) => self.drop(Reason::NoNeighbour),
+            Bound::Station(_) => match tables.link_address(port, address) {
+                Some(mac) => self.send(port, mac, &held.packet, Some(held.ticket)),
+                None => self.drop(Reason::NoNeighbour),
+            },
         }
     }
 
     /// Step 2.
-    fn handle(&mut self, exception: Exception, frame: &mut [u8], tables: &Tables, now: u64) {
+    fn handle(
+        &mut self,
+        exception: Exception,
+        frame: &mut [u8],
+        worker: (usize, &Arc<Settled>),
+        tables: &Tables,
+        now: u64,
+    ) {
         let Exception { cause, origin } = exception;
         match cause {
             // Counted where they were dropped.
             Cause::TtlExceeded => self.tell(frame, Error::TimeExceeded, origin, tables, now),
             Cause::NoRoute => self.tell(frame, Error::NoRoute, origin, tables, now),
             Cause::TooBig => self.too_big(frame, origin, tables, now),
-            Cause::NoNeighbour => self.no_neighbour(frame, origin, tables, now),
+            Cause::NoNeighbour => {
+                let ticket = Ticket::new(worker.0, worker.1);
+                self.no_neighbour(frame, origin, ticket, tables, now);
+            }
             Cause::Fragment => self.fragment(frame, origin, Owner::Tunnel, now),
             Cause::Datagram => self.fragment(frame, origin, Owner::Host, now),
             Cause::Local => self.local(frame, origin, tables, now),
@@ -394,36 +468,33 @@ impl Parts {
     /// What the state machines ask for becomes frames and events.
     fn drain(&mut self, tables: &Tables, now: u64) {
         for (port, frame) in self.neighbours_out.frames.drain(..) {
-            self.made.push((Injected::Send(u32::from(port)), frame));
+            self.made.push(Made::first(Injected::Send(u32::from(port)), frame));
         }
         self.events.extend(self.neighbours_out.changes.drain(..).map(Event::Neighbour));
         let released: Vec<_> = self.neighbours_out.released.drain(..).collect();
         for (port, mac, held) in released {
-            match held {
-                Held::Forward(_, packet) => self.send(port, mac, &packet),
-                Held::IntoTunnel(number, ends, packet) => self.enter(number, ends, packet, tables, now),
+            match held.bound {
+                Bound::Station(_) => self.send(port, mac, &held.packet, Some(held.ticket)),
+                Bound::Tunnel(number, _) => self.enter(number, held, tables, now),
             }
         }
         for (tunnel, packet) in self.keepalives_out.probes.drain(..) {
-            self.made.push((Injected::IntoTunnel(tunnel), packet));
+            self.made.push(Made::first(Injected::IntoTunnel(tunnel), packet));
         }
         for (tunnel, payload) in self.keepalives_out.answers.drain(..) {
-            self.made.push((Injected::Answer(tunnel), payload));
+            self.made.push(Made::first(Injected::Answer(tunnel), payload));
         }
         let changes = self.keepalives_out.changes.drain(..);
         self.events.extend(changes.map(|(tunnel, liveness)| Event::Liveness { tunnel, liveness }));
     }
 
     /// A packet for a tunnel whose next station is known. The tunnel's headers have its address only once the tables do.
-    fn enter(&mut self, number: u32, ends: keepalive::Ends, packet: Vec<u8>, tables: &Tables, now: u64) {
-        let Some(tunnel) = tables.tunnel(number).filter(|tunnel| tunnel.ends() == ends) else {
-            return self.drop(Reason::NoNeighbour);
-        };
-        if tunnel.way_out().is_ok() {
-            return self.made.push((Injected::IntoTunnel(number), packet));
-        }
+    fn enter(&mut self, number: u32, held: Held, tables: &Tables, now: u64) {
         let Some(key) = tables.station_of(number) else { return self.drop(Reason::NoNeighbour) };
-        if self.waiting.push(now, key, Held::IntoTunnel(number, ends, packet)).0.is_some() {
+        if is_ready(key, &held, tables) {
+            return self.go_on(key, held, tables);
+        }
+        if self.waiting.push(now, key, held).0.is_some() {
             self.drop(Reason::NoNeighbour);
         }
     }
@@ -432,8 +503,8 @@ impl Parts {
         self.counters.count_drop(reason, 1);
     }
 
-    /// An IP packet to a station on a link.
-    fn send(&mut self, port: u16, dst: MacAddr, packet: &[u8]) {
+    /// An IP packet to a station on a link; `ticket`: one that has waited.
+    fn send(&mut self, port: u16, dst: MacAddr, packet: &[u8], ticket: Option<Ticket>) {
         let Some(setup) = self.setup.ports.get(usize::from(port)) else {
             return self.drop(Reason::NoNeighbour);
         };
@@ -446,7 +517,7 @@ impl Parts {
             EthernetHeader { dst, src: setup.mac, ethertype }.emit(header);
         }
         frame.extend_from_slice(packet);
-        self.made.push((Injected::Send(u32::from(port)), frame));
+        self.made.push(Made { injected: Injected::Send(u32::from(port)), bytes: frame, ticket });
     }
 
     /// An address of ours to send errors from: of where the packet came in, else any.
@@ -485,7 +556,7 @@ impl Parts {
         if !self.errors.allow(src, Duration::from_nanos(now)) {
             return;
         }
-        self.made.push((injected, error));
+        self.made.push(Made::first(injected, error));
     }
 
     /// A packet that does not fit its way: in fragments, or its sender is told.
@@ -503,7 +574,7 @@ impl Parts {
         let whole = Ipv4::parse(packet).is_ok_and(|ip| !ip.dont_fragment() || forced);
         if whole && let Ok(pieces) = fragment(packet, mtu, &mut self.ids) {
             let injected = tunnel.map_or(Injected::Route, Injected::IntoTunnel);
-            self.made.extend(pieces.into_iter().map(|piece| (injected, piece)));
+            pieces.into_iter().for_each(|piece| self.made.push(Made::first(injected, piece)));
             return;
         }
         self.drop(Reason::TooBig);
@@ -511,10 +582,10 @@ impl Parts {
     }
 
     /// A packet whose next station is not known: it waits while that is asked for.
-    fn no_neighbour(&mut self, packet: &[u8], origin: Origin, tables: &Tables, now: u64) {
+    fn no_neighbour(&mut self, packet: &[u8], origin: Origin, ticket: Ticket, tables: &Tables, now: u64) {
         let out = ends(packet).and_then(|(_, dst)| way(packet, dst, origin, tables));
-        let (key, held) = match out {
-            Some(Out::Station(port, address)) => ((port, address), Held::Forward(origin, packet.to_vec())),
+        let (key, bound) = match out {
+            Some(Out::Station(port, address)) => ((port, address), Bound::Station(origin)),
             Some(Out::Tunnel(number)) => {
                 let tunnel = tables.tunnel(number);
                 let Some((tunnel, key)) =
@@ -522,14 +593,19 @@ impl Parts {
                 else {
                     return self.drop(Reason::NoNeighbour);
                 };
-                (key, Held::IntoTunnel(number, tunnel.ends(), packet.to_vec()))
+                (key, Bound::Tunnel(number, tunnel.ends()))
             }
             None => return self.drop(Reason::NoNeighbour),
         };
+        let held = Held { bound, packet: packet.to_vec(), ticket };
+        // The worker looked it up in tables that are older than these: nothing would release it.
+        if is_ready(key, &held, tables) {
+            return self.go_on(key, held, tables);
+        }
         let host_resolves = self.setup.ports.get(usize::from(key.0)).is_some_and(|port| port.host_resolves);
         if host_resolves {
-            let (lost, first) = self.waiting.push(now, key, held);
-            if first {
+            let (lost, ask) = self.waiting.push(now, key, held);
+            if ask {
                 self.events.push(Event::Resolve { port: key.0, address: key.1 });
             }
             if lost.is_some() {
@@ -543,8 +619,8 @@ impl Parts {
     /// A packet that nobody on the link takes.
     fn unreachable(&mut self, held: Held, tables: &Tables, now: u64) {
         self.drop(Reason::NoNeighbour);
-        if let Held::Forward(origin, packet) = held {
-            self.tell(&packet, Error::HostUnreachable, origin, tables, now);
+        if let Bound::Station(origin) = held.bound {
+            self.tell(&held.packet, Error::HostUnreachable, origin, tables, now);
         }
     }
 
@@ -568,7 +644,7 @@ impl Parts {
         for (owner, port, frame) in sorted {
             match owner {
                 Owner::Tunnel => self.reassemble(&frame, port, now),
-                Owner::Host => self.made.push((Injected::Host(port), frame)),
+                Owner::Host => self.made.push(Made::first(Injected::Host(port), frame)),
             }
         }
     }
@@ -582,7 +658,7 @@ impl Parts {
         {
             let mut bytes = header.to_vec();
             bytes.extend_from_slice(&whole);
-            self.made.push((Injected::Receive(port), bytes));
+            self.made.push(Made::first(Injected::Receive(port), bytes));
         }
         self.count_reassembly();
     }
@@ -616,9 +692,9 @@ impl Parts {
         match ends.zip(echo::reply(link.payload())) {
             // Link-local addresses have no routes.
             Some(((src, dst), reply)) if is_link_local(src) || is_link_local(dst) => {
-                self.send(port, link.src(), &reply);
+                self.send(port, link.src(), &reply, None);
             }
-            Some((_, reply)) => self.made.push((Injected::Route, reply)),
+            Some((_, reply)) => self.made.push(Made::first(Injected::Route, reply)),
             None => self.drop(Reason::NoHost),
         }
     }
@@ -670,7 +746,7 @@ impl Parts {
             }
             // The far end may be back in a moment; keepalives and IKE say when it is not.
             Some(Ok((_, Told::Unreachable(_)))) => {}
-            Some(Err(_)) => self.made.push((Injected::Host(port), frame.to_vec())),
+            Some(Err(_)) => self.made.push(Made::first(Injected::Host(port), frame.to_vec())),
             None => self.drop(Reason::NoHost),
         }
     }
@@ -706,6 +782,17 @@ fn is_udp(packet: &[u8]) -> bool {
         Some(4) => Ipv4::parse(packet).is_ok_and(|ip| ip.protocol() == protocol::UDP),
         _ => {
             Ipv6::parse(packet).is_ok_and(|ip| ip.upper().is_ok_and(|upper| upper.protocol == protocol::UDP))
+        }
+    }
+}
+
+/// Is there nothing that a packet which waits for station `key` has to wait for, by these tables?
+fn is_ready(key: (u16, IpAddr), held: &Held, tables: &Tables) -> bool {
+    match held.bound {
+        Bound::Station(_) => tables.link_address(key.0, key.1).is_some(),
+        Bound::Tunnel(number, ends) => {
+            !is_still(tables, number, ends)
+                || tables.tunnel(number).is_some_and(|tunnel| tunnel.way_out().is_ok())
         }
     }
 }

@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::{
     Ends, Gateway, GreEntry, Inbound, MAX_DEPTH, NextHop, PortEntry, PortKind, RouteSource, Stack, Tables,
@@ -22,6 +23,9 @@ use crate::wire::ethernet::MacAddr;
 
 /// IKE and ESP in UDP (RFC 3948 section 2.1).
 const NAT_T_PORT: u16 = 4500;
+
+/// How many have been built.
+static BUILT: AtomicU64 = AtomicU64::new(0);
 
 /// The path MTU of a tunnel that has no way out, until it has one.
 const DEFAULT_MTU: usize = 1500;
@@ -194,8 +198,8 @@ fn number(routes: &Routes) -> Numbered {
 
 pub(super) fn build(mut spec: TablesSpec) -> Result<Tables, BuildError> {
     validate(&spec)?;
-    let stations: HashMap<(usize, IpAddr), MacAddr> =
-        spec.neighbours.iter().map(|n| ((n.port, n.address), n.mac)).collect();
+    let stations: HashMap<(u16, IpAddr), MacAddr> =
+        spec.neighbours.iter().map(|n| ((n.port as u16, n.address), n.mac)).collect();
 
     let mut routes = collect_routes(&spec, &stations)?;
     let (fib, ways) = (routes.index()?, routes.ways());
@@ -248,6 +252,7 @@ pub(super) fn build(mut spec: TablesSpec) -> Result<Tables, BuildError> {
     let (tunnels, depth) = lay_out_all(&spec.tunnels, &to, &ports)?;
 
     let mut tables = Tables {
+        number: BUILT.fetch_add(1, Ordering::Relaxed) + 1,
         ports,
         fib,
         next_hops,
@@ -255,6 +260,7 @@ pub(super) fn build(mut spec: TablesSpec) -> Result<Tables, BuildError> {
         sources,
         groups,
         routers,
+        stations,
         tunnels,
         counters: spec.tunnels.iter().map(|tunnel| tunnel.counters.clone()).collect(),
         spis: FlatMap::default(),
@@ -326,7 +332,7 @@ fn exists(gateway: &Gateway, spec: &TablesSpec) -> Result<(), BuildError> {
 
 fn collect_routes(
     spec: &TablesSpec,
-    stations: &HashMap<(usize, IpAddr), MacAddr>,
+    stations: &HashMap<(u16, IpAddr), MacAddr>,
 ) -> Result<Routes, BuildError> {
     let mut routes = Routes::default();
     // Static and tunnel routes first: those that would hide each other are a mistake.
@@ -372,7 +378,7 @@ fn collect_routes(
 }
 
 /// Where a gateway leads. A group is put into the list of groups; a group in a group leads nowhere.
-fn way(gateway: &Gateway, routes: &mut Routes, stations: &HashMap<(usize, IpAddr), MacAddr>) -> Way {
+fn way(gateway: &Gateway, routes: &mut Routes, stations: &HashMap<(u16, IpAddr), MacAddr>) -> Way {
     match gateway {
         Gateway::Group(members) => {
             let members = members
@@ -389,9 +395,10 @@ fn way(gateway: &Gateway, routes: &mut Routes, stations: &HashMap<(usize, IpAddr
         Gateway::Host => To::HostForwards.into(),
         Gateway::Discard => To::Nowhere.into(),
         Gateway::Port { port, via } => {
-            let to = match via.and_then(|via| stations.get(&(*port, via))) {
-                Some(mac) => To::Station { port: *port as u16, mac: *mac },
-                None => To::Unresolved { port: *port as u16 },
+            let port = *port as u16;
+            let to = match via.and_then(|via| stations.get(&(port, via))) {
+                Some(mac) => To::Station { port, mac: *mac },
+                None => To::Unresolved { port },
             };
             Way { via: *via, ..to.into() }
         }

@@ -250,6 +250,8 @@ impl Address for Ipv6Addr {
 
 /// One snapshot. See the module page.
 pub struct Tables {
+    /// Higher than that of all built before.
+    number: u64,
     pub(crate) ports: Vec<PortEntry>,
     fib: Fib,
     next_hops: Vec<NextHop>,
@@ -261,6 +263,8 @@ pub struct Tables {
     groups: Vec<Box<[u32]>>,
     /// The routers that next hops lead by.
     routers: HashMap<u32, IpAddr>,
+    /// All known stations, by port and address.
+    stations: HashMap<(u16, IpAddr), MacAddr>,
     tunnels: Vec<Tunnel>,
     /// Each tunnel's, in their order: close together, so that finding them costs no look at the tunnel.
     counters: Vec<TunnelCounterSet>,
@@ -294,6 +298,12 @@ impl Tables {
     /// This snapshot, ready to be shared with workers.
     pub fn publish(self) -> Published {
         Arc::new(ArcSwap::from_pointee(self))
+    }
+
+    /// Tells these tables from all others: higher than that of all built before, and not 0.
+    #[inline]
+    pub(crate) fn number(&self) -> u64 {
+        self.number
     }
 
     /// Where packets to `address` go; `None` without a route.
@@ -343,6 +353,11 @@ impl Tables {
     /// The router that next hop `hop` leads by.
     pub(crate) fn router(&self, hop: u32) -> Option<IpAddr> {
         self.routers.get(&hop).copied()
+    }
+
+    /// The link address of station `address` on port `port`, where it is known.
+    pub fn link_address(&self, port: u16, address: IpAddr) -> Option<MacAddr> {
+        self.stations.get(&(port, address)).copied()
     }
 
     /// The port and the station on its link that packets of a flow to `address` go to, where that is what the route says.

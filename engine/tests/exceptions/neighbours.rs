@@ -1,18 +1,21 @@
 //! Stations on links: found, answered, waited for.
 
 use std::net::{IpAddr, Ipv6Addr};
+use std::sync::Arc;
 
+use crossbeam::channel::unbounded;
 use culvert_engine::drops::Reason;
 use culvert_engine::exception::neighbour::Change;
-use culvert_engine::exception::thread::Event;
+use culvert_engine::exception::thread::{Event, Exceptions};
 use culvert_engine::exception::waiting::PATIENCE;
 use culvert_engine::gre::{Options, Payload};
 use culvert_engine::tables::{Gateway, Stack};
+use culvert_engine::tag::{Cause, Exception, Origin};
 use culvert_engine::wire::ethernet::MacAddr;
 
 use crate::lab::{LAN, LINK, PLAIN, WAN, end, frame, ip, lan_v4, lan_v6, link, mac, station};
 use crate::packets::{Icmp, arp, ends, hop, icmp, nd, udp_packet, unwrapped};
-use crate::router::{Net, Router, SECOND, Wrap, own_inner_v4};
+use crate::router::{Net, Router, SECOND, START, Wrap, own_inner_v4, region, wire};
 
 const ALL: [u8; 6] = [0xff; 6];
 const NEW: MacAddr = MacAddr([2, 0, 0, 9, 9, 9]);
@@ -228,6 +231,97 @@ fn on_a_port_of_a_host_the_host_is_asked() {
     router.forget();
     router.packet(LAN, &nobody);
     assert_eq!(router.events(), [Event::Resolve { port: WAN as u16, address: [192, 0, 2, 78].into() }]);
+}
+
+/// A worker may look a packet up in tables that are replaced before the thread sees the packet: nothing new would release it.
+#[test]
+fn a_packet_that_comes_to_the_thread_after_its_tables_does_not_wait() {
+    for stack in [Stack::Shared, Stack::Own] {
+        let target = IpAddr::from([192, 0, 2, 77]);
+        let to_station = udp_packet(lan_v4(1, 2).into(), target, 100, 1);
+        let into_tunnel = udp_packet(lan_v4(1, 2).into(), lan_v4(2, 2).into(), 300, 2);
+        let mut router = Router::new(Net::new(1).alone().stacks(stack).with(Wrap::new(1, false)));
+        router.forget();
+        for packet in [&to_station, &into_tunnel] {
+            router.ports[LAN].send(&frame(1, LAN, packet));
+        }
+        router.worker.round();
+        router.net = router.net.clone().knows(WAN, target, NEW).knows(WAN, end(2, false), NEW);
+        router.publish();
+        let [plain, outer] = &router.sent(WAN)[..] else { panic!("two packets are wanted") };
+        assert_eq!(*plain, link(NEW, mac(1, WAN), &hop(&to_station)));
+        assert_eq!(unwrapped(outer, end(1, false), end(2, false)), hop(&into_tunnel));
+        assert_eq!(router.drops(), []);
+    }
+}
+
+/// Issue 3: order inside a flow. Packets that waited leave before those that come when the tables know the station, also where
+/// the worker sees the tables first; and so do those that are on their way to the thread.
+#[test]
+fn packets_that_waited_are_not_overtaken() {
+    let target = IpAddr::from([192, 0, 2, 77]);
+    for behind in [lan_v4(2, 2).into(), target] {
+        let packets: Vec<Vec<u8>> =
+            (0..4).map(|n| udp_packet(lan_v4(1, 2).into(), behind, 100 + usize::from(n), n)).collect();
+        let mut router = Router::new(Net::new(1).alone().stacks(Stack::Shared).with(Wrap::new(1, false)));
+        let sizes = |router: &mut Router| router.sent(WAN).iter().map(Vec::len).collect::<Vec<_>>();
+        packets[..2].iter().for_each(|packet| router.packet(LAN, packet));
+        router.ports[LAN].send(&frame(1, LAN, &packets[2]));
+        router.worker.round();
+        router.net = router.net.clone().knows(WAN, target, NEW).knows(WAN, end(2, false), NEW);
+        router.store();
+        router.ports[LAN].send(&frame(1, LAN, &packets[3]));
+        assert_eq!(router.worker.round(), 0, "nothing is taken in");
+        assert!(router.worker.is_settling() && router.worker.waits_for_exceptions());
+        assert_eq!(sizes(&mut router), [0; 0]);
+        router.exceptions.turn(router.now);
+        router.run();
+        let sent = sizes(&mut router);
+        assert!(sent.len() == 4 && sent.is_sorted(), "{sent:?}");
+        assert!(!router.worker.is_settling());
+        assert_eq!(router.drops(), []);
+    }
+}
+
+/// Packets that go on waiting hold up no others, and neither does a thread that is not there, for long.
+#[test]
+fn what_cannot_be_waited_for_holds_up_nobody() {
+    let mut router = Router::new(Net::new(1).stacks(Stack::Shared));
+    let (nobody, somebody) = (IpAddr::from([192, 0, 2, 77]), IpAddr::from([192, 0, 2, 78]));
+    let packet = |target| udp_packet(lan_v4(1, 2).into(), target, 100, 1);
+    router.packet(LAN, &packet(nobody));
+    router.net = router.net.clone().knows(WAN, somebody, NEW);
+    router.store();
+    router.exceptions.turn(router.now);
+    router.ports[LAN].send(&frame(1, LAN, &packet(somebody)));
+    assert_eq!(router.worker.round(), 1);
+    assert_eq!(router.sent(WAN).len(), 1);
+    // From here on the thread does nothing.
+    router.store();
+    router.ports[LAN].send(&frame(1, LAN, &packet(somebody)));
+    while router.worker.round() == 0 {}
+    assert_eq!((router.sent(WAN).len(), router.drops()), (1, vec![]));
+}
+
+/// What waited goes back to the worker that gave it away, which the rest of its flow goes through.
+#[test]
+fn a_packet_that_waited_goes_back_to_its_worker() {
+    let region = region(2);
+    let (near, mut fars): (Vec<_>, Vec<_>) = (0..2).map(|_| wire(&region, true)).unzip();
+    let net = Net::new(1).stacks(Stack::Shared);
+    let tables = net.tables().publish();
+    let ((setups, for_thread), (for_us, _events)) = (unbounded(), unbounded());
+    let wires = near.into_iter().map(|wire| (wire, Arc::default())).collect();
+    let mut thread = Exceptions::new(&tables, wires, for_thread, for_us, 7);
+    setups.send(net.setup()).expect("a thread that listens");
+    let target = IpAddr::from([192, 0, 2, 77]);
+    let waits = Exception { cause: Cause::NoNeighbour, origin: Origin::Port(LAN as u32) }.encode();
+    fars[1].send_tagged(waits, &udp_packet(lan_v4(1, 2).into(), target, 100, 1));
+    thread.turn(START);
+    tables.store(Arc::new(net.knows(WAN, target, NEW).tables()));
+    thread.turn(START);
+    assert!(thread.waits_for(1) && !thread.waits_for(0));
+    assert_eq!(fars.iter_mut().map(|far| far.frames().len()).collect::<Vec<_>>(), [0, 1]);
 }
 
 /// A packet for a tunnel waits for the station that the tunnel's outer packets go to, and leaves in the tunnel.

@@ -228,7 +228,6 @@ impl Net {
         Setup {
             ports: self.ports.iter().map(port).collect(),
             tunnels: self.tunnels.iter().map(tunnel).collect(),
-            neighbours: self.neighbours.clone(),
         }
     }
 }
@@ -283,7 +282,13 @@ impl Router {
             .with_interfaces(interface_queues)
             .with_exceptions(near);
         let ((setups, for_thread), (for_us, events)) = (unbounded(), unbounded());
-        let exceptions = Exceptions::new(&tables, vec![far], for_thread, for_us, 0x5eed_1e55);
+        let exceptions = Exceptions::new(
+            &tables,
+            vec![(far, Arc::clone(worker.settled()))],
+            for_thread,
+            for_us,
+            0x5eed_1e55,
+        );
         let counters = [Arc::clone(worker.counters()), Arc::clone(exceptions.counters())];
         let left = net.ports.iter().map(|_| Left::default()).collect();
         let mut router = Router {
@@ -332,9 +337,14 @@ impl Router {
 
     /// Tables and setup are made anew from what the router has now.
     pub(crate) fn publish(&mut self) {
+        self.store();
+        self.run();
+    }
+
+    /// The same, and nobody has looked yet.
+    pub(crate) fn store(&mut self) {
         self.tables.store(Arc::new(self.net.tables()));
         self.setups.send(self.net.setup()).expect("a thread that listens");
-        self.run();
     }
 
     /// What the thread told.

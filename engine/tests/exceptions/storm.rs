@@ -1,6 +1,8 @@
 //! Whatever frames arrive on any ring, with any tag: nothing panics, nothing goes round for ever, nothing is lost from the
 //! books, and every buffer stays in exactly one slot.
 
+use std::sync::Arc;
+
 use culvert_engine::drops::Reason;
 use culvert_engine::esp::Mode;
 use culvert_engine::exception::thread::Exceptions;
@@ -198,7 +200,7 @@ proptest! {
         let tables = net.tables().publish();
         let (setups, for_thread) = crossbeam::channel::unbounded();
         let (for_us, events) = crossbeam::channel::unbounded();
-        let wires = near.queues.into_iter().collect();
+        let wires = near.queues.into_iter().map(|wire| (wire, Arc::default())).collect();
         let mut thread = Exceptions::new(&tables, wires, for_thread, for_us, 7);
         setups.send(net.setup()).expect("a thread that listens");
         let counted = |thread: &Exceptions| -> u64 {
