@@ -194,6 +194,9 @@ pub struct Run {
     /// Folder that keeps what was applied, across restarts: /var/db/culvert, or beside another socket than the usual one
     #[arg(long, value_name = "DIR", value_hint = clap::ValueHint::DirPath)]
     pub state: Option<PathBuf>,
+    /// Become this user, with the capabilities that are needed (Linux), before a device is opened
+    #[arg(long, value_name = "NAME", conflicts_with = "unlimited", value_hint = clap::ValueHint::Username)]
+    pub user: Option<String>,
     /// Keep all privileges, and let debuggers in: to find out whether a limit is in the way
     #[arg(long)]
     pub unlimited: bool,

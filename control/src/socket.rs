@@ -23,25 +23,12 @@ impl Listener {
     /// # Errors
     /// Another daemon listens there, something else is there, or the system refuses; in words.
     pub(crate) fn bind(path: &Path) -> Result<Listener, String> {
-        let about = |why: &dyn std::fmt::Display| format!("socket {}: {why}", path.display());
-        match fs::symlink_metadata(path) {
-            Ok(metadata) if !metadata.file_type().is_socket() => {
-                return Err(about(&"there is a file that is no socket; choose another place with --socket"));
-            }
-            Ok(_) if UnixStream::connect(path).is_ok() => {
-                return Err(about(
-                    &"another daemon listens there; stop it, or choose another place with --socket",
-                ));
-            }
-            Ok(_) => fs::remove_file(path).map_err(|error| about(&error))?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(about(&error)),
-        }
+        make_way(path)?;
         // Nobody else may use it from its first moment on. No other thread makes files now.
         let before = umask(Mode::from_bits_truncate(0o177));
         let listener = UnixListener::bind(path);
         umask(before);
-        let listener = listener.map_err(|error| about(&error))?;
+        let listener = listener.map_err(|error| about(path, &error))?;
         Ok(Listener { listener, path: path.to_owned(), file: identity(path) })
     }
 }
@@ -61,6 +48,31 @@ impl Drop for Listener {
             let _ = fs::remove_file(&self.path);
         }
     }
+}
+
+/// Removes what a daemon that has ended left at `path`: a socket, or a symbolic link to where it was.
+///
+/// # Errors
+/// A daemon listens there, something else is there, or the system refuses; in words.
+pub(crate) fn make_way(path: &Path) -> Result<(), String> {
+    let kind = match fs::symlink_metadata(path) {
+        Ok(metadata) => metadata.file_type(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(about(path, &error)),
+    };
+    if !kind.is_socket() && !kind.is_symlink() {
+        let why = "there is a file that is no socket; choose another place with --socket";
+        return Err(about(path, &why));
+    }
+    if UnixStream::connect(path).is_ok() {
+        let why = "another daemon listens there; stop it, or choose another place with --socket";
+        return Err(about(path, &why));
+    }
+    fs::remove_file(path).map_err(|error| about(path, &error))
+}
+
+fn about(path: &Path, why: &dyn std::fmt::Display) -> String {
+    format!("socket {}: {why}", path.display())
 }
 
 fn identity(path: &Path) -> Option<(u64, u64)> {

@@ -9,6 +9,7 @@ forward nothing: what comes out at the far LAN went through Culvert.
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 from dataclasses import dataclass, replace
@@ -150,20 +151,30 @@ class Router:
 
     def __init__(self, namespace, site):
         self.namespace, self.site = namespace, site
-        self.daemon, self.starts, self.arguments = None, 0, []
+        self.daemon, self.starts, self.arguments, self.user = None, 0, [], None
         folder = namespace.lab.folder
         folder.mkdir(parents=True, exist_ok=True)
         self.file = folder / f"{namespace.label}.toml"
         # The path of a UNIX socket is short (unix(7): 108 bytes), so it does not stand in the test's folder.
         self.socket = namespace.lab.run.record / f"{namespace.name}.sock"
 
+    def run_as(self, user):
+        """From the next start on, the daemon becomes this user, who can read its configuration."""
+        self.user = user
+        # A test's own folder is closed to others.
+        self.file = self.socket.with_suffix(".toml")
+
     def start(self, configuration=None):
         """Runs the daemon until it is ready. Without a configuration, with the one it had."""
         if configuration is not None:
             self.file.write_text(configuration)
             self.file.chmod(0o600)
+            if self.user:
+                shutil.chown(self.file, self.user)
         self.starts += 1
         words = [CULVERT, "run", "-c", self.file, "--socket", self.socket, *self.arguments]
+        if self.user:
+            words += ["--user", self.user]
         self.daemon = self.namespace.start(*words, name=f"culvert-{self.starts}")
         self.daemon.wait_text("ready", READY)
         assert "ready" in self.daemon.out.read_text().splitlines(), self.daemon.text()

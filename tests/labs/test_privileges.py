@@ -1,11 +1,15 @@
 """What the daemon has given up once it is ready, as the kernel tells it; and that all that comes later still works."""
 
 import os
+import pwd
+import shutil
 import signal
 from pathlib import Path
 
+import pytest
 from netns import wait_for
 from routers import CULVERT, GRE, TRANSPORT, host, link
+from test_transactions import command, more, write
 from traffic import ping, wait_ping
 
 # capabilities(7): CAP_NET_ADMIN, CAP_NET_RAW, CAP_IPC_LOCK, CAP_PERFMON, CAP_BPF.
@@ -89,3 +93,151 @@ def test_unlimited(sites):
         assert (thread["Seccomp"], thread["NoNewPrivs"]) == ("0", "0")
         assert int(thread["CapEff"], 16) & 1 << CAP_FOWNER
     assert router.show("privileges")["capabilities"] is None
+
+
+UNIT = Path(__file__).resolve().parents[2] / "control/dist/culvert.service"
+# A user who has nothing and is everywhere.
+NOBODY = "nobody"
+
+
+@pytest.fixture
+def strangers(sites):
+    """The same sites, whose daemons are nobody."""
+    for router in sites.routers.values():
+        router.run_as(NOBODY)
+    return sites
+
+
+def test_a_user_of_its_own(strangers):
+    """Every thread is that user and has the same capabilities; what it keeps and listens at is that user's alone."""
+    strangers.start(TRANSPORT)
+    wait_ping(strangers.h1, host(2, 4))
+    router, user = strangers.r1, pwd.getpwnam(NOBODY)
+    for thread in statuses(router.daemon.pid):
+        assert set(thread["Uid"].split()) == {str(user.pw_uid)} and set(thread["Gid"].split()) == {str(user.pw_gid)}
+        assert thread["Groups"].split() in ([], [str(user.pw_gid)])
+        sets = {name: int(thread[name], 16) for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")}
+        assert sets == {"CapInh": 0, "CapPrm": KEPT, "CapEff": KEPT, "CapBnd": KEPT, "CapAmb": 0}, thread["Name"]
+        assert (thread["NoNewPrivs"], thread["Seccomp"], thread["Seccomp_filters"]) == ("1", "2", "3"), thread["Name"]
+    assert os.stat(f"/proc/{router.daemon.pid}/mem").st_uid == 0
+    shown = router.show("privileges")
+    assert shown["user"] == user.pw_uid and shown["missing"] == []
+    folders = [Path(folder) for folder in shown["writable"]]
+    assert folders == [Path(f"{router.socket}.state"), Path(f"{router.socket}.d")]
+    for folder in folders:
+        assert folder.stat().st_mode & 0o777 == 0o700
+        for path in (folder, *folder.iterdir()):
+            assert path.stat().st_uid == user.pw_uid, path
+    # The user's own processes may ask it; others may not.
+    for words, may in ((["--reuid", NOBODY], True), (["--reuid", "daemon"], False)):
+        asked = router.namespace.run("setpriv", *words, "--clear-groups", CULVERT, "show", "ports", "--socket", router.socket, check=False)
+        assert (asked.returncode == 0) == may, asked
+
+
+def test_a_user_of_its_own_does_it_all(strangers):
+    """Ports flap and come back, changes are applied, confirmed and read again, it is killed and starts again, and ends well."""
+    sites = strangers
+    sites.start(TRANSPORT)
+    wait_ping(sites.h1, host(2, 4))
+    router = sites.r1
+    router.namespace.ip("link set wan down")
+    wait_for(lambda: router.show("ports")["wan"]["health"] == "down", 10, "the port is down")
+    router.namespace.ip("link set wan up", *sites.wan_lines(1))
+    wait_ping(sites.h1, host(2, 4), timeout=15)
+    router.namespace.ip("link del lan")
+    wait_for(lambda: router.show("ports")["lan"]["health"] == "departed", 10, "the port is gone")
+    sites.lab.cable(router.namespace, "lan", sites.h1, "lan")
+    router.namespace.ip(*sites.lan_lines(1))
+    sites.h1.ip(f"addr add {host(1, 4)}/24 dev lan", "route replace default via 10.1.0.1")
+    wait_for(lambda: router.show("ports")["lan"]["health"] == "attached", 15, "the port is back")
+    wait_ping(sites.h1, host(2, 4), timeout=15)
+
+    with_more = write(router, sites.configuration(1, TRANSPORT) + more(3))
+    assert command(router, "apply", with_more, "--confirm", "60s").returncode == 0
+    assert command(router, "confirm").returncode == 0
+    wait_for(lambda: link(router.namespace, "t2"), 10, "the new tunnels' interfaces")
+    router.daemon.kill()
+    router.start()
+    assert set(router.show("tunnels")) == {"oslo", "t0", "t1", "t2"}, "what was confirmed is kept"
+    wait_ping(sites.h1, host(2, 4), timeout=15)
+    router.file.write_text(sites.configuration(1, TRANSPORT) + more(1))
+    os.kill(router.daemon.pid, signal.SIGHUP)
+    wait_for(lambda: set(router.show("tunnels")) == {"oslo", "t0"}, 10, "its file is read again")
+    wait_for(lambda: link(router.namespace, "t2") is None, 10, "interfaces go")
+
+    router.stop()
+    assert link(router.namespace, "oslo") is None and link(router.namespace, "t0") is None
+    for port in ("wan", "lan"):
+        assert "xdp" not in link(router.namespace, port), port
+    assert [path.name for path in Path(f"{router.socket}.d").iterdir()] == []
+    after = command(router, "show", "ports")
+    assert after.returncode == 1 and "no daemon runs there" in after.stderr
+    # Root may have its place, and the user again.
+    for user in (None, NOBODY):
+        router.user = user
+        # Root without CAP_DAC_OVERRIDE reads what is root's.
+        shutil.chown(router.file, user or "root")
+        router.start()
+        assert set(router.show("tunnels")) == {"oslo", "t0"}
+        wait_ping(sites.h1, host(2, 4), timeout=15)
+        router.stop()
+
+
+def test_a_user_that_cannot_be(sites):
+    """Who is not there, what cannot be read again, and folders of others: told, and nothing was changed."""
+    router = sites.r1
+    router.file = router.socket.with_suffix(".toml")
+    router.file.write_text(sites.configuration(1, GRE))
+    router.file.chmod(0o600)
+    others = router.socket.with_name("others")
+    others.mkdir()
+    (others / "theirs").write_text("x")
+
+    def fails(status, says, *words, how=()):
+        done = router.namespace.run(*how, CULVERT, "run", "-c", router.file, "--socket", router.socket, *words, check=False)
+        assert done.returncode == status and says in done.stderr, done
+        assert link(router.namespace, "oslo") is None and not router.socket.exists()
+
+    fails(2, "there is no such user; make it", "--user", "no-such-user")
+    fails(2, "cannot be read with the privileges that the daemon keeps", "--user", NOBODY)
+    router.file.chmod(0o644)
+    fails(2, "only root can become another user", "--user", "daemon", how=["setpriv", "--reuid", NOBODY, "--clear-groups"])
+    fails(1, "it holds theirs, which is not Culvert's", "--user", NOBODY, "--state", others)
+    assert others.stat().st_uid == 0 and (others / "theirs").stat().st_uid == 0
+    os.chown(others, pwd.getpwnam("daemon").pw_uid, -1)
+    fails(1, "it belongs to user", "--user", NOBODY, "--state", others)
+
+
+def test_by_the_unit(strangers):
+    """With the command lines of the systemd unit, its capabilities and its read-only file system, as far as they are without systemd."""
+    sites, router = strangers, strangers.r1
+    unit = UNIT.read_text().replace("\\\n", "")
+    settings = dict(line.split("=", 1) for line in unit.splitlines() if "=" in line and not line.startswith("#"))
+    capabilities = settings["CapabilityBoundingSet"].split()
+    bounding = ",".join(["-all", *("+" + name.removeprefix("CAP_").lower() for name in capabilities)])
+    state, record = router.socket.with_suffix(".lib"), router.socket.parent
+    state.mkdir()
+    # ProtectSystem=strict, with ReadWritePaths=/run as small as it may be.
+    closed = f"mount --make-rprivate / && mount --bind {record} {record} && mount -o remount,bind,ro / && exec \"$@\""
+    limits = ["unshare", "-m", "sh", "-c", closed, "sh", "setpriv", f"--bounding-set={bounding}", "--no-new-privs"]
+
+    def words(setting):
+        line = settings[setting].replace("/usr/local/bin/culvert", str(CULVERT)).replace("/var/lib/culvert", str(state))
+        return [*limits, *line.replace("/etc/culvert/culvert.toml", str(router.file)).replace("--user culvert", f"--user {NOBODY}").split()]
+
+    sites.r2.start(sites.configuration(2, TRANSPORT))
+    router.file.write_text(sites.configuration(1, TRANSPORT))
+    router.file.chmod(0o600)
+    shutil.chown(router.file, NOBODY)
+    router.namespace.run(*words("ExecStartPre"))
+    for _ in range(2):
+        router.daemon = router.namespace.start(*words("ExecStart"), "--socket", router.socket, name="unit")
+        router.daemon.wait_text("ready", 10)
+        wait_ping(sites.h1, host(2, 4), timeout=15)
+        shown = router.show("privileges")
+        assert shown["user"] == pwd.getpwnam(NOBODY).pw_uid and shown["missing"] == []
+        assert command(router, "apply", write(router, sites.configuration(1, TRANSPORT) + more(1))).returncode == 0
+        wait_for(lambda: link(router.namespace, "t0"), 10, "the new tunnel's interface")
+        assert list(state.glob("config-*")), "what was applied is kept"
+        router.stop()
+        assert link(router.namespace, "oslo") is None

@@ -73,6 +73,11 @@ impl Sources {
         &self.top
     }
 
+    /// All files.
+    pub fn paths(&self) -> impl Iterator<Item = &Path> {
+        self.files.keys().map(PathBuf::as_path)
+    }
+
     /// The digest of what the files say, whatever they are called.
     #[must_use]
     pub fn digest(&self) -> Digest {

@@ -3,8 +3,9 @@
 //!
 //! It starts ([`run`]):
 //! 1. The configuration is loaded; everything that is wrong with it, or that cannot be run, is told, and nothing was changed.
-//! 2. The socket is taken, so that no second daemon touches the same devices; offloads that a killed daemon has left off are
-//!    put back, and those that are on written down. Then privileges that are not needed any more are given up.
+//! 2. It becomes the user that it is to be. The socket is taken, so that no second daemon touches the same devices; offloads
+//!    that a killed daemon has left off are put back, and those that are on written down. Then privileges that are not needed any
+//!    more are given up.
 //! 3. The host's state is read, the devices are opened, the first tables built and published (`Daemon::start`).
 //! 4. The tunnels' host interfaces are made, as many as there is time for (`FIRST_INTERFACES`), workers and the exception thread
 //!    started, and steering is set.
@@ -52,6 +53,7 @@ use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::net::IpAddr;
 use std::os::fd::AsFd;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -134,23 +136,22 @@ pub fn run(arguments: &cli::Run) -> Result<(), Failure> {
     let bell = Arc::new(Bell::new().map_err(failed)?);
     let stop = Arc::new(AtomicBool::new(false));
     let reload = Arc::new(AtomicBool::new(false));
-    let endpoint = Endpoint::bind(&arguments.socket).map_err(Failure::failed)?;
     let folder = transact::folder(arguments.state.as_deref(), &arguments.socket);
-    let written = vec![folder.path().to_owned(), privileges::folder_of(&arguments.socket)];
+    let socket = privileges::become_user(arguments.user.as_deref(), &arguments.socket, folder.path())?;
+    let endpoint = Endpoint::bind(&socket).map_err(Failure::failed)?;
+    let written = vec![folder.path().to_owned(), privileges::folder_of(&socket)];
+    let read = sources.paths().map(Path::to_owned).collect();
     let proposal = Proposal { sources, config, warnings, watch: None };
     let transactions = Transactions::open(folder, &arguments.config, proposal);
     log::configure(&transactions.config().log);
     let metrics = transactions.config().metrics.listen.and_then(metrics::Endpoint::bind);
-    let offloads = OffloadFile::beside(&arguments.socket);
+    let offloads = OffloadFile::beside(&socket);
     offloads.restore();
     offloads.note(transactions.config()).map_err(Failure::failed)?;
-    let privileges = if arguments.unlimited {
-        Ok(Privileges::all())
-    } else {
-        privileges::limit(&Needs { read: &arguments.config, written })
-    };
+    let privileges =
+        if arguments.unlimited { Ok(Privileges::all()) } else { privileges::limit(&Needs { read, written }) };
     let woken = Arc::clone(&bell);
-    let keys = Keys::new(negotiation::places(&arguments.socket, &arguments.vici), move || woken.wake());
+    let keys = Keys::new(negotiation::places(&socket, &arguments.vici), move || woken.wake());
     let started =
         privileges.and_then(|privileges| Daemon::start(transactions, privileges, keys, &bell, &stop));
     if started.is_err() {

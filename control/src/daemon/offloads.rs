@@ -18,6 +18,9 @@ use super::devices;
 use super::log;
 use crate::config::Config;
 
+/// What its name ends in, behind the socket's.
+pub(super) const SUFFIX: &str = ".offloads";
+
 /// The file beside the daemon's socket.
 pub(super) struct OffloadFile {
     path: PathBuf,
@@ -26,7 +29,7 @@ pub(super) struct OffloadFile {
 impl OffloadFile {
     pub(super) fn beside(socket: &Path) -> OffloadFile {
         let mut path = socket.as_os_str().to_owned();
-        path.push(".offloads");
+        path.push(SUFFIX);
         OffloadFile { path: path.into() }
     }
 

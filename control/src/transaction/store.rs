@@ -27,6 +27,12 @@ const CONFIGURATION: &str = "config-";
 /// The first words of `state`; another version is another format.
 const MAGIC: &str = "culvert-state 1 ";
 
+/// Whether a file of that name, in the folder of a store, is the store's.
+#[must_use]
+pub fn is_ours(name: &str) -> bool {
+    name.starts_with(STATE) || name.starts_with(CONFIGURATION)
+}
+
 /// The files of a folder, as far as the store needs them: the system's, or those of a test that loses power.
 pub trait Files {
     /// Reads a file; `None`: there is none.

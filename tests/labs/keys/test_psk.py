@@ -1,5 +1,7 @@
 """A tunnel whose keys strongSwan negotiates: it comes up in whatever order its parts start, and its keys change under traffic."""
 
+import grp
+import pwd
 import signal
 import threading
 
@@ -114,3 +116,19 @@ def test_culvert_restarts(pair, sign):
     pair.wait_up()
     assert pair.spis(1)["out"] != before
     assert ping(pair.sites.h1, host(2, 4), count=20).loss == 0
+
+
+def test_a_user_of_its_own(pair):
+    """Culvert is another user than charon, whose group may ask it: keys are negotiated and changed all the same."""
+    for site, router in pair.sites.routers.items():
+        pair.charons[site].settings = f"group = {grp.getgrgid(pwd.getpwnam('nobody').pw_gid).gr_name}"
+        router.run_as("nobody")
+    pair.start()
+    before = pair.spis(1)
+    assert pair.rekey(1).returncode == 0
+    wait_for(lambda: set(pair.spis(1)["out"]) - set(before["out"]), 20, "it is rekeyed")
+    pair.charons[1].stop(signal.SIGKILL)
+    known = pair.spis(1)["out"]
+    pair.charons[1].start()
+    wait_for(lambda: set(pair.spis(1)["out"]) - set(known), 90, "its new keys")
+    pair.wait_up(90)

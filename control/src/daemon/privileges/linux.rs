@@ -30,7 +30,7 @@ const DEVICES: &str = "/dev";
 /// What is known of Landlock here; a kernel that knows less is asked for less.
 const LANDLOCK: ABI = ABI::V6;
 
-pub(super) fn limit(needs: &Needs<'_>, privileges: &mut Privileges) {
+pub(super) fn limit(needs: &Needs, privileges: &mut Privileges) {
     match keep_capabilities() {
         Ok(kept) => privileges.capabilities = Some(kept),
         Err(error) => privileges.missing.push(format!("capabilities: {error}")),

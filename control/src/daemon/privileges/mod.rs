@@ -1,9 +1,10 @@
 //! What the daemon gives up, so that whoever takes it over has little: it reads packets from anybody, and holds keys.
 //!
 //! 1. [`keep_secrets`], before a key is read: no core dump, nobody looks into the process, files are their owner's alone.
-//! 2. [`limit`], before the first device is opened and the first thread started: so every thread is limited, and whatever works
+//! 2. [`become_user`], where it is to be another than who starts it: before anything is opened that stays.
+//! 3. [`limit`], before the first device is opened and the first thread started: so every thread is limited, and whatever works
 //!    at the start works later as well, for ports that come back and tunnels that are added.
-//! 3. [`tell_refused`], from time to time: a system call that was refused is either missing in our list, or somebody's attempt.
+//! 4. [`tell_refused`], from time to time: a system call that was refused is either missing in our list, or somebody's attempt.
 //!
 //! What is in force is logged and shown (`culvert show privileges`). What the system has no means for is told, and goes without.
 
@@ -13,6 +14,8 @@ mod linux;
 mod system_calls;
 #[cfg(all(test, target_os = "linux"))]
 mod tests;
+#[cfg(target_os = "linux")]
+mod user;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -46,9 +49,9 @@ pub(super) struct Privileges {
 }
 
 /// What the daemon needs later, whatever it gives up.
-pub(super) struct Needs<'a> {
+pub(super) struct Needs {
     /// Files that it reads again.
-    pub(super) read: &'a Path,
+    pub(super) read: Vec<PathBuf>,
     /// Folders that it makes, changes and removes files in.
     #[cfg_attr(not(target_os = "linux"), expect(dead_code, reason = "Linux alone can limit it to these"))]
     pub(super) written: Vec<PathBuf>,
@@ -71,11 +74,36 @@ pub(super) fn keep_secrets() {
     }
 }
 
-/// Step 2.
+/// Step 2: where the socket is to be that clients look for at `socket`, now that the daemon is the user `name`; `state` is where
+/// it keeps what outlives it.
+///
+/// # Errors
+/// Code 2 where there is no such user, or none can be become. Code 1 where the system refuses.
+pub(super) fn become_user(name: Option<&str>, socket: &Path, state: &Path) -> Result<PathBuf, Failure> {
+    let Some(name) = name else { return Ok(socket.to_owned()) };
+    #[cfg(target_os = "linux")]
+    if let Some(user) = user::User::named(name)? {
+        let socket = user.move_in(socket, state).map_err(Failure::failed)?;
+        user.become_it()?;
+        return Ok(socket);
+    }
+    #[cfg(not(target_os = "linux"))]
+    {
+        let _ = state;
+        if name != "root" {
+            return Err(Failure::usage(format!(
+                "run: --user {name}: this system lets root alone have netmap ports and make interfaces; leave --user out"
+            )));
+        }
+    }
+    Ok(socket.to_owned())
+}
+
+/// Step 3.
 ///
 /// # Errors
 /// Code 2: with what is left, the daemon could not read its configuration again.
-pub(super) fn limit(needs: &Needs<'_>) -> Result<Privileges, Failure> {
+pub(super) fn limit(needs: &Needs) -> Result<Privileges, Failure> {
     let core_dumps = rustix::process::getrlimit(Resource::Core).maximum != Some(0);
     let mut privileges =
         Privileges { user: geteuid().as_raw(), core_dumps, new_privileges: true, ..Privileges::default() };
@@ -86,18 +114,21 @@ pub(super) fn limit(needs: &Needs<'_>) -> Result<Privileges, Failure> {
         Ok(()) => privileges.new_privileges = false,
         Err(error) => privileges.missing.push(format!("no new privileges: {error}")),
     }
-    if let Err(error) = File::open(needs.read) {
-        let path = needs.read.display();
-        let remedy = "give it to the daemon's user (chown), or run with --unlimited";
-        return Err(Failure::usage(format!(
-            "{path}: cannot be read with the privileges that the daemon keeps: {error}; {remedy}"
-        )));
+    let unreadable = |path: &PathBuf| {
+        let error = File::open(path).err()?;
+        Some(format!(
+            "{}: cannot be read with the privileges that the daemon keeps: {error}; give it to the daemon's user (chown), or run with --unlimited",
+            path.display()
+        ))
+    };
+    if let Some(why) = needs.read.iter().find_map(unreadable) {
+        return Err(Failure::usage(why));
     }
     privileges.tell();
     Ok(privileges)
 }
 
-/// Step 3.
+/// Step 4.
 pub(super) fn tell_refused() {
     #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
     for number in netmap_sys::refused_calls() {
