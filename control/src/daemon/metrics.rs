@@ -81,6 +81,7 @@ impl Daemon {
         self.measure_workers(&mut text);
         self.measure_tunnels(&mut text);
         self.measure_sas(&mut text);
+        self.measure_negotiations(&mut text);
         let mut drops = text.family(Kind::Counter, "culvert_drops_total", "Packets dropped, by reason.");
         for reason in Reason::ALL {
             let count: u64 = self.counters.iter().map(|counters| counters.dropped(*reason)).sum();
@@ -105,7 +106,7 @@ impl Daemon {
         }
         let mut mtu = text.family(Kind::Gauge, "culvert_port_mtu_bytes", "The longest IP packet.");
         ports.iter().for_each(|(name, port)| mtu.sample(&[("port", name)], port.mtu));
-        let families: [(_, _, OfPort); 4] = [
+        let families: [(_, _, OfPort); 6] = [
             ("culvert_port_receive_frames_total", "Frames received.", |port| port.rx),
             ("culvert_port_transmit_frames_total", "Frames sent.", |port| port.tx),
             (
@@ -115,6 +116,14 @@ impl Daemon {
             ),
             ("culvert_port_transmit_lost_frames_total", "Frames that the device did not take.", |port| {
                 port.tx_lost
+            }),
+            (
+                "culvert_port_transmit_copied_frames_total",
+                "Frames sent whose bytes had to be copied: 0 on ports that share buffers.",
+                |port| port.copied_frames,
+            ),
+            ("culvert_port_transmit_copied_bytes_total", "Bytes copied to send them.", |port| {
+                port.copied_bytes
             }),
         ];
         for (metric, help, of) in families {
@@ -168,6 +177,21 @@ impl Daemon {
             ("culvert_tunnel_transmit_bytes_total", "Bytes of packets that went into the tunnel."),
         ];
         measure_counts(text, "tunnel", names, tunnels.iter().map(|(name, tunnel)| (*name, tunnel.counts)));
+    }
+
+    /// Where there are any: those of 10,000 tunnels are counted, and are no series each.
+    fn measure_negotiations(&self, text: &mut Exposition) {
+        let Some(pilot) = self.keys.pilot() else { return };
+        text.family(Kind::Gauge, "culvert_charon_up", "Whether strongSwan's daemon takes requests (VICI).")
+            .sample(&[], flag(pilot.is_connected()));
+        let mut states = text.family(
+            Kind::Gauge,
+            "culvert_negotiations",
+            "Tunnels whose keys strongSwan negotiates, by how far they are.",
+        );
+        for (state, count) in pilot.states() {
+            states.sample(&[("state", state)], count);
+        }
     }
 
     fn measure_sas(&self, text: &mut Exposition) {

@@ -287,6 +287,12 @@ impl Keys {
         }))
     }
 
+    /// How the negotiations stand; `None` where no tunnel has negotiated keys.
+    #[must_use]
+    pub fn pilot(&self) -> Option<&Pilot> {
+        self.open.is_some().then_some(&self.pilot)
+    }
+
     /// When [`Keys::follow`] has something to do by the clock.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {

@@ -54,6 +54,23 @@ enum State {
     Down,
 }
 
+impl State {
+    /// Each state's name, in the order in which tunnels go through them.
+    const NAMES: [&str; 7] = ["away", "refused", "loading", "waiting", "connecting", "up", "down"];
+
+    fn name(&self) -> &'static str {
+        match self {
+            State::Away => "away",
+            State::Refused(_) => "refused",
+            State::Loading | State::Looking => "loading",
+            State::Waiting(_) => "waiting",
+            State::Connecting => "connecting",
+            State::Up => "up",
+            State::Down => "down",
+        }
+    }
+}
+
 /// What is known of a tunnel.
 #[derive(Debug)]
 struct Flight {
@@ -203,6 +220,23 @@ impl Pilot {
                 _ => {}
             }
         }
+    }
+
+    /// How many tunnels are how far: charon is `away`, has `refused` a connection, is told of it (`loading`); the tunnel is
+    /// `waiting` to try, `connecting`, `up`, or wanted `down`.
+    #[must_use]
+    pub fn states(&self) -> BTreeMap<&'static str, usize> {
+        let mut states: BTreeMap<_, _> = State::NAMES.map(|name| (name, 0)).into();
+        for flight in self.tunnels.values() {
+            *states.entry(flight.state.name()).or_default() += 1;
+        }
+        states
+    }
+
+    /// Is charon there?
+    #[must_use]
+    pub fn is_connected(&self) -> bool {
+        self.connected
     }
 
     /// When there is something to do by the clock; `None` where there is not.
