@@ -172,6 +172,11 @@ impl Kept {
     /// Takes what [`Kept::succeed`] gave.
     pub fn take_over(&mut self, tunnels: Vec<KeptTunnel>) {
         self.tunnels = tunnels;
+        self.forget_some();
+    }
+
+    /// Of what nobody has any more, only the latest is remembered.
+    pub fn forget_some(&mut self) {
         self.ledger.forget_some();
     }
 }
@@ -445,6 +450,14 @@ fn stand_in_tunnel(place: usize, kept: &KeptTunnel) -> TunnelSpec {
 /// 0.0.0.0 and :: and ::1 mean something.
 fn stand_in_number(place: usize) -> u32 {
     u32::try_from(place).unwrap_or(u32::MAX).saturating_add(2) & 0x007f_ffff
+}
+
+/// Is it an address that stands for none?
+pub fn is_stand_in(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => address.to_bits() >> 24 == 0,
+        IpAddr::V6(address) => (2..=u128::from(stand_in_number(usize::MAX))).contains(&address.to_bits()),
+    }
 }
 
 /// The tunnel's near end; in place of an address that CARP gives, one of "this network", which no packet carries.

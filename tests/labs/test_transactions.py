@@ -69,6 +69,10 @@ def test_untouched_tunnels_lose_nothing(sites):
     assert set(router.show("tunnels")) == {"oslo", *(f"t{number}" for number in range(50, 55))}
     again = command(router, "apply", with_others)
     assert (again.returncode, again.stdout) == (0, "nothing changes\n")
+    # Of those that went nothing is seen.
+    nobody = command(router, "capture", "nobody", "-w", "-")
+    assert nobody.returncode == 2 and "there is wan, lan, oslo, t50, t51, .." in nobody.stderr, nobody
+    assert not [route for route in router.show("routes") if re.match(r"0\..*/32", route["prefix"])]
 
 
 def interfaces(router):
@@ -123,8 +127,13 @@ def test_refused_as_a_whole(sites):
         (base.replace("[engine]\n", "[engine]\nworkers = 3\n", 1) + more(1), "restart culvert"),
         (base + more(1).replace("100.64.0.0/30", "192.0.3.0/24"), "tunnel"),
     ):
-        done = command(router, "apply", write(router, text))
+        file = write(router, text)
+        done = command(router, "apply", file)
         assert done.returncode == 2 and says in done.stderr, (says, done)
+        # A diff tells before: of what is wrong as the apply does, and what takes a restart.
+        told = command(router, "diff", file)
+        expected = (3, "takes a restart") if says == "restart culvert" else (2, says)
+        assert told.returncode == expected[0] and expected[1] in told.stdout + told.stderr, (says, told)
         assert set(router.show("tunnels")) == {"oslo"} and link(router.namespace, "t0") is None
     for words, says in ((["confirm"], "nothing waits"), (["rollback"], "nothing to go back to")):
         done = command(router, *words)

@@ -31,7 +31,8 @@ struct Configured<'a>(&'a Config);
 const LISTED: usize = 5;
 
 fn unknown<'n>(what: &str, name: &str, known: impl Iterator<Item = &'n String>) -> String {
-    let known: Vec<&str> = known.map(String::as_str).collect();
+    // A number without a tunnel has no name.
+    let known: Vec<&str> = known.map(String::as_str).filter(|name| !name.is_empty()).collect();
     let list = known.iter().take(LISTED).copied().collect::<Vec<_>>().join(", ");
     let more = if known.len() > LISTED { ", .." } else { "" };
     match known.len() {

@@ -227,9 +227,19 @@ struct Prepared {
 
 impl Daemon {
     /// What an apply would do.
-    pub(super) fn diff(&self, proposal: &Proposal) -> Result<Value, Failure> {
+    ///
+    /// # Errors
+    /// It would refuse the configuration; code 2.
+    pub(super) fn diff(&mut self, proposal: &Proposal) -> Result<Value, Failure> {
         unfit(&proposal.config)?;
-        Ok((&diff::changes(&self.transactions.applied, &proposal.config)).into())
+        let changes = diff::changes(&self.transactions.applied, &proposal.config);
+        // What takes a restart is tried by that.
+        if changes.changed && changes.restart.is_empty() {
+            self.prepare(proposal.config.clone(), Nested::Refused)?;
+            self.host.follow_tunnels(&self.config);
+            self.kept.forget_some();
+        }
+        Ok((&changes).into())
     }
 
     /// Puts a configuration to work. `confirm`: for so long, unless it is confirmed. Where addresses are watched and nobody is to
