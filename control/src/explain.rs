@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::api::{Command, Question, client};
 use crate::config::{Config, Device, ManualSa, Protect};
 use crate::plan;
+use crate::text;
 use crate::trace::report::{Names, source};
 use crate::{Failure, cli, replay};
 
@@ -560,28 +561,16 @@ impl TunnelReport {
             };
         }
         let mut name = "mtu";
-        for line in wrap(&format!("{sum} = {}", self.mtu), 66) {
+        for line in text::wrap(&format!("{sum} = {}", self.mtu), 66) {
             lines.push((name, line));
             name = "";
         }
         let mut name = "too long";
-        for line in wrap(&self.too_long, 66) {
+        for line in text::wrap(&self.too_long, 66) {
             lines.push((name, line));
             name = "";
         }
         let depth = self.depth.map_or("without end".to_owned(), |depth| depth.to_string());
         lines.push(("depth", depth));
     }
-}
-
-/// Words in lines of so many characters, where they fit.
-fn wrap(text: &str, width: usize) -> Vec<String> {
-    let mut lines: Vec<String> = Vec::new();
-    for word in text.split(' ') {
-        match lines.last_mut().filter(|line| line.chars().count() + 1 + word.chars().count() <= width) {
-            Some(line) => *line += &format!(" {word}"),
-            None => lines.push(word.to_owned()),
-        }
-    }
-    lines
 }

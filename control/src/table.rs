@@ -2,6 +2,8 @@
 
 use anstyle::Style;
 
+use crate::text;
+
 /// Rows under a heading.
 #[derive(Debug, Clone)]
 pub struct Table {
@@ -23,6 +25,11 @@ impl Table {
     /// Is there nothing but the heading?
     pub fn is_empty(&self) -> bool {
         self.rows.len() == 1
+    }
+
+    /// Does it fit on a terminal?
+    pub fn fits(&self) -> bool {
+        self.lines().all(|line| line.chars().count() <= text::COLUMNS)
     }
 
     /// The lines, without spaces at their ends.

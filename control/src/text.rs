@@ -36,6 +36,21 @@ pub fn short(number: f64) -> String {
     "lots".to_owned()
 }
 
+/// What people read is no wider than that.
+pub const COLUMNS: usize = 80;
+
+/// The text in lines of at most `width` characters, but for words that are longer.
+pub fn wrap(text: &str, width: usize) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for word in text.split(' ') {
+        match lines.last_mut().filter(|line| line.chars().count() + 1 + word.chars().count() <= width) {
+            Some(line) => *line += &format!(" {word}"),
+            None => lines.push(word.to_owned()),
+        }
+    }
+    lines
+}
+
 /// Are colours wanted on standard output? On a terminal that has them, unless `NO_COLOR` says otherwise (no-color.org).
 pub fn colours() -> bool {
     let set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());

@@ -127,6 +127,8 @@ def test_what_is_answered_is_what_the_schema_says(sites):
         check(reply, "Reply")
         check(reply["result"], "Shown")
         assert list(reply["result"]) == [what]
+    # So does what stands in for a daemon in the tests of the command line.
+    check(json.loads((DOCS.parent / "tests/fixtures/cli/answers.json").read_text())["show"], "Shown")
     for broken in (b"{}\n", b"[]\n", request(version=1, command="watch", what=[], every=1)):
         reply = ask(router, broken)
         check(reply, "Reply")

@@ -85,6 +85,8 @@ impl Folder {
         command
             .current_dir(&self.0)
             .args(arguments)
+            // As on the narrowest terminal.
+            .env("COLUMNS", "80")
             .stdin(Stdio::null())
             .stdout(stdout)
             .stderr(Stdio::piped());
@@ -98,6 +100,22 @@ impl Drop for Folder {
         // Left behind in the worst case; a panic here would hide the test's own.
         drop(fs::remove_dir_all(&self.0));
     }
+}
+
+/// A file or folder of `tests/fixtures`.
+pub fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(name)
+}
+
+/// Compares with a fixture, which `CULVERT_BLESS=1` writes anew.
+///
+/// # Panics
+/// Where it is different.
+pub fn same(file: &str, made: &str) {
+    if std::env::var_os("CULVERT_BLESS").is_some() {
+        fs::write(fixture(file), made).expect("a fixture");
+    }
+    assert_eq!(fs::read_to_string(fixture(file)).expect("a fixture"), made, "{file}");
 }
 
 /// How a run of the binary ended.

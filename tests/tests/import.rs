@@ -2,14 +2,10 @@
 //! report says what was left out, what is risky, and nobody's password.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use culvert_tests::Folder;
+use culvert_tests::{Folder, fixture, same};
 use serde_json::Value;
-
-fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(name)
-}
 
 /// The fixture under a name that is the same everywhere.
 fn tree() -> Folder {
@@ -27,14 +23,6 @@ fn tree() -> Folder {
     let folder = Folder::new();
     copy(&fixture("rc"), Path::new("rc"), &folder);
     folder
-}
-
-/// Compares with a file, which `CULVERT_BLESS=1` writes anew.
-fn same(file: &str, made: &str) {
-    if std::env::var_os("CULVERT_BLESS").is_some() {
-        fs::write(fixture(file), made).unwrap();
-    }
-    assert_eq!(fs::read_to_string(fixture(file)).unwrap(), made, "{file}");
 }
 
 #[test]

@@ -10,6 +10,7 @@ use serde::ser::{SerializeMap, Serializer};
 use super::Findings;
 use crate::Failure;
 use crate::config::{Manual, Mode, Protect, Warning};
+use crate::text;
 
 /// What there is to know about a netmap port. The module page says what the fields mean.
 #[derive(Debug, Default, Serialize)]
@@ -262,24 +263,9 @@ impl ProtectionReport {
 
 /// `text` behind `first`, in lines of at most 80 columns where words allow, the later ones set in as far.
 fn wrapped(first: &str, text: &str) -> Vec<String> {
-    const COLUMNS: usize = 80;
     let margin = first.chars().count();
-    let mut lines = Vec::new();
-    let mut line = first.to_owned();
-    let mut empty = true;
-    for word in text.split(' ') {
-        if !empty && line.chars().count() + 1 + word.chars().count() > COLUMNS {
-            lines.push(std::mem::replace(&mut line, " ".repeat(margin)));
-            empty = true;
-        }
-        if !empty {
-            line.push(' ');
-        }
-        line.push_str(word);
-        empty = false;
-    }
-    lines.push(line);
-    lines
+    let lines = text::wrap(text, text::COLUMNS.saturating_sub(margin)).into_iter().enumerate();
+    lines.map(|(number, line)| format!("{:margin$}{line}", if number == 0 { first } else { "" })).collect()
 }
 
 #[cfg(test)]

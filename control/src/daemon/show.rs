@@ -157,20 +157,52 @@ fn numbers(counts: &Counts) -> impl Iterator<Item = String> {
 
 fn tunnels(tunnels: &BTreeMap<String, TunnelStatus>) -> Vec<Table> {
     let mut ways = Table::new(3, ["tunnel", "local", "remote"]);
-    let mut states = Table::new(3, ["tunnel", "port", "state", "mtu", "sas"]);
     let mut counts = Table::new(1, ["tunnel", "in packets", "in bytes", "out packets", "out bytes"]);
     for (name, tunnel) in tunnels {
         ways.row([name.clone(), tunnel.local.clone(), tunnel.remote.to_string()]);
+        counts.row([name.clone()].into_iter().chain(numbers(&tunnel.counts)));
+    }
+    if !ways.fits() {
+        ways = Table::new(3, ["tunnel", "end", "address"]);
+        for (name, tunnel) in tunnels {
+            ways.row([name.clone(), "local".to_owned(), tunnel.local.clone()]);
+            ways.row([String::new(), "remote".to_owned(), tunnel.remote.to_string()]);
+        }
+    }
+    let states = states(tunnels, true);
+    let states =
+        if states.fits() { vec![states] } else { vec![self::states(tunnels, false), reasons(tunnels)] };
+    states.into_iter().chain([ways, counts, nesting(tunnels)]).collect()
+}
+
+/// Whether tunnels are up, and, where there is room for it, why they are not.
+fn states(tunnels: &BTreeMap<String, TunnelStatus>, reasons: bool) -> Table {
+    let mut states = Table::new(3, ["tunnel", "port", "state", "mtu", "sas"]);
+    for (name, tunnel) in tunnels {
         let state = match &tunnel.why {
-            Some(why) => format!("{}: {why}", tunnel.state),
+            Some(why) if reasons => format!("{}: {why}", tunnel.state),
             None if tunnel.nesting.is_some() => format!("{} (way kept)", tunnel.state),
-            None => tunnel.state.clone(),
+            _ => tunnel.state.clone(),
         };
         let port = tunnel.port.clone().unwrap_or_else(|| "-".to_owned());
         states.row([name.clone(), port, state, tunnel.mtu.to_string(), tunnel.sas.to_string()]);
-        counts.row([name.clone()].into_iter().chain(numbers(&tunnel.counts)));
     }
-    vec![states, ways, counts, nesting(tunnels)]
+    states
+}
+
+/// Why tunnels are down, on as many lines as it takes.
+fn reasons(tunnels: &BTreeMap<String, TunnelStatus>) -> Table {
+    let mut table = Table::new(2, ["tunnel", "is down"]);
+    let down = || tunnels.iter().filter_map(|(name, tunnel)| Some((name, tunnel.why.as_ref()?)));
+    let margin =
+        down().map(|(name, _)| name.chars().count()).max().unwrap_or_default().max("tunnel".len()) + 2;
+    for (name, why) in down() {
+        let mut name = name.clone();
+        for line in text::wrap(why, text::COLUMNS.saturating_sub(margin)) {
+            table.row([std::mem::take(&mut name), line]);
+        }
+    }
+    table
 }
 
 /// Tunnels that routes lead into tunnels: where to, and what they do instead.
@@ -267,8 +299,8 @@ mod tests {
             ),
             (
                 What::Tunnels,
-                json!({"tunnels": {long: {"local": "2001:db8:aaaa:bbbb:cccc:dddd:eeee:ffff", "remote": "2001:db8::1",
-                    "state": "down", "why": "its far end is routed into a tunnel", "port": null, "mtu": 1500,
+                json!({"tunnels": {long: {"local": "2001:db8:aaaa:bbbb:cccc:dddd:eeee:ffff", "remote": "2001:db8:aaaa:bbbb:cccc:dddd:eeee:fffe",
+                    "state": "down", "why": "it waits for the far end to begin: the far end does not answer, and has not for a long time", "port": null, "mtu": 1500,
                     "in_packets": 9_999_999_999_999_u64, "in_bytes": 9_999_999_999_999_999_u64, "out_packets": 1, "out_bytes": 1, "sas": 2}}}),
             ),
             (
