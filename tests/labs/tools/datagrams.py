@@ -1,6 +1,6 @@
 """Numbered UDP datagrams: `send ADDRESS COUNT RATE SIZE` and `receive ADDRESS`. Every byte behind the number depends on it.
 
-The receiver prints `ready`, and when it is ended what it has seen, as JSON.
+The receiver prints `ready`, and when it is ended what it has seen, as JSON. So does the sender, which may be ended before the last.
 """
 
 import json
@@ -22,11 +22,21 @@ def udp_socket(address):
     return socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM)
 
 
+def ended_by_sigterm():
+    """A list that is empty until then."""
+    ended = []
+    signal.signal(signal.SIGTERM, lambda *_: ended.append(True))
+    return ended
+
+
 def send(address, count, rate, size):
+    ended, sent = ended_by_sigterm(), 0
     with udp_socket(address) as out:
         out.connect((address, PORT))
         start = time.monotonic()
         for number in range(count):
+            if ended:
+                break
             ahead = start + number / rate - time.monotonic()
             if ahead > 0:
                 time.sleep(ahead)
@@ -34,11 +44,12 @@ def send(address, count, rate, size):
                 out.send(body(number, size))
             except ConnectionRefusedError:
                 pass  # an ICMP error to an earlier one
+            sent += 1
+    print(json.dumps({"sent": sent}), flush=True)
 
 
 def receive(address):
-    ended = []
-    signal.signal(signal.SIGTERM, lambda *_: ended.append(True))
+    ended = ended_by_sigterm()
     seen, duplicates, reordered, corrupt, highest = set(), 0, 0, 0, -1
     with udp_socket(address) as into:
         into.setsockopt(socket.SOL_SOCKET, 33, 16 << 20)  # SO_RCVBUFFORCE
