@@ -24,6 +24,18 @@ def statuses(pid):
         yield {name: value.strip() for name, value in lines}
 
 
+def replace_lan(sites):
+    """The LAN's interface is taken out of the router, and another comes in its place."""
+    router = sites.r1
+    router.namespace.ip("link del lan")
+    wait_for(lambda: router.show("ports")["lan"]["health"] == "departed", 10, "the port is gone")
+    sites.lab.cable(router.namespace, "lan", sites.h1, "lan")
+    router.namespace.ip(*sites.lan_lines(1))
+    sites.h1.ip(f"addr add {host(1, 4)}/24 dev lan", "route replace default via 10.1.0.1")
+    wait_for(lambda: router.show("ports")["lan"]["health"] == "attached", 15, "the port is back")
+    wait_ping(sites.h1, host(2, 4), timeout=15)
+
+
 def test_what_is_given_up(sites):
     """Every thread, and `show` says the same."""
     sites.start(TRANSPORT)
@@ -63,13 +75,7 @@ def test_what_comes_later_works(sites):
     sites.start(TRANSPORT)
     wait_ping(sites.h1, host(2, 4))
     router = sites.r1
-    router.namespace.ip("link del lan")
-    wait_for(lambda: router.show("ports")["lan"]["health"] == "departed", 5, "the port is gone")
-    sites.lab.cable(router.namespace, "lan", sites.h1, "lan")
-    router.namespace.ip(*sites.lan_lines(1))
-    sites.h1.ip(f"addr add {host(1, 4)}/24 dev lan", "route replace default via 10.1.0.1")
-    wait_for(lambda: router.show("ports")["lan"]["health"] == "attached", 10, "the port is back")
-    wait_ping(sites.h1, host(2, 4), timeout=8)
+    replace_lan(sites)
     more = '\n[[tunnel]]\nname = "more"\nlocal = "192.0.2.1"\nremote = "198.18.0.1"\nprotect = "none"\n'
     router.file.write_text(router.file.read_text() + more)
     os.kill(router.daemon.pid, signal.SIGHUP)
@@ -144,13 +150,7 @@ def test_a_user_of_its_own_does_it_all(strangers):
     wait_for(lambda: router.show("ports")["wan"]["health"] == "down", 10, "the port is down")
     router.namespace.ip("link set wan up", *sites.wan_lines(1))
     wait_ping(sites.h1, host(2, 4), timeout=15)
-    router.namespace.ip("link del lan")
-    wait_for(lambda: router.show("ports")["lan"]["health"] == "departed", 10, "the port is gone")
-    sites.lab.cable(router.namespace, "lan", sites.h1, "lan")
-    router.namespace.ip(*sites.lan_lines(1))
-    sites.h1.ip(f"addr add {host(1, 4)}/24 dev lan", "route replace default via 10.1.0.1")
-    wait_for(lambda: router.show("ports")["lan"]["health"] == "attached", 15, "the port is back")
-    wait_ping(sites.h1, host(2, 4), timeout=15)
+    replace_lan(sites)
 
     with_more = write(router, sites.configuration(1, TRANSPORT) + more(3))
     assert command(router, "apply", with_more, "--confirm", "60s").returncode == 0
