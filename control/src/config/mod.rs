@@ -9,7 +9,9 @@
 //! 5. hand back the model, or everything that is wrong in the order of files and lines (`report`).
 
 mod checks;
+mod ike;
 mod model;
+mod pki;
 mod reader;
 mod report;
 mod sections;
@@ -25,9 +27,9 @@ use std::cell::RefCell;
 use std::path::Path;
 
 pub use model::{
-    Auth, Config, Device, Direction, Encapsulation, Engine, Idle, Ike, Keepalive, Local, Log, LogFormat,
-    LogLevel, MAX_DEPTH, Mac, Manual, ManualSa, Metrics, Mode, Mtu, Neighbour, Payload, Port, Prefix,
-    Protect, Route, RouteTarget, Secret, Suite, Tunnel, UdpEncap,
+    Auth, Certified, Config, Device, Direction, Encapsulation, Engine, Idle, Ike, Keepalive, KeyPair, Local,
+    Log, LogFormat, LogLevel, MAX_DEPTH, Mac, Manual, ManualSa, Metrics, Mode, Mtu, Neighbour, Payload, Port,
+    Prefix, Protect, Revocation, Role, Route, RouteTarget, Secret, Suite, Trust, Tunnel, UdpEncap,
 };
 pub use report::{ConfigErrors, Position, Problem, Warning};
 pub use sources::{Digest, Sources};

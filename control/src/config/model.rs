@@ -591,6 +591,147 @@ pub struct Ike {
 pub enum Auth {
     /// By a pre-shared key: the bytes of the file, without the line end behind them. Never empty.
     Psk(Secret),
+    /// Both by certificates: ours, and whom we believe.
+    Certificate(Certified, Trust),
+    /// Both by public keys that the other knows (RFC 7670).
+    PublicKey(KeyPair),
+    /// We by a password (EAP-MSCHAPv2), the far router by a certificate.
+    EapMschapv2Initiator(Secret, Trust),
+    /// The other side of [`Auth::EapMschapv2Initiator`].
+    EapMschapv2Responder(Secret, Certified),
+    /// Both by certificates in EAP-TLS (RFC 5216); the responder by its certificate in IKE as well, as EAP wants it.
+    EapTls(Role, Certified, Trust),
+}
+
+impl Auth {
+    /// What the configuration calls it.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Auth::Psk(_) => "psk",
+            Auth::Certificate(..) => "cert",
+            Auth::PublicKey(_) => "pubkey",
+            Auth::EapMschapv2Initiator(..) | Auth::EapMschapv2Responder(..) => "eap-mschapv2",
+            Auth::EapTls(..) => "eap-tls",
+        }
+    }
+
+    /// Our side of EAP; `None` where there is none.
+    #[must_use]
+    pub fn role(&self) -> Option<Role> {
+        match self {
+            Auth::Psk(_) | Auth::Certificate(..) | Auth::PublicKey(_) => None,
+            Auth::EapMschapv2Initiator(..) => Some(Role::Initiator),
+            Auth::EapMschapv2Responder(..) => Some(Role::Responder),
+            Auth::EapTls(role, ..) => Some(*role),
+        }
+    }
+
+    /// The secret that both routers have.
+    #[must_use]
+    pub fn shared(&self) -> Option<&Secret> {
+        match self {
+            Auth::Psk(secret)
+            | Auth::EapMschapv2Initiator(secret, _)
+            | Auth::EapMschapv2Responder(secret, _) => Some(secret),
+            Auth::Certificate(..) | Auth::PublicKey(_) | Auth::EapTls(..) => None,
+        }
+    }
+
+    /// Our certificate.
+    #[must_use]
+    pub fn certified(&self) -> Option<&Certified> {
+        match self {
+            Auth::Certificate(certified, _)
+            | Auth::EapMschapv2Responder(_, certified)
+            | Auth::EapTls(_, certified, _) => Some(certified),
+            Auth::Psk(_) | Auth::PublicKey(_) | Auth::EapMschapv2Initiator(..) => None,
+        }
+    }
+
+    /// Our private key, as its file has it (PEM or DER).
+    #[must_use]
+    pub fn private(&self) -> Option<&Secret> {
+        match self {
+            Auth::PublicKey(pair) => Some(&pair.private),
+            _ => self.certified().map(|certified| &certified.key),
+        }
+    }
+
+    /// Whom we believe.
+    #[must_use]
+    pub fn trust(&self) -> Option<&Trust> {
+        match self {
+            Auth::Certificate(_, trust)
+            | Auth::EapMschapv2Initiator(_, trust)
+            | Auth::EapTls(_, _, trust) => Some(trust),
+            Auth::Psk(_) | Auth::PublicKey(_) | Auth::EapMschapv2Responder(..) => None,
+        }
+    }
+}
+
+/// A side of EAP, which is not the same for both (RFC 7296 section 2.16).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Begins every exchange, and proves by EAP who it is.
+    Initiator,
+    /// Begins none.
+    Responder,
+}
+
+/// Our certificate.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Certified {
+    /// In DER: ours, then those between it and a CA. Never empty.
+    pub chain: Vec<Vec<u8>>,
+    /// Its private key, as its file has it (PEM or DER).
+    pub key: Secret,
+}
+
+/// Whom we believe.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Trust {
+    /// The certificates of CAs, in DER. Never empty.
+    pub cas: Vec<Vec<u8>>,
+    /// Revocation lists, in DER.
+    pub crls: Vec<Vec<u8>>,
+    /// What is asked about revocation.
+    pub revocation: Revocation,
+}
+
+/// When a certificate is refused for what is known of its revocation, from lists (CRL) or servers (OCSP). One that is known to be
+/// revoked always is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Revocation {
+    /// Unless it is known to be good.
+    Strict,
+    /// Unless it is known to be good, or names nobody to be asked.
+    IfUri,
+    /// Only if it is known to be revoked.
+    Relaxed,
+}
+
+impl Revocation {
+    /// What the configuration and strongSwan call it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Revocation::Strict => "strict",
+            Revocation::IfUri => "ifuri",
+            Revocation::Relaxed => "relaxed",
+        }
+    }
+}
+
+/// Keys without certificates.
+#[derive(Clone, Debug, PartialEq)]
+pub struct KeyPair {
+    /// Our private key, as its file has it (PEM or DER).
+    pub private: Secret,
+    /// Its public half: SubjectPublicKeyInfo, in DER.
+    pub public: Vec<u8>,
+    /// The far router's public key: SubjectPublicKeyInfo, in DER.
+    pub remote: Vec<u8>,
 }
 
 /// Bytes that are never shown and are wiped when dropped.

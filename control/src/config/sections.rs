@@ -9,10 +9,11 @@ use std::path::PathBuf;
 use toml::de::DeValue;
 use zeroize::Zeroizing;
 
+use super::ike;
 use super::model::{
-    Auth, Config, Device, Direction, Encapsulation, Engine, Idle, Ike, Keepalive, Local, MAX_DEPTH, Manual,
-    ManualSa, Mode, Mtu, Neighbour, Payload, Port, Prefix, Protect, Route, RouteTarget, Secret, Suite,
-    Tunnel, UdpEncap,
+    Config, Device, Direction, Encapsulation, Engine, Idle, Keepalive, Local, MAX_DEPTH, Manual, ManualSa,
+    Mode, Mtu, Neighbour, Payload, Port, Prefix, Protect, Route, RouteTarget, Secret, Suite, Tunnel,
+    UdpEncap,
 };
 use super::reader::{Table, number, wrong_kind};
 use super::report::{Fault, Position, Report};
@@ -373,11 +374,11 @@ fn read_protect(table: &mut Table<'_>, report: &mut Report) -> Option<Protect> {
 }
 
 /// The settings that all SAs of a tunnel share.
-struct Shared {
-    mode: Mode,
-    pad: u8,
-    esn: Option<bool>,
-    replay_window: u32,
+pub(super) struct Shared {
+    pub(super) mode: Mode,
+    pub(super) pad: u8,
+    pub(super) esn: Option<bool>,
+    pub(super) replay_window: u32,
 }
 
 fn read_protection(mut table: Table<'_>, report: &mut Report) -> Option<Protect> {
@@ -389,7 +390,7 @@ fn read_protection(mut table: Table<'_>, report: &mut Report) -> Option<Protect>
     };
     let suites = read_suites(&mut table, report);
     let has_ike = table.has("ike");
-    let ike = table.table("ike", report).and_then(|ike| read_ike(ike, &shared, suites, report));
+    let ike = table.table("ike", report).and_then(|table| ike::read(table, &shared, suites, report));
     let has_manual = table.has("manual");
     let manual = read_manual(&mut table, &shared, report);
     if let Some(manual) = manual.as_ref().filter(|_| !has_ike) {
@@ -440,45 +441,8 @@ fn read_suites(table: &mut Table<'_>, report: &mut Report) -> Vec<Suite> {
     suites
 }
 
-fn read_ike(mut table: Table<'_>, shared: &Shared, suites: Vec<Suite>, report: &mut Report) -> Option<Ike> {
-    table.require("auth", "say how the routers prove who they are: auth = \"psk\"", report);
-    let auth = table.text("auth", report, |text| values::word(text, &[("psk", ())]));
-    let psk = read_secret(&mut table, "psk", "psk_file", report, inline_psk, Ok);
-    let local_id = table.text("local_id", report, identity);
-    let remote_id = table.text("remote_id", report, identity);
-    let at = table.at.clone();
-    table.finish(report);
-    auth?;
-    Some(Ike {
-        mode: shared.mode,
-        pad: shared.pad,
-        suites,
-        replay_window: shared.replay_window,
-        esn: shared.esn.unwrap_or(true),
-        auth: Auth::Psk(psk?),
-        local_id,
-        remote_id,
-        at,
-    })
-}
-
-fn identity(text: &str) -> Result<String, Fault> {
-    if text.is_empty() || text.chars().any(char::is_control) {
-        let why = format!("{} is not an identity", quoted(text));
-        return Err(Fault::new(why, "write a name such as \"paris.example\", or an address"));
-    }
-    Ok(text.to_owned())
-}
-
-fn inline_psk(text: &str) -> Result<Secret, Fault> {
-    if text.is_empty() {
-        return Err(Fault::new("is empty", "write the pre-shared key, or name its file in `psk_file`"));
-    }
-    Ok(Secret::new(Zeroizing::new(text.as_bytes().to_vec())))
-}
-
 /// A secret that stands either in the configuration itself or in a file it names; `decode` works on the file's text.
-fn read_secret(
+pub(super) fn read_secret(
     table: &mut Table<'_>,
     inline: &'static str,
     file: &'static str,

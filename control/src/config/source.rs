@@ -23,8 +23,8 @@ use super::values::quoted;
 /// All files of a configuration together may have this many bytes: far beyond 100,000 tunnels, well below what hurts.
 const TOTAL_LIMIT: u64 = 64 << 20;
 
-/// A file that holds one key has a line of it; longer means that the wrong file was named.
-const SECRET_LIMIT: u64 = 4096;
+/// A file that holds one key is no longer than a large RSA key is in PEM; longer means that the wrong file was named.
+const SECRET_LIMIT: u64 = 16 << 10;
 
 /// Mode bits that let anybody but the owner in.
 const GROUP_AND_OTHERS: u32 = 0o077;
@@ -263,6 +263,32 @@ impl Document {
             return Err(Fault::new(format!("{} is empty", path.display()), "write the key into it"));
         }
         Ok(Secret::new(bytes))
+    }
+}
+
+/// A file of certificates or revocation lists has at most this many bytes: what VICI carries in a value (65,535 bytes), with what PEM adds.
+const PUBLIC_LIMIT: u64 = 128 << 10;
+
+impl Document {
+    /// Reads a file without a secret in it, at a path that [`Document::resolve`] gave.
+    pub(super) fn read_public(&self, path: &Path) -> Result<Zeroizing<Vec<u8>>, Fault> {
+        let about = |fault: Fault| Fault::new(format!("{} {}", path.display(), fault.why), fault.remedy);
+        let (bytes, mode) = match self.files.noted(path) {
+            Some(noted) => noted?,
+            None => {
+                let (file, len, mode) = open_regular(path).map_err(about)?;
+                if len > PUBLIC_LIMIT {
+                    let why = format!("has {len} bytes, more than the {PUBLIC_LIMIT} that it may have");
+                    return Err(about(Fault::new(
+                        why,
+                        "name another file; strongSwan fetches longer revocation lists by itself, from where certificates say",
+                    )));
+                }
+                (read_exactly(file, len)?, mode)
+            }
+        };
+        self.files.note(path, mode, &bytes);
+        Ok(bytes)
     }
 }
 

@@ -140,7 +140,7 @@ fn the_documented_example_loads() {
     assert_eq!((ike.mode, ike.replay_window, ike.esn, ike.pad), (Mode::Transport, 1024, true, 16));
     assert_eq!(ike.suites, Suite::ALL);
     assert_eq!(ike.local_id.as_deref(), Some("paris.example"));
-    let Auth::Psk(psk) = &ike.auth;
+    let psk = ike.auth.shared().unwrap();
     assert_eq!(psk.expose(), b"not a secret: an example for tests");
     let RouteTarget::Port { port, via } = &config.routes[0].target else { panic!("a port") };
     assert_eq!((port.as_str(), *via), ("wan", Some("192.0.2.254".parse().unwrap())));
@@ -771,7 +771,7 @@ fn secrets_want_private_files() {
     folder.write("inline.toml", inline.as_bytes());
     let (config, _) = folder.load("inline.toml").unwrap();
     let Protect::Ike(ike) = &config.tunnels[0].protect else { panic!("IKE") };
-    let Auth::Psk(psk) = &ike.auth;
+    let psk = ike.auth.shared().unwrap();
     assert_eq!(psk.expose(), b"hush");
     folder.chmod("inline.toml", 0o644);
     let errors = folder.load("inline.toml").unwrap_err();
@@ -792,8 +792,8 @@ fn secret_files_must_hold_a_secret() {
     refusal("cannot be read", "create it or correct the name");
     folder.write("k", b" \n");
     refusal("is empty", "write the key");
-    folder.write("k", &[b'a'; 4097]);
-    refusal("has 4097 bytes", "the key alone");
+    folder.write("k", &[b'a'; 16385]);
+    refusal("has 16385 bytes", "the key alone");
     folder.write("k", b"00112233445566778899aabbccddeeff010203\n");
     refusal("has 19 bytes; aes128gcm16 takes 20", "40 hex digits");
     folder.write("k", b"00112233445566778899aabbccddeeff0102030\xff\n");
@@ -908,6 +908,46 @@ fn secrets_stay_hidden() {
     let (config, _) = Folder::with_examples().load("manual.toml").unwrap();
     let shown = format!("{config:?}");
     assert!(shown.contains("key: <hidden>") && !shown.contains("17, 34, 51"), "{shown}");
+}
+
+/// An Ed25519 key (RFC 8410), in DER, is known by its public half.
+#[test]
+fn raw_public_keys() {
+    let folder = Folder::new();
+    let seed = [7; 32];
+    let private = [&b"\x30\x2e\x02\x01\x00\x30\x05\x06\x03\x2b\x65\x70\x04\x22\x04\x20"[..], &seed].concat();
+    let pair = ring::signature::Ed25519KeyPair::from_seed_unchecked(&seed).unwrap();
+    let half = ring::signature::KeyPair::public_key(&pair).as_ref();
+    let info = |key: &[u8]| [&b"\x30\x2a\x30\x05\x06\x03\x2b\x65\x70\x03\x21\x00"[..], key].concat();
+    folder.write("own.key", &private);
+    folder.write("far.pub", &info(&[9; 32]));
+    let text = format!(
+        "{ENDS}[tunnel.protect]\nike = {{ auth = \"pubkey\", key_file = \"own.key\", remote_key_file = \"far.pub\" }} #!\n"
+    );
+    folder.write("c.toml", text.as_bytes());
+    let (config, warnings) = folder.load("c.toml").unwrap();
+    assert!(warnings.is_empty());
+    let Protect::Ike(ike) = &config.tunnels[0].protect else { panic!("IKE") };
+    let crate::config::Auth::PublicKey(keys) = &ike.auth else { panic!("public keys") };
+    assert_eq!((keys.public.as_slice(), keys.remote.as_slice()), (&info(half)[..], &info(&[9; 32])[..]));
+    let shown = format!("{config:?}");
+    assert!(shown.contains("private: <hidden>"), "{shown}");
+    folder.write("far.pub", &info(half));
+    let errors = folder.load("c.toml").unwrap_err();
+    assert_says(
+        &errors.problems[0],
+        "tunnel \"t\", protect, ike, remote_key_file",
+        "this router's own",
+        "far router",
+    );
+    folder.write("own.key", &private[..private.len() - 1]);
+    let errors = folder.load("c.toml").unwrap_err();
+    assert_says(
+        &errors.problems[0],
+        "tunnel \"t\", protect, ike, key_file",
+        "is no private key",
+        "private key",
+    );
 }
 
 #[test]

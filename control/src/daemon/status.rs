@@ -316,9 +316,24 @@ fn protection(protect: &Protect) -> Value {
             "suites": ike.suites.iter().map(|suite| suite.name()).collect::<Vec<_>>(),
             "replay_window": ike.replay_window,
             "esn": ike.esn,
-            "ike": {"auth": "psk", "local_id": ike.local_id, "remote_id": ike.remote_id},
+            "ike": ike_settings(ike),
         }),
     }
+}
+
+/// The `ike` table, without what it names files for.
+fn ike_settings(ike: &crate::config::Ike) -> Value {
+    let mut settings = json!({"auth": ike.auth.name(), "local_id": ike.local_id, "remote_id": ike.remote_id});
+    if let Some(role) = ike.auth.role() {
+        settings["role"] = json!(match role {
+            crate::config::Role::Initiator => "initiator",
+            crate::config::Role::Responder => "responder",
+        });
+    }
+    if let Some(trust) = ike.auth.trust() {
+        settings["revocation"] = json!(trust.revocation.name());
+    }
+    settings
 }
 
 /// What `show` results and `watch` records consist of, for the schema.

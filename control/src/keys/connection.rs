@@ -1,4 +1,4 @@
-//! What charon is told of a tunnel: a connection with one child, and the secret that goes with it.
+//! What charon is told of a tunnel: a connection with one child, and the secrets, keys and lists that go with it.
 //!
 //! Names: connection and child are called `culvert-` and the tunnel's name, so that they never meet those of an operator's own
 //! swanctl.conf. The child's reqid tells which tunnel an SA is for, whatever becomes of addresses; it is drawn from the name,
@@ -8,8 +8,9 @@ use std::net::IpAddr;
 
 use ring::digest::{SHA256, digest};
 
+use super::pilot::Order;
 use super::vici::Message;
-use crate::config::{Auth, Ike, Local, Mode, Suite, Tunnel};
+use crate::config::{Auth, Ike, Local, Mode, Role, Suite, Tunnel};
 
 /// What all names of ours begin with.
 const PREFIX: &str = "culvert-";
@@ -54,40 +55,88 @@ pub fn distinct<'t>(tunnels: impl Iterator<Item = &'t str>) -> Vec<u32> {
         .collect()
 }
 
-/// The two identities: what is configured, or the outer address.
-fn identities(tunnel: &Tunnel, ike: &Ike) -> (String, String) {
-    let local = ike.local_id.clone().unwrap_or_else(|| match &tunnel.local {
+/// Our outer address, as charon writes it.
+fn address(tunnel: &Tunnel) -> String {
+    match &tunnel.local {
         Local::Address(address) => address.to_string(),
         Local::Carp { .. } => "%any".to_owned(),
-    });
+    }
+}
+
+/// The two identities: what is configured, or else the outer address; our own, where we have a certificate, is what stands in it.
+fn identities(tunnel: &Tunnel, ike: &Ike) -> (Option<String>, String) {
+    let local = ike.local_id.clone().or_else(|| ike.auth.certified().is_none().then(|| address(tunnel)));
     (local, ike.remote_id.clone().unwrap_or_else(|| tunnel.remote.to_string()))
 }
 
-/// The request `load-shared` for the tunnel's secret, if it has one. There is the secret in it.
+/// The requests that give charon what proves who is who, to be made before [`load`]. There are secrets in them.
 #[must_use]
-pub fn shared(tunnel: &Tunnel, ike: &Ike) -> Option<Message> {
-    let Auth::Psk(secret) = &ike.auth;
-    let (local, remote) = identities(tunnel, ike);
-    Some(
-        Message::new()
+pub fn credentials(tunnel: &Tunnel, ike: &Ike) -> Vec<Order> {
+    let mut orders = Vec::new();
+    if let Some(secret) = ike.auth.shared() {
+        let (local, remote) = identities(tunnel, ike);
+        // EAP's secret is the initiator's: the responder has it for a name that is not its own.
+        let (kind, owners) = match &ike.auth {
+            Auth::EapMschapv2Initiator(..) => ("EAP", vec![local.unwrap_or_default()]),
+            Auth::EapMschapv2Responder(..) => ("EAP", vec![remote]),
+            _ => ("IKE", local.into_iter().chain([remote]).collect()),
+        };
+        let load = Message::new()
             .with("id", name(&tunnel.name))
-            .with("type", "IKE")
+            .with("type", kind)
             .with("data", secret.expose())
-            .with_list("owners", [local, remote]),
-    )
+            .with_list("owners", owners);
+        orders.push(("load-shared", load));
+    }
+    if let Some(key) = ike.auth.private() {
+        orders.push(("load-key", Message::new().with("type", "any").with("data", key.expose())));
+    }
+    let crls = ike.auth.trust().into_iter().flat_map(|trust| &trust.crls);
+    orders.extend(crls.map(|crl| {
+        ("load-cert", Message::new().with("type", "X509_CRL").with("flag", "NONE").with("data", crl))
+    }));
+    orders
+}
+
+/// The request that has charon forget the tunnel's shared secret.
+#[must_use]
+pub fn forget(tunnel: &str) -> Order {
+    ("unload-shared", Message::new().with("id", name(tunnel)))
+}
+
+/// How our end proves who it is, and how the far one is to.
+fn proofs(tunnel: &Tunnel, ike: &Ike) -> (Message, Message) {
+    let (ours, theirs) = match &ike.auth {
+        Auth::Psk(_) => ("psk", "psk"),
+        Auth::Certificate(..) | Auth::PublicKey(_) => ("pubkey", "pubkey"),
+        Auth::EapMschapv2Initiator(..) => ("eap-mschapv2", "pubkey"),
+        Auth::EapMschapv2Responder(..) => ("pubkey", "eap-mschapv2"),
+        Auth::EapTls(Role::Initiator, ..) => ("eap-tls", "pubkey"),
+        Auth::EapTls(Role::Responder, ..) => ("pubkey", "eap-tls"),
+    };
+    let (local_id, remote_id) = identities(tunnel, ike);
+    let mut local = Message::new().with("auth", ours);
+    let mut remote = Message::new().with("auth", theirs).with("id", remote_id);
+    if let Some(id) = local_id {
+        local = local.with("id", id);
+    }
+    if let Some(certified) = ike.auth.certified() {
+        local = local.with_list("certs", &certified.chain);
+    }
+    if let Some(trust) = ike.auth.trust() {
+        remote = remote.with_list("cacerts", &trust.cas).with("revocation", trust.revocation.name());
+    }
+    if let Auth::PublicKey(pair) = &ike.auth {
+        local = local.with_list("pubkeys", [&pair.public]);
+        remote = remote.with_list("pubkeys", [&pair.remote]);
+    }
+    (local, remote)
 }
 
 /// The request `load-conn` for the tunnel.
 #[must_use]
 pub fn load(tunnel: &Tunnel, ike: &Ike, reqid: u32) -> Message {
-    let (local, remote) = identities(tunnel, ike);
-    let address = match &tunnel.local {
-        Local::Address(address) => address.to_string(),
-        Local::Carp { .. } => "%any".to_owned(),
-    };
-    let auth = match &ike.auth {
-        Auth::Psk(_) => "psk",
-    };
+    let (local, remote) = proofs(tunnel, ike);
     let child = Message::new()
         .with(
             "mode",
@@ -114,7 +163,7 @@ pub fn load(tunnel: &Tunnel, ike: &Ike, reqid: u32) -> Message {
         &name(&tunnel.name),
         Message::new()
             .with("version", "2")
-            .with_list("local_addrs", [address])
+            .with_list("local_addrs", [address(tunnel)])
             .with_list("remote_addrs", [tunnel.remote.to_string()])
             .with_list("proposals", ike_proposals(ike))
             .with("unique", "replace")
@@ -122,8 +171,8 @@ pub fn load(tunnel: &Tunnel, ike: &Ike, reqid: u32) -> Message {
             .with("dpd_delay", "30s")
             .with("rekey_time", "4h")
             .with("keyingtries", "1")
-            .with_section("local-1", Message::new().with("auth", auth).with("id", local))
-            .with_section("remote-1", Message::new().with("auth", auth).with("id", remote))
+            .with_section("local-1", local)
+            .with_section("remote-1", remote)
             .with_section("children", Message::new().with_section(&name(&tunnel.name), child)),
     )
 }
@@ -151,14 +200,27 @@ fn ike_proposals(ike: &Ike) -> Vec<String> {
     ike.suites.iter().map(|suite| format!("{}-prfsha256-prfsha384-{GROUPS}", cipher(*suite))).collect()
 }
 
-/// Does our end begin the exchange, rather than wait for the other? Both may; that one does first keeps them from ending with
-/// two IKE SAs. The end with the lower address does.
+/// Does our end begin the exchange, rather than wait for the other? With EAP the initiator alone does. Else both may; that one
+/// does first keeps them from ending with two IKE SAs. The end with the lower address does.
 #[must_use]
-pub fn begins(tunnel: &Tunnel) -> bool {
-    match &tunnel.local {
-        Local::Address(address) => octets(*address) < octets(tunnel.remote),
-        Local::Carp { .. } => true,
+pub fn turn(tunnel: &Tunnel, ike: &Ike) -> Turn {
+    match (ike.auth.role(), &tunnel.local) {
+        (Some(Role::Responder), _) => Turn::Never,
+        (Some(Role::Initiator), _) | (None, Local::Carp { .. }) => Turn::First,
+        (None, Local::Address(address)) if octets(*address) < octets(tunnel.remote) => Turn::First,
+        (None, Local::Address(_)) => Turn::Second,
     }
+}
+
+/// When an end begins an exchange.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Turn {
+    /// At once.
+    First,
+    /// If the other has not.
+    Second,
+    /// Not at all.
+    Never,
 }
 
 fn octets(address: IpAddr) -> u128 {

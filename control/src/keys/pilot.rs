@@ -5,7 +5,8 @@
 //! ```text
 //! Away ──► Loading ──► Looking ──► Waiting ──► Connecting ──► Up
 //! (no charon)  (load-shared,   (list-sas)   (for our turn,   (initiate)
-//!               load-conn)                   or a pause)
+//!               load-key, ..,                or a pause)
+//!               load-conn)
 //! ```
 //!
 //! Pure but for the clock and the dice it is given: what charon has told goes in ([`Pilot::hear`]), requests come out. charon's
@@ -14,7 +15,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
-use super::connection;
+use super::connection::{self, Turn};
 use super::vici::{Answer, Message, Told};
 use crate::config::{Ike, Tunnel};
 
@@ -29,6 +30,9 @@ const LOOKS: (Duration, Duration) = (Duration::from_secs(30), Duration::from_sec
 
 /// How long charon has to put an end to an exchange that it has said the failure of.
 const SOON: Duration = Duration::from_millis(500);
+
+/// What charon says within this time of a failure is about that failure.
+const ONE_STORY: Duration = Duration::from_secs(2);
 
 /// A request for charon.
 pub type Order = (&'static str, Message);
@@ -74,24 +78,26 @@ impl State {
 /// What is known of a tunnel.
 #[derive(Debug)]
 struct Flight {
-    /// `load-shared` and `load-conn`.
-    secret: Option<Message>,
+    /// What proves who is who; then `load-conn`.
+    credentials: Vec<Order>,
     connection: Message,
-    begins: bool,
+    /// What charon calls its private key, if it has one and charon has taken it.
+    key: Option<String>,
+    turn: Turn,
     enabled: bool,
     state: State,
     attempts: u32,
     /// When its SAs are to be looked at anyway.
     look: Instant,
-    /// What charon last said that explains why there are none.
-    why: Option<String>,
+    /// What charon last said that explains why there are none, and when.
+    why: Option<(String, Instant)>,
 }
 
 /// What a request was for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Purpose {
     Version,
-    Secret,
+    Credential,
     Connection,
     Look,
     Initiate,
@@ -139,17 +145,19 @@ impl Pilot {
     ) {
         let mut before = std::mem::take(&mut self.tunnels);
         for (tunnel, ike, reqid) in wanted {
-            let secret = connection::shared(tunnel, ike);
+            let credentials = connection::credentials(tunnel, ike);
             let load = connection::load(tunnel, ike, reqid);
             let kept = before.remove(&tunnel.name);
-            let same = kept.as_ref().is_some_and(|kept| (&kept.secret, &kept.connection) == (&secret, &load));
-            let begins = connection::begins(tunnel);
+            let same = kept
+                .as_ref()
+                .is_some_and(|kept| (&kept.credentials, &kept.connection) == (&credentials, &load));
             let flight = match kept {
                 Some(kept) if same => Flight { enabled: tunnel.enabled, ..kept },
                 _ => Flight {
-                    secret,
+                    credentials,
                     connection: load,
-                    begins,
+                    key: None,
+                    turn: connection::turn(tunnel, ike),
                     enabled: tunnel.enabled,
                     state: State::Away,
                     attempts: 0,
@@ -168,13 +176,18 @@ impl Pilot {
                 _ => {}
             }
         }
-        for (name, _) in before {
+        for (name, flight) in before {
             if self.connected {
                 self.ask(Purpose::Other, &name, terminate(&name), ask);
                 let unload = Message::new().with("name", connection::name(&name));
                 self.ask(Purpose::Other, &name, ("unload-conn", unload), ask);
-                let forget = Message::new().with("id", connection::name(&name));
-                self.ask(Purpose::Other, &name, ("unload-shared", forget), ask);
+                self.ask(Purpose::Other, &name, connection::forget(&name), ask);
+                // A router's tunnels may well have one key.
+                let others =
+                    |key: &String| self.tunnels.values().any(|other| other.key.as_ref() == Some(key));
+                if let Some(key) = flight.key.filter(|key| !others(key)) {
+                    self.ask(Purpose::Other, &name, ("unload-key", Message::new().with("id", key)), ask);
+                }
             }
         }
     }
@@ -207,6 +220,9 @@ impl Pilot {
         for name in self.names() {
             let Some(flight) = self.tunnels.get_mut(&name) else { continue };
             match flight.state {
+                State::Waiting(until) if now >= until && flight.turn == Turn::Never => {
+                    self.look(&name, ask);
+                }
                 State::Waiting(until) if now >= until => {
                     flight.state = State::Connecting;
                     flight.look = now + LOOKS.1;
@@ -263,7 +279,7 @@ impl Pilot {
     pub fn trouble(&self, name: &str) -> Option<String> {
         let flight = self.tunnels.get(name)?;
         let why = |text: &str| match &flight.why {
-            Some(why) => Some(format!("{text}: {why}")),
+            Some((why, _)) => Some(format!("{text}: {why}")),
             None => Some(text.to_owned()),
         };
         match &flight.state {
@@ -290,9 +306,9 @@ impl Pilot {
         let Some(flight) = self.tunnels.get_mut(name) else { return };
         flight.state = State::Loading;
         flight.why = None;
-        let (secret, load) = (flight.secret.clone(), flight.connection.clone());
-        if let Some(secret) = secret {
-            self.ask(Purpose::Secret, name, ("load-shared", secret), ask);
+        let (credentials, load) = (flight.credentials.clone(), flight.connection.clone());
+        for credential in credentials {
+            self.ask(Purpose::Credential, name, credential, ask);
         }
         self.ask(Purpose::Connection, name, ("load-conn", load), ask);
     }
@@ -319,12 +335,17 @@ impl Pilot {
             return;
         }
         let Some(flight) = self.tunnels.get_mut(&name) else { return };
+        if purpose == Purpose::Credential
+            && let Ok(Some(key)) = answer.response.as_ref().map(|response| response.text("id"))
+        {
+            flight.key = Some(key.to_owned());
+        }
         match (purpose, answer.outcome()) {
-            (Purpose::Version | Purpose::Other, _) | (Purpose::Secret | Purpose::Initiate, Ok(())) => {}
-            (Purpose::Secret | Purpose::Connection, Err(why)) => flight.state = State::Refused(why),
+            (Purpose::Version | Purpose::Other, _) | (Purpose::Credential | Purpose::Initiate, Ok(())) => {}
+            (Purpose::Credential | Purpose::Connection, Err(why)) => flight.state = State::Refused(why),
             (Purpose::Connection, Ok(())) => {
                 if flight.state != State::Loading {
-                    // Its secret was refused, or the operator has thought again.
+                    // A credential was refused, or the operator has thought again.
                 } else if flight.enabled {
                     self.look(&name, ask);
                 } else {
@@ -332,12 +353,12 @@ impl Pilot {
                 }
             }
             (Purpose::Initiate, Err(why)) => {
-                flight.why = Some(why);
+                flight.why = Some((why, now));
                 self.wait(&name, now);
             }
             (Purpose::Look, _) if flight.state != State::Looking => {}
             (Purpose::Look, Err(why)) => {
-                flight.why = Some(why);
+                flight.why = Some((why, now));
                 self.wait(&name, now);
             }
             (Purpose::Look, Ok(())) => match progress(&answer.listed, &connection::name(&name)) {
@@ -356,7 +377,9 @@ impl Pilot {
         let chance = (self.dice)();
         let Some(flight) = self.tunnels.get_mut(name) else { return };
         let pause = match flight.attempts {
-            0 if flight.begins => Duration::ZERO,
+            // It is looked whether the far end has begun.
+            _ if flight.turn == Turn::Never => LOOKS.0,
+            0 if flight.turn == Turn::First => Duration::ZERO,
             0 => COURTESY.mul_f64(1.0 + chance / 4.0),
             attempts => {
                 let growth = 1.5_f64.powi(i32::try_from(attempts - 1).unwrap_or(i32::MAX).min(20));
@@ -387,11 +410,14 @@ impl Pilot {
         let Some(flight) = connection::tunnel(name).and_then(|name| self.tunnels.get_mut(name)) else {
             return;
         };
-        if let Some(why) = reason(text) {
-            flight.why = Some(why);
-            // The exchange ends with that, and no event may follow.
-            flight.look = flight.look.min(now + SOON);
+        let Some(reason) = reason(text) else { return };
+        // The consequence is said after the cause.
+        let known = flight.why.as_ref().is_some_and(|(_, said)| now < *said + ONE_STORY);
+        if !(reason.consequence && known) {
+            flight.why = Some((reason.means.to_owned(), now));
         }
+        // The exchange ends with that, and no event may follow.
+        flight.look = flight.look.min(now + SOON);
     }
 }
 
@@ -426,27 +452,65 @@ fn progress(listed: &[Message], name: &str) -> Progress {
     progress
 }
 
-/// What a line of charon's log says of a failure, in an operator's words; `None` where it says nothing of one.
-fn reason(line: &str) -> Option<String> {
-    const SAID: [(&str, &str); 13] = [
-        (
-            "received AUTHENTICATION_FAILED notify",
-            "the far end does not accept our proof of who we are (secret, certificate or identity)",
-        ),
-        ("received NO_PROPOSAL_CHOSEN notify", "the far end takes none of the suites that are offered"),
-        ("received TS_UNACCEPTABLE notify", "the far end does not want GRE between these two addresses"),
-        ("received INVALID_KE_PAYLOAD notify", "the far end wants another group for the key exchange"),
-        ("no proposal chosen", "the far end offers none of our suites"),
-        ("tried 1 shared key for", "the far end's secret is another one"),
-        ("no shared key found", "there is no secret for these identities"),
-        ("no matching peer config found", "the far end says it is somebody else than remote_id"),
-        ("unable to allocate SPIs", "strongSwan found nobody to take its SAs"),
-        ("giving up after", "the far end does not answer"),
-        ("no trusted", "the far end's certificate is not trusted"),
-        ("certificate was revoked", "the far end's certificate was revoked"),
-        ("subject certificate invalid", "a certificate is not valid now"),
-    ];
-    SAID.iter().find_map(|(said, means)| line.contains(said).then(|| (*means).to_owned()))
+/// What a line of charon's log says of a failure.
+struct Reason {
+    /// What the line has in it.
+    said: &'static str,
+    /// The same in an operator's words.
+    means: &'static str,
+    /// Does a line before it usually say why?
+    consequence: bool,
+}
+
+const fn cause(said: &'static str, means: &'static str) -> Reason {
+    Reason { said, means, consequence: false }
+}
+
+const fn consequence(said: &'static str, means: &'static str) -> Reason {
+    Reason { said, means, consequence: true }
+}
+
+/// What charon says of failures.
+const REASONS: [Reason; 25] = [
+    cause(
+        "received AUTHENTICATION_FAILED notify",
+        "the far end does not accept our proof of who we are (secret, certificate or identity)",
+    ),
+    cause("received NO_PROPOSAL_CHOSEN notify", "the far end takes none of the suites that are offered"),
+    cause("received TS_UNACCEPTABLE notify", "the far end does not want GRE between these two addresses"),
+    cause("received INVALID_KE_PAYLOAD notify", "the far end wants another group for the key exchange"),
+    cause("no proposal chosen", "the far end offers none of our suites"),
+    cause("tried 1 shared key for", "the far end's secret is another one"),
+    cause("no shared key found", "there is no secret for these identities"),
+    cause("no matching peer config found", "the far end says it is somebody else than remote_id"),
+    cause("unable to allocate SPIs", "strongSwan found nobody to take its SAs"),
+    cause("giving up after", "the far end does not answer"),
+    cause("certificate was revoked", "the far end's certificate was revoked"),
+    cause("subject certificate invalid", "the far end's certificate is not valid now, or no longer"),
+    cause("issuer certificate invalid", "the certificate of the far end's CA is not valid now, or no longer"),
+    cause("no issuer certificate found", "the far end's certificate is signed by none of ca_files"),
+    cause("RULE_CRL_VALIDATION is", "it cannot be found out whether the far end's certificate was revoked"),
+    cause("EAP-MS-CHAPv2 verification failed", "the far end's password is another one"),
+    cause("EAP-MS-CHAPv2 failed with error", "the far end does not accept our password"),
+    cause("no private key found for", "there is no private key for local_id"),
+    cause("but it's not authenticated", "the far end's certificate is another's than remote_id"),
+    cause(
+        "constraint requires",
+        "the far end proves who it is in another way, or is another than it should be",
+    ),
+    cause("signature validation failed", "the far end's key is another one"),
+    consequence("no trusted", "no certificate or key of the far end is trusted for its identity (remote_id)"),
+    consequence(
+        "constraint check failed",
+        "the far end proves who it is in another way, or is another than it should be",
+    ),
+    consequence("received EAP_FAILURE", "the far end does not accept our proof of who we are by EAP"),
+    consequence("EAP method EAP_", "the far end's proof of who it is by EAP failed"),
+];
+
+/// What a line of charon's log says of a failure; `None` where it says nothing of one.
+fn reason(line: &str) -> Option<&'static Reason> {
+    REASONS.iter().find(|reason| line.contains(reason.said))
 }
 
 #[cfg(test)]

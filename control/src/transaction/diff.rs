@@ -153,7 +153,9 @@ fn change<T>(
 
 /// A key's digest, which made the difference visible, is not for others.
 fn hidden((name, both): (String, Both)) -> (String, Both) {
-    let secret = name.ends_with(".key") && name.starts_with("protect.") || name.ends_with(".psk");
+    // Secrets, and what is too long to be shown: each is there as a digest.
+    const ENDS: [&str; 7] = [".key", ".psk", ".password", ".cert", ".ca", ".crl", ".remote_key"];
+    let secret = name.starts_with("protect.") && ENDS.iter().any(|end| name.ends_with(end));
     let hidden = || json!("hidden");
     (name, if secret { Both { from: hidden(), to: hidden() } } else { both })
 }
@@ -200,8 +202,24 @@ fn tunnel_settings(tunnel: &Tunnel) -> BTreeMap<String, Value> {
                 .extend(keys.map(|(number, sa)| (format!("protect.manual.{number}.key"), digest(&sa.key))));
         }
         Protect::Ike(ike) => {
-            let Auth::Psk(psk) = &ike.auth;
-            settings.insert("protect.ike.psk".to_owned(), digest(psk));
+            let mut add = |name: &str, value| settings.insert(format!("protect.ike.{name}"), value);
+            if let Some(shared) = ike.auth.shared() {
+                add(if matches!(ike.auth, Auth::Psk(_)) { "psk" } else { "password" }, digest(shared));
+            }
+            if let Some(key) = ike.auth.private() {
+                add("key", digest(key));
+            }
+            let public = |parts: &[Vec<u8>]| json!(crate::config::Digest::of(&parts.concat()).to_string());
+            if let Some(certified) = ike.auth.certified() {
+                add("cert", public(&certified.chain));
+            }
+            if let Some(trust) = ike.auth.trust() {
+                add("ca", public(&trust.cas));
+                add("crl", public(&trust.crls));
+            }
+            if let Auth::PublicKey(pair) = &ike.auth {
+                add("remote_key", public(std::slice::from_ref(&pair.remote)));
+            }
         }
     }
     settings

@@ -1,6 +1,6 @@
 """Two routers whose tunnel has its keys from strongSwan."""
 
-from netns import wait_for
+from netns import Trouble, wait_for
 from routers import CULVERT, NAMES, Carrier, host
 from strongswan import Charon
 from traffic import wait_ping
@@ -16,14 +16,17 @@ class Pair:
         self.sites = sites
         self.charons = {site: Charon(router) for site, router in sites.routers.items()}
 
-    def configuration(self, site, secret=SECRET, mode="transport", suites=("aes128gcm16",), family=4, more="", **options):
-        """The configuration of one router: as with fixed keys, but for where they come from."""
+    def configuration(
+        self, site, secret=SECRET, mode="transport", suites=("aes128gcm16",), family=4, more="", ike=None, **options
+    ):
+        """The configuration of one router: as with fixed keys, but for where they come from. `ike`: the settings of each site's
+        table, in place of the secret."""
         fixed = self.sites.configuration(site, Carrier(family=family, mode="transport"), **options)
         tunnel, _, _ = fixed.partition("[tunnel.protect]")
         names = ", ".join(f'"{suite}"' for suite in suites)
+        settings = ike[site] if ike else f'auth = "psk"\npsk = "{secret}"'
         return (
-            f'{tunnel}[tunnel.protect]\nmode = "{mode}"\nsuites = [{names}]\n{more}\n'
-            f'ike = {{ auth = "psk", psk = "{secret}" }}\n'
+            f'{tunnel}[tunnel.protect]\nmode = "{mode}"\nsuites = [{names}]\n{more}\n[tunnel.protect.ike]\n{settings}\n'
         )
 
     def start_culvert(self, site, **options):
@@ -51,11 +54,10 @@ class Pair:
 
     def wait_reason(self, site, words, timeout=UP):
         """Until the tunnel is down at that site for a reason with these words in it."""
-        wait_for(
-            lambda: words in str(self.state(site).get("why")),
-            timeout,
-            f"{words!r} at site {site}; charon says:\n{self.charons[site].text()[-2000:]}",
-        )
+        try:
+            wait_for(lambda: words in str(self.state(site).get("why")), timeout, f"{words!r} at site {site}")
+        except Trouble as trouble:
+            raise Trouble(f"{trouble}; it is {self.state(site)}, charon says:\n{self.charons[site].text()[-3000:]}") from None
 
     def rekey(self, site):
         """Has site rekey, through Culvert."""

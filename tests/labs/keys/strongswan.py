@@ -14,7 +14,7 @@ PLUGINS = Path("/usr/lib/ipsec/plugins")
 ROOT = Path(__file__).resolve().parents[3]
 PLUGIN = Path(os.environ.get("CULVERT_CHARON", ROOT / "target/release/libstrongswan_culvert.so"))
 LOADED = "random nonce openssl pem pkcs1 pkcs8 x509 pubkey hmac kdf curve25519 gcm aes sha2 constraints revocation culvert"
-LOADED += " kernel-netlink socket-default vici"
+LOADED += " kernel-netlink socket-default vici eap-identity eap-mschapv2 eap-tls"
 READY = 10.0  # seconds
 
 

@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::*;
-use crate::config::{Config, Protect};
+use crate::config::{Auth, Certified, Config, KeyPair, Protect, Secret};
 
 /// A pilot with one tunnel, a clock, and what it has asked for.
 struct Bench {
@@ -180,6 +180,69 @@ fn what_fails_is_tried_again_with_growing_pauses_and_says_why() {
     }
     assert_eq!((pauses[0], pauses[1], pauses[14]), (Duration::ZERO, PAUSES.0, PAUSES.1));
     assert!(pauses.is_sorted(), "{pauses:?}");
+}
+
+/// Of one failure, what charon says first is the reason, and what follows from it is not.
+#[test]
+fn causes_are_told_rather_than_consequences() {
+    let mut bench = Bench::new("192.0.2.1");
+    bench.hear(Told::Connected);
+    bench.settle(false);
+    bench.pass(Duration::ZERO);
+    bench.settle(false);
+    let says = |bench: &mut Bench, msg: &str| {
+        let log = Message::new().with("ikesa-name", "culvert-oslo").with("msg", msg);
+        bench.hear(Told::Event("log".to_owned(), log));
+    };
+    let revoked = |bench: &Bench| bench.trouble().is_some_and(|why| why.contains("was revoked"));
+    says(&mut bench, "certificate was revoked on Nov 25 01:00:00 UTC 2026, reason: unspecified");
+    says(&mut bench, "no trusted ECDSA public key found for 'oslo.example'");
+    assert!(revoked(&bench), "{:?}", bench.trouble());
+    bench.pass(ONE_STORY);
+    says(&mut bench, "no trusted ECDSA public key found for 'oslo.example'");
+    assert!(!revoked(&bench), "another failure");
+}
+
+/// Two tunnels have one key: it goes with the last of them.
+#[test]
+fn private_keys_are_unloaded_when_no_tunnel_needs_them() {
+    let mut bench = Bench::new("192.0.2.1");
+    let Protect::Ike(ike) = &mut bench.config.tunnels[0].protect else { panic!("IKE") };
+    ike.auth =
+        Auth::PublicKey(KeyPair { private: Secret::new(vec![1].into()), public: vec![2], remote: vec![3] });
+    let mut second = bench.config.tunnels[0].clone();
+    second.name = "paris".to_owned();
+    bench.config.tunnels.push(second);
+    bench.steer();
+    bench.hear(Told::Connected);
+    bench.answer(|command| {
+        let id = if command == "load-key" { Message::new().with("id", "cafe") } else { Message::new() };
+        (id, Vec::new())
+    });
+    bench.settle(true);
+    bench.config.tunnels.pop();
+    bench.steer();
+    assert_eq!(bench.settle(true), ["terminate", "unload-conn", "unload-shared"]);
+    bench.config.tunnels.pop();
+    bench.steer();
+    assert_eq!(bench.settle(true), ["terminate", "unload-conn", "unload-shared", "unload-key"]);
+}
+
+/// EAP's responder looks whether the far end has begun, and never begins itself.
+#[test]
+fn a_responder_never_begins() {
+    let mut bench = Bench::new("192.0.2.1");
+    let Protect::Ike(ike) = &mut bench.config.tunnels[0].protect else { panic!("IKE") };
+    let certified = Certified { chain: vec![vec![1]], key: Secret::new(vec![1].into()) };
+    ike.auth = Auth::EapMschapv2Responder(Secret::new(vec![2].into()), certified);
+    bench.steer();
+    bench.hear(Told::Connected);
+    bench.settle(false);
+    for _ in 0..5 {
+        bench.pass(LOOKS.0);
+        assert_eq!(bench.settle(false), ["list-sas"]);
+        assert_eq!(bench.trouble().as_deref(), Some("it waits for the far end to begin"));
+    }
 }
 
 #[test]
