@@ -2,13 +2,15 @@
 
 import grp
 import pwd
+import re
 import signal
 import threading
 
 import pytest
 
 from netns import wait_for
-from routers import host
+from prometheus import complaints
+from routers import CULVERT, host
 from traffic import datagrams, ping, wait_ping
 
 
@@ -118,16 +120,30 @@ def test_culvert_restarts(pair, sign):
     assert ping(pair.sites.h1, host(2, 4), count=20).loss == 0
 
 
+def measured(pair, site):
+    """What the metrics say of negotiations, with which promtool finds nothing wrong."""
+    router = pair.sites.routers[site]
+    text = router.namespace.run(CULVERT, "metrics", "--socket", router.socket).stdout
+    assert complaints(text) == ""
+    charon = re.findall(r"^culvert_charon_up (\d)$", text, re.M)
+    states = re.findall(r'^culvert_negotiations{state="(\w+)"} (\d+)$', text, re.M)
+    return {"charon": int(*charon), **{state: int(count) for state, count in states}}
+
+
 def test_a_user_of_its_own(pair):
     """Culvert is another user than charon, whose group may ask it: keys are negotiated and changed all the same."""
     for site, router in pair.sites.routers.items():
         pair.charons[site].settings = f"group = {grp.getgrgid(pwd.getpwnam('nobody').pw_gid).gr_name}"
         router.run_as("nobody")
     pair.start()
+    there = {"charon": 1, "away": 0, "refused": 0, "loading": 0, "waiting": 0, "connecting": 0, "up": 1, "down": 0}
+    wait_for(lambda: measured(pair, 1) == there, 20, "both are known to be there")
     before = pair.spis(1)
     assert pair.rekey(1).returncode == 0
     wait_for(lambda: set(pair.spis(1)["out"]) - set(before["out"]), 20, "it is rekeyed")
     pair.charons[1].stop(signal.SIGKILL)
+    gone = {"charon": 0, "away": 1, "up": 0}
+    wait_for(lambda: gone.items() <= measured(pair, 1).items(), 20, "it is seen that charon is gone")
     known = pair.spis(1)["out"]
     pair.charons[1].start()
     wait_for(lambda: set(pair.spis(1)["out"]) - set(known), 90, "its new keys")
