@@ -25,11 +25,14 @@ const OPENING: &str = "\
 #include <net/if_dl.h>
 #include <net/if_mib.h>
 #include <net/if_types.h>
+#include <net/pfkeyv2.h>
 #include <net/route.h>
 #include <netinet/in.h>
+#include <netipsec/ipsec.h>
 #include <sys/sysctl.h>
 #else
 #include <linux/ethtool.h>
+#include <linux/xfrm.h>
 #endif
 
 #ifndef SKEW
@@ -47,7 +50,7 @@ fn main() {
     println!("{OPENING}");
     STRUCTS.iter().for_each(print_struct);
     for constant in CONSTANTS.iter().copied().flatten() {
-        expect(constant.name, constant.name, constant.value);
+        expect(constant.name, constant.name, format_args!("{:#x}", constant.value));
     }
     print_device_name();
     for ioctl in IOCTLS {
@@ -69,7 +72,7 @@ fn main() {
 fn print_part(structs: &[Struct], constants: &[&[Constant]]) {
     structs.iter().for_each(print_struct);
     for constant in constants.iter().copied().flatten() {
-        expect(constant.name, constant.name, constant.value);
+        expect(constant.name, constant.name, format_args!("{:#x}", constant.value));
     }
 }
 

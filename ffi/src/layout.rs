@@ -4,7 +4,7 @@
 
 use core::mem::offset_of;
 
-use crate::{interface, ioctl, option, request, ring, route};
+use crate::{interface, ioctl, option, pfkey, request, ring, route, xfrm};
 
 /// A structure as C lays it out.
 #[derive(Clone, Copy, Debug)]
@@ -54,10 +54,11 @@ pub struct Ioctl {
 pub const CONSTANTS: &[&[Constant]] = &[ring::CONSTANTS, request::CONSTANTS, option::CONSTANTS];
 
 /// Every constant that FreeBSD alone has.
-pub const FREEBSD_CONSTANTS: &[&[Constant]] = &[route::CONSTANTS, interface::freebsd::CONSTANTS];
+pub const FREEBSD_CONSTANTS: &[&[Constant]] =
+    &[route::CONSTANTS, interface::freebsd::CONSTANTS, pfkey::CONSTANTS];
 
 /// Every constant that Linux alone has.
-pub const LINUX_CONSTANTS: &[&[Constant]] = &[interface::linux::CONSTANTS];
+pub const LINUX_CONSTANTS: &[&[Constant]] = &[interface::linux::CONSTANTS, xfrm::CONSTANTS];
 
 /// Every ioctl number.
 pub const IOCTLS: &[Ioctl] = ioctl::IOCTLS;
@@ -331,6 +332,77 @@ structs! {
         sdl_slen: 7..8,
         sdl_data: 8..54,
     }
+    struct sadb_msg: 16, align 4 {
+        sadb_msg_version: 0..1,
+        sadb_msg_type: 1..2,
+        sadb_msg_errno: 2..3,
+        sadb_msg_satype: 3..4,
+        sadb_msg_len: 4..6,
+        sadb_msg_reserved: 6..8,
+        sadb_msg_seq: 8..12,
+        sadb_msg_pid: 12..16,
+    }
+    struct sadb_ext: 4, align 2 {
+        sadb_ext_len: 0..2,
+        sadb_ext_type: 2..4,
+    }
+    struct sadb_sa: 16, align 4 {
+        sadb_sa_len: 0..2,
+        sadb_sa_exttype: 2..4,
+        sadb_sa_spi: 4..8,
+        sadb_sa_replay: 8..9,
+        sadb_sa_state: 9..10,
+        sadb_sa_auth: 10..11,
+        sadb_sa_encrypt: 11..12,
+        sadb_sa_flags: 12..16,
+    }
+    struct sadb_lifetime: 32, align 8 {
+        sadb_lifetime_len: 0..2,
+        sadb_lifetime_exttype: 2..4,
+        sadb_lifetime_allocations: 4..8,
+        sadb_lifetime_bytes: 8..16,
+        sadb_lifetime_addtime: 16..24,
+        sadb_lifetime_usetime: 24..32,
+    }
+    struct sadb_address: 8, align 2 {
+        sadb_address_len: 0..2,
+        sadb_address_exttype: 2..4,
+        sadb_address_proto: 4..5,
+        sadb_address_prefixlen: 5..6,
+        sadb_address_reserved: 6..8,
+    }
+    struct sadb_key: 8, align 2 {
+        sadb_key_len: 0..2,
+        sadb_key_exttype: 2..4,
+        sadb_key_bits: 4..6,
+        sadb_key_reserved: 6..8,
+    }
+    struct sadb_x_sa2: 16, align 4 {
+        sadb_x_sa2_len: 0..2,
+        sadb_x_sa2_exttype: 2..4,
+        sadb_x_sa2_mode: 4..5,
+        sadb_x_sa2_reserved1: 5..6,
+        sadb_x_sa2_reserved2: 6..8,
+        sadb_x_sa2_sequence: 8..12,
+        sadb_x_sa2_reqid: 12..16,
+    }
+    struct sadb_x_nat_t_type: 8, align 2 {
+        sadb_x_nat_t_type_len: 0..2,
+        sadb_x_nat_t_type_exttype: 2..4,
+        sadb_x_nat_t_type_type: 4..5,
+        sadb_x_nat_t_type_reserved: 5..8,
+    }
+    struct sadb_x_nat_t_port: 8, align 2 {
+        sadb_x_nat_t_port_len: 0..2,
+        sadb_x_nat_t_port_exttype: 2..4,
+        sadb_x_nat_t_port_port: 4..6,
+        sadb_x_nat_t_port_reserved: 6..8,
+    }
+    struct sadb_x_sa_replay: 8, align 4 {
+        sadb_x_sa_replay_len: 0..2,
+        sadb_x_sa_replay_exttype: 2..4,
+        sadb_x_sa_replay_replay: 4..8,
+    }
 }
 
 structs! {
@@ -353,5 +425,103 @@ structs! {
         testinfo_len: 184..188,
         eedump_len: 188..192,
         regdump_len: 192..196,
+    }
+    struct xfrm_selector: 56, align 4 {
+        daddr: 0..16,
+        saddr: 16..32,
+        dport: 32..34,
+        dport_mask: 34..36,
+        sport: 36..38,
+        sport_mask: 38..40,
+        family: 40..42,
+        prefixlen_d: 42..43,
+        prefixlen_s: 43..44,
+        proto: 44..45,
+        ifindex: 48..52,
+        user: 52..56,
+    } padding {
+        pad0: 45..48,
+    }
+    struct xfrm_id: 24, align 4 {
+        daddr: 0..16,
+        spi: 16..20,
+        proto: 20..21,
+    } padding {
+        pad0: 21..24,
+    }
+    struct xfrm_lifetime_cfg: 64, align 8 {
+        soft_byte_limit: 0..8,
+        hard_byte_limit: 8..16,
+        soft_packet_limit: 16..24,
+        hard_packet_limit: 24..32,
+        soft_add_expires_seconds: 32..40,
+        hard_add_expires_seconds: 40..48,
+        soft_use_expires_seconds: 48..56,
+        hard_use_expires_seconds: 56..64,
+    }
+    struct xfrm_lifetime_cur: 32, align 8 {
+        bytes: 0..8,
+        packets: 8..16,
+        add_time: 16..24,
+        use_time: 24..32,
+    }
+    struct xfrm_stats: 12, align 4 {
+        replay_window: 0..4,
+        replay: 4..8,
+        integrity_failed: 8..12,
+    }
+    struct xfrm_usersa_info: 224, align 8 {
+        sel: 0..56,
+        id: 56..80,
+        saddr: 80..96,
+        lft: 96..160,
+        curlft: 160..192,
+        stats: 192..204,
+        seq: 204..208,
+        reqid: 208..212,
+        family: 212..214,
+        mode: 214..215,
+        replay_window: 215..216,
+        flags: 216..217,
+    } padding {
+        pad0: 217..224,
+    }
+    struct xfrm_usersa_id: 24, align 4 {
+        daddr: 0..16,
+        spi: 16..20,
+        family: 20..22,
+        proto: 22..23,
+    } padding {
+        pad0: 23..24,
+    }
+    struct xfrm_user_expire: 232, align 8 {
+        state: 0..224,
+        hard: 224..225,
+    } padding {
+        pad0: 225..232,
+    }
+    struct xfrm_usersa_flush: 1, align 1 {
+        proto: 0..1,
+    }
+    struct xfrm_algo_aead: 72, align 4 {
+        alg_name: 0..64,
+        alg_key_len: 64..68,
+        alg_icv_len: 68..72,
+    }
+    struct xfrm_encap_tmpl: 24, align 4 {
+        encap_type: 0..2,
+        encap_sport: 2..4,
+        encap_dport: 4..6,
+        encap_oa: 8..24,
+    } padding {
+        pad0: 6..8,
+    }
+    struct xfrm_replay_state_esn: 24, align 4 {
+        bmp_len: 0..4,
+        oseq: 4..8,
+        seq: 8..12,
+        oseq_hi: 12..16,
+        seq_hi: 16..20,
+        replay_window: 20..24,
     }
 }

@@ -4,7 +4,8 @@
 //!
 //! Beside it, the messages of FreeBSD's routing sockets and of the sysctls of the same kind (route(4)), by the names
 //! of `<net/route.h>`, `<net/if.h>` and `<net/if_dl.h>`; and the requests by which an interface's offloads are read and
-//! set, those of FreeBSD's `<net/if.h>` and of Linux's `<linux/ethtool.h>`; and what Linux does with system calls that a filter refuses.
+//! set, those of FreeBSD's `<net/if.h>` and of Linux's `<linux/ethtool.h>`; what Linux does with system calls that a filter refuses;
+//! and the messages by which kernels tell of their SAs, FreeBSD's `<net/pfkeyv2.h>` and Linux's `<linux/xfrm.h>`.
 //!
 //! How a port is opened with it:
 //! 1. open [`NETMAP_DEVICE_NAME`];
@@ -37,27 +38,31 @@ macro_rules! constants {
 
 mod interface;
 mod ioctl;
+#[cfg(target_os = "freebsd")]
+mod kernel_socket;
 pub mod layout;
 mod option;
+mod pfkey;
 mod pointer;
 #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
 mod refused;
 mod request;
 mod ring;
 mod route;
-#[cfg(target_os = "freebsd")]
-mod route_socket;
+mod xfrm;
 
 pub use interface::freebsd::*;
 pub use interface::linux::*;
 pub use interface::{SIOCGIFCAP, SIOCSIFCAP, ethtool_drvinfo, ethtool_value, ifreq};
 pub use ioctl::*;
+#[cfg(target_os = "freebsd")]
+pub use kernel_socket::{open_key_socket, open_route_socket, read_sysctl};
 pub use option::*;
+pub use pfkey::*;
 pub use pointer::*;
 #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
 pub use refused::{fail_refused_calls, refused_calls};
 pub use request::*;
 pub use ring::*;
 pub use route::*;
-#[cfg(target_os = "freebsd")]
-pub use route_socket::{open_route_socket, read_sysctl};
+pub use xfrm::*;

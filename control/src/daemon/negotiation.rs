@@ -31,6 +31,9 @@ impl Daemon {
             self.tell_tunnels();
         }
         self.keys.settle();
+        for origin in self.keys.news() {
+            log::info(format_args!("tunnels have their keys from {origin}"));
+        }
     }
 
     fn install_keys(&mut self) {

@@ -151,13 +151,15 @@ impl Associations {
             (about.confirmed, about.orphan) = (true, false);
             return Ok(());
         }
+        let direction =
+            sa.direction.ok_or("its packets go neither to this tunnel's ends nor come from them")?;
         // An SPI that is given out anew: the old SA is one that we were not told the end of.
         self.remove(sa.id, now);
         let fingerprint = fingerprint(&sa);
         let before = self.retired.iter().position(|retired| retired.key == fingerprint);
         let before = before.map(|place| self.retired.swap_remove(place).engine);
         let key = || Key::new(plan::suite(sa.suite), sa.key.expose()).map_err(|error| error.to_string());
-        match sa.direction {
+        match direction {
             Direction::In => {
                 let inbound = match before {
                     Some(Engine::In(inbound)) => inbound,
@@ -355,16 +357,20 @@ impl Associations {
 
     /// Where the SAs stand, and for how long they have been there: those that send first, the youngest last.
     pub fn report(&self, now: Instant) -> impl Iterator<Item = (SaReport, Duration)> {
-        let told = move |about: &About, numbers| {
-            let Sa { id, direction, suite, esn, .. } = about.sa;
+        let told = move |direction, about: &About, numbers| {
+            let Sa { id, suite, esn, .. } = about.sa;
             let age = now.saturating_duration_since(about.added);
             (sa_report(direction, id.spi, suite, esn, numbers), age)
         };
         let senders = self.senders.iter().map(move |Sender { about, outbound, .. }| {
-            told(about, Numbers::Out { used: outbound.used(), remaining: outbound.remaining() })
+            told(
+                Direction::Out,
+                about,
+                Numbers::Out { used: outbound.used(), remaining: outbound.remaining() },
+            )
         });
         senders.chain(self.receivers.iter().map(move |Receiver { about, inbound, .. }| {
-            told(about, Numbers::In { highest: inbound.window().highest() })
+            told(Direction::In, about, Numbers::In { highest: inbound.window().highest() })
         }))
     }
 }
@@ -401,7 +407,7 @@ mod tests {
         Sa {
             id: Id { spi, at: ends.destination },
             origin: Origin::Plugin,
-            direction,
+            direction: Some(direction),
             ends,
             reqid: 1,
             mode: Mode::Transport,

@@ -20,6 +20,10 @@ const SELECTOR: &str = "dynamic[47]";
 const REQIDS: u32 = 0x4300_0000;
 const REQID_MASK: u32 = 0x00ff_ffff;
 
+/// The largest window that Linux takes (linux/xfrm.h, `XFRMA_REPLAY_ESN_MAX` bytes with a bit for each packet, of which it allows
+/// an eighth). The engine's own is what the configuration says.
+const KERNEL_WINDOW: u32 = 4096;
+
 /// What charon calls the tunnel's connection and child.
 #[must_use]
 pub fn name(tunnel: &str) -> String {
@@ -148,7 +152,7 @@ pub fn load(tunnel: &Tunnel, ike: &Ike, reqid: u32) -> Message {
         .with_list("local_ts", [SELECTOR])
         .with_list("remote_ts", [SELECTOR])
         .with_list("esp_proposals", esp_proposals(ike))
-        .with("replay_window", ike.replay_window.to_string())
+        .with("replay_window", ike.replay_window.min(KERNEL_WINDOW).to_string())
         .with("reqid", reqid.to_string())
         // The engine protects what goes into its tunnels; a policy of the kernel's would have it do the same once more.
         .with("policies", "no")

@@ -2,7 +2,9 @@
 //!
 //! - [`connection`]: what charon, strongSwan's daemon, is told of a tunnel.
 //! - [`vici`]: how it is told. [`pilot`]: when, and how far each tunnel is.
-//! - [`sa`], [`source`]: the SAs that come of it, and who tells of them; [`plugin`] is one source, for kernels without ESP.
+//! - [`sa`], [`source`]: the SAs that come of it, and who tells of them. Stock strongSwan gives them to the kernel, which tells
+//!   of them by XFRM (Linux) or PF_KEY (FreeBSD: [`pfkey`]); where the kernel has no ESP, a [`plugin`] in charon does. All
+//!   that there are on a system are listened to: charon uses one.
 //! - [`associations`]: the SAs of one tunnel, and which of them sends.
 //!
 //! [`Keys`] holds it all together for the control thread, which never waits for any of it: it looks in when it is woken or
@@ -11,13 +13,18 @@
 
 pub mod associations;
 pub mod connection;
+mod kernel;
+pub mod pfkey;
 pub mod pilot;
 pub mod plugin;
 pub mod sa;
 pub mod source;
 pub mod vici;
+#[cfg(target_os = "linux")]
+pub mod xfrm;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -27,10 +34,10 @@ use ring::rand::{SecureRandom, SystemRandom};
 
 use self::associations::{Associations, Installed, Traffic, Want};
 use self::pilot::{Order, Pilot};
-use self::sa::{Change, Id, Sa};
+use self::sa::{Change, Ends, Id, Origin, Sa};
 use self::source::{Answer, Ear, Heard, Said, Saying};
 use self::vici::Vici;
-use crate::config::{Ike, Protect, Tunnel};
+use crate::config::{Direction, Ike, Local, Protect, Tunnel};
 use crate::report::SaReport;
 use crate::socket::Listener;
 
@@ -61,6 +68,9 @@ pub struct Keys {
     ids: HashMap<Id, String>,
     /// What is answered once it is in force.
     unsettled: Vec<(Said, Answer)>,
+    /// Who has told of an SA of ours so far, and whether the operator has been told so.
+    origins: HashSet<Origin>,
+    news: Vec<Origin>,
     /// When an SA last came.
     youngest: Option<Instant>,
     look: Instant,
@@ -70,6 +80,8 @@ pub struct Keys {
 struct Open {
     vici: Vici,
     heard: Heard,
+    /// Why the kernel tells of no SAs; `None` where it does.
+    deaf: Option<String>,
     _listener: Listener,
 }
 
@@ -77,11 +89,34 @@ struct Open {
 #[derive(Debug)]
 struct Negotiated {
     reqid: u32,
+    /// Our end, where it is always the same, and the far one.
+    local: Option<IpAddr>,
+    remote: IpAddr,
+    /// The replay window, in packets: the engine's own, whatever a kernel has room for.
+    window: u32,
+    /// Why nothing can be done with an SA that there is.
+    unusable: Option<String>,
     counters: TunnelCounterSet,
     associations: Associations,
 }
 
 impl Negotiated {
+    fn new(tunnel: &Tunnel, ike: &Ike, reqid: u32, counters: &TunnelCounterSet) -> Negotiated {
+        let local = match &tunnel.local {
+            Local::Address(address) => Some(*address),
+            Local::Carp { .. } => None,
+        };
+        Negotiated {
+            reqid,
+            local,
+            remote: tunnel.remote,
+            window: ike.replay_window,
+            unusable: None,
+            counters: counters.clone(),
+            associations: Associations::default(),
+        }
+    }
+
     /// What the tunnel has carried so far.
     fn traffic(&self) -> Traffic {
         let sum = |of: fn(&TunnelCounters) -> u64| self.counters.workers().map(of).sum();
@@ -104,6 +139,8 @@ impl Keys {
             reqids: HashMap::new(),
             ids: HashMap::new(),
             unsettled: Vec::new(),
+            origins: HashSet::new(),
+            news: Vec::new(),
             youngest: None,
             look: Instant::now(),
         }
@@ -131,10 +168,11 @@ impl Keys {
         };
         let reqids = connection::distinct(all.iter().map(|(tunnel, ..)| tunnel.name.as_str()));
         let mut before = std::mem::take(&mut self.tunnels);
-        for ((tunnel, _, counters), reqid) in all.iter().zip(&reqids) {
-            let kept = before.remove(&tunnel.name).filter(|kept| kept.reqid == *reqid);
-            let associations = kept.map_or_else(Associations::default, |kept| kept.associations);
-            let negotiated = Negotiated { reqid: *reqid, counters: (*counters).clone(), associations };
+        for ((tunnel, ike, counters), reqid) in all.iter().zip(&reqids) {
+            let mut negotiated = Negotiated::new(tunnel, ike, *reqid, counters);
+            if let Some(kept) = before.remove(&tunnel.name).filter(|kept| kept.reqid == *reqid) {
+                negotiated.associations = kept.associations;
+            }
             self.tunnels.insert(tunnel.name.clone(), negotiated);
         }
         self.reqids = self.tunnels.iter().map(|(name, tunnel)| (tunnel.reqid, name.clone())).collect();
@@ -211,6 +249,11 @@ impl Keys {
                 all.for_each(|associations| associations.synchronised(origin));
                 return Ok(true);
             }
+            Change::Unusable { reqid, why } => {
+                if let Some(tunnel) = self.reqids.get(&reqid).and_then(|name| self.tunnels.get_mut(name)) {
+                    tunnel.unusable = Some(why);
+                }
+            }
             Change::Flushed(origin) => {
                 return Ok(all.fold(false, |any, associations| any | associations.flush(origin, now)));
             }
@@ -235,9 +278,14 @@ impl Keys {
         let unknown = || format!("no tunnel here has reqid {}", sa.reqid);
         let name = self.reqids.get(&sa.reqid).ok_or_else(unknown)?;
         let tunnel = self.tunnels.get_mut(name).ok_or_else(unknown)?;
-        let id = sa.id;
+        let (id, origin) = (sa.id, sa.origin);
+        let direction = sa.direction.or_else(|| direction(tunnel.local, tunnel.remote, sa.ends));
         let traffic = tunnel.traffic();
-        tunnel.associations.add(sa, fresh, traffic, now)?;
+        tunnel.associations.add(Sa { direction, window: tunnel.window, ..sa }, fresh, traffic, now)?;
+        tunnel.unusable = None;
+        if self.origins.insert(origin) {
+            self.news.push(origin);
+        }
         self.ids.insert(id, name.clone());
         (self.youngest, self.look) = (Some(now), now);
         Ok(true)
@@ -282,9 +330,19 @@ impl Keys {
         if negotiated.associations.can_send() {
             return None;
         }
-        Some(self.pilot.trouble(tunnel).unwrap_or_else(|| {
-            "strongSwan has SAs and does not hand them over: is its plugin for Culvert loaded?".to_owned()
-        }))
+        let untold = || {
+            let deaf = self.open.as_ref().and_then(|open| open.deaf.as_deref());
+            let deaf = deaf
+                .map_or(String::new(), |why| format!(" (of the kernel's own SAs we hear nothing: {why})"));
+            format!("strongSwan has SAs and does not hand them over: is its plugin for Culvert loaded?{deaf}")
+        };
+        let unusable = || negotiated.unusable.clone();
+        Some(self.pilot.trouble(tunnel).or_else(unusable).unwrap_or_else(untold))
+    }
+
+    /// Who has begun to tell of SAs of ours since this was last asked.
+    pub fn news(&mut self) -> Vec<Origin> {
+        std::mem::take(&mut self.news)
     }
 
     /// How the negotiations stand; `None` where no tunnel has negotiated keys.
@@ -311,11 +369,31 @@ impl Open {
     fn new(places: &Places, wake: &Arc<dyn Fn() + Send + Sync>) -> Result<Open, String> {
         let woken = Arc::clone(wake);
         let (ear, heard) = Ear::new(move || woken());
-        let listener = plugin::listen(&places.plugin, ear)?;
+        let listener = plugin::listen(&places.plugin, ear.clone())?;
+        let deaf = follow_kernel(ear).err().map(|error| error.to_string());
         let woken = Arc::clone(wake);
         let vici = Vici::start(&places.vici, move || woken()).map_err(|error| format!("VICI: {error}"))?;
-        Ok(Open { vici, heard, _listener: listener })
+        Ok(Open { vici, heard, deaf, _listener: listener })
     }
+}
+
+/// Which way packets with these ends go, in a tunnel between `local`, if it is always the same, and `remote`.
+fn direction(local: Option<IpAddr>, remote: IpAddr, ends: Ends) -> Option<Direction> {
+    if local == Some(ends.destination) || remote == ends.source {
+        Some(Direction::In)
+    } else if local == Some(ends.source) || remote == ends.destination {
+        Some(Direction::Out)
+    } else {
+        None
+    }
+}
+
+/// Listens to what this system's kernel tells of its SAs.
+fn follow_kernel(ear: Ear) -> std::io::Result<()> {
+    #[cfg(target_os = "linux")]
+    return xfrm::follow(ear);
+    #[cfg(target_os = "freebsd")]
+    return pfkey::follow(ear);
 }
 
 /// A number from 0 to 1.
@@ -324,4 +402,26 @@ fn dice() -> f64 {
     // Without chance, all are as patient.
     let _ = SystemRandom::new().fill(&mut byte);
     f64::from(byte.first().copied().unwrap_or(0)) / f64::from(u8::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What kernels do not say, the ends do: also where a NAT or a moving peer has changed one of them.
+    #[test]
+    fn the_ends_of_a_tunnel_tell_which_way_an_sa_goes() {
+        let [here, there, elsewhere]: [IpAddr; 3] =
+            ["192.0.2.1", "192.0.2.2", "198.51.100.7"].map(|text| text.parse().expect("an address"));
+        let way =
+            |local, source, destination| direction(local, there, Ends { source, destination, udp: None });
+        for local in [Some(here), None] {
+            assert_eq!(way(local, there, here), Some(Direction::In));
+            assert_eq!(way(local, here, there), Some(Direction::Out));
+            assert_eq!(way(local, elsewhere, there), Some(Direction::Out), "we have moved");
+            assert_eq!(way(local, elsewhere, elsewhere), None);
+        }
+        assert_eq!(way(Some(here), elsewhere, here), Some(Direction::In), "they have moved");
+        assert_eq!(way(Some(here), here, elsewhere), Some(Direction::Out), "they have moved");
+    }
 }

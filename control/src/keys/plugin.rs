@@ -99,13 +99,18 @@ fn told(answer: Option<Answer>) -> String {
 
 /// What a line says.
 #[derive(Debug)]
-enum Line {
+pub enum Line {
+    /// Something has changed.
     Say(Change),
+    /// What has gone through that SA?
     Query(Id),
 }
 
-/// Reads a line.
-fn parse(line: &str) -> Result<Line, String> {
+/// Reads a line, its end included.
+///
+/// # Errors
+/// What is wrong with it, in words for charon's log.
+pub fn parse(line: &str) -> Result<Line, String> {
     let line = line.strip_suffix('\n').ok_or("a line is at most 4096 bytes long")?;
     let (word, rest) = line.split_once(' ').unwrap_or((line, ""));
     if word == "hello" {
@@ -192,7 +197,7 @@ impl Pairs<'_> {
         Ok(Sa {
             id: Id { spi: self.spi()?, at: ends.destination },
             origin: Origin::Plugin,
-            direction: if inbound { Direction::In } else { Direction::Out },
+            direction: Some(if inbound { Direction::In } else { Direction::Out }),
             ends,
             reqid: self.value("reqid")?,
             mode,

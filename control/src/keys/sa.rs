@@ -67,6 +67,16 @@ pub enum Origin {
     PfKey,
 }
 
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Origin::Plugin => "charon, by its plugin for Culvert",
+            Origin::Xfrm => "the kernel, by XFRM",
+            Origin::PfKey => "the kernel, by PF_KEY",
+        })
+    }
+}
+
 /// An SA.
 #[derive(Debug, Clone)]
 pub struct Sa {
@@ -74,8 +84,8 @@ pub struct Sa {
     pub id: Id,
     /// Who tells of it.
     pub origin: Origin,
-    /// Which way its packets go.
-    pub direction: Direction,
+    /// Which way its packets go; `None` where the source does not say, and its ends tell.
+    pub direction: Option<Direction>,
     /// Where they come from and go to.
     pub ends: Ends,
     /// The number that tells which tunnel it is for.
@@ -107,6 +117,13 @@ pub enum Change {
     Moved(Id, Ends),
     /// It is no more.
     Removed(Id),
+    /// There is an SA of that reqid that nothing can be done with, for this reason.
+    Unusable {
+        /// The number that tells which tunnel it is for.
+        reqid: u32,
+        /// The reason, for the operator.
+        why: String,
+    },
     /// None of that origin is any more.
     Flushed(Origin),
     /// The source begins to tell anew of all that there are.

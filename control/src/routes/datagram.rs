@@ -1,6 +1,8 @@
 //! What the kernel's messages have in common, whoever sends them: one follows the other in a datagram, until something does not
 //! hold together.
 
+use bytemuck::AnyBitPattern;
+
 /// Damage: the bytes are not what the kernel would send, so that something has been lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Damaged;
@@ -21,4 +23,10 @@ pub(crate) fn split_all<'a, M>(
         }
         Some(message)
     })
+}
+
+/// A structure at the start of `bytes`, which need not be aligned.
+pub(crate) fn read<T: AnyBitPattern>(bytes: &[u8]) -> Result<T, Damaged> {
+    let bytes = bytes.get(..size_of::<T>()).ok_or(Damaged)?;
+    bytemuck::try_pod_read_unaligned(bytes).map_err(|_| Damaged)
 }

@@ -219,7 +219,7 @@ impl HostSource for NetlinkSource {
 }
 
 /// Receives a datagram if one is there. False: it was longer than the room for it, which is larger now.
-fn receive(socket: &Socket, datagram: &mut Vec<u8>) -> io::Result<bool> {
+pub(crate) fn receive(socket: &Socket, datagram: &mut Vec<u8>) -> io::Result<bool> {
     datagram.clear();
     let room = datagram.capacity();
     let length = socket.recv(datagram, libc::MSG_DONTWAIT | libc::MSG_TRUNC)?;
@@ -232,14 +232,14 @@ fn receive(socket: &Socket, datagram: &mut Vec<u8>) -> io::Result<bool> {
 }
 
 /// The kernel answers while it takes the request, or the last part of the answer.
-fn unanswered(error: io::Error) -> io::Error {
+pub(crate) fn unanswered(error: io::Error) -> io::Error {
     match error.kind() {
         io::ErrorKind::WouldBlock => io::Error::new(io::ErrorKind::TimedOut, "the kernel does not answer"),
         _ => error,
     }
 }
 
-fn damaged(_: Damaged) -> io::Error {
+pub(crate) fn damaged(_: Damaged) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, "the answer is damaged")
 }
 

@@ -4,10 +4,9 @@
 //!
 //! Pure, over bytes, and compiled on every system.
 
-use crate::routes::datagram::{Damaged, split_all};
+use crate::routes::datagram::{Damaged, read, split_all};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use bytemuck::AnyBitPattern;
 use culvert_engine::fib::Prefix;
 use culvert_engine::wire::ethernet::MacAddr;
 use netmap_sys::{
@@ -42,12 +41,6 @@ fn split_message<'a>(rest: &mut &'a [u8]) -> Result<Message<'a>, Damaged> {
     let (bytes, others) = rest.split_at_checked(length).ok_or(Damaged)?;
     *rest = others;
     Ok(Message { kind, bytes })
-}
-
-/// A structure at the start of `bytes`, which need not be aligned.
-fn read<T: AnyBitPattern>(bytes: &[u8]) -> Result<T, Damaged> {
-    let bytes = bytes.get(..size_of::<T>()).ok_or(Damaged)?;
-    bytemuck::try_pod_read_unaligned(bytes).map_err(|_| Damaged)
 }
 
 /// The socket addresses of a message, without the padding between them.

@@ -1,5 +1,5 @@
-//! The three system calls with which FreeBSD's routing tables are read and followed: a routing socket is opened, its
-//! receive buffer and error reports are set, and a sysctl is read. What the bytes mean is [`crate::route`]'s.
+//! The three system calls with which FreeBSD's routing tables and SAs are read and followed: a socket is opened, its receive
+//! buffer and error reports are set, and a sysctl is read. What the bytes mean is said by `route` and `pfkey`.
 
 extern crate std;
 
@@ -8,6 +8,7 @@ use core::ptr;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
+use crate::pfkey::{PF_KEY, PF_KEY_V2};
 use crate::route::PF_ROUTE;
 
 /// A routing socket that never blocks, is closed in programs that this one starts, and reports an overrun of its receive
@@ -16,9 +17,21 @@ use crate::route::PF_ROUTE;
 /// # Errors
 /// What the kernel says.
 pub fn open_route_socket(receive_buffer: c_int) -> io::Result<OwnedFd> {
+    open_socket(PF_ROUTE, libc::AF_UNSPEC, receive_buffer)
+}
+
+/// A PF_KEY socket, in all else like one of [`open_route_socket`]. The user has to be root.
+///
+/// # Errors
+/// What the kernel says.
+pub fn open_key_socket(receive_buffer: c_int) -> io::Result<OwnedFd> {
+    open_socket(PF_KEY, PF_KEY_V2.into(), receive_buffer)
+}
+
+fn open_socket(family: c_int, protocol: c_int, receive_buffer: c_int) -> io::Result<OwnedFd> {
     let flags = libc::SOCK_RAW | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
     // SAFETY: no pointers are handed over.
-    let descriptor = unsafe { libc::socket(PF_ROUTE, flags, libc::AF_UNSPEC) };
+    let descriptor = unsafe { libc::socket(family, flags, protocol) };
     if descriptor < 0 {
         return Err(io::Error::last_os_error());
     }
