@@ -4,6 +4,7 @@ import socket
 
 import pytest
 
+from netns import wait_for
 from routers import GRE, TRANSPORT, Sites
 from traffic import capture, datagrams, iperf, ping, tcp_rate, wait_ping
 
@@ -18,17 +19,22 @@ def one_lan(request, lab):
     sites = Sites(lab, bridged=True)
     sites.start(request.param, ports=PORTS, routes=[], extra=ETHERNET, inner=False)
     for router in sites.routers.values():
-        router.namespace.sysctl("net.ipv6.conf.all.disable_ipv6=0")
-        router.namespace.ip(
-            "link add br0 type bridge stp_state 0 forward_delay 0 mcast_snooping 0",
-            "link set lan master br0",
-            "link set site master br0",
-            "link set site up",
-            "link set br0 up",
-        )
+        bridge(router)
     for end in sites.hosts.values():
         end.ip("link set lan mtu 1400")
     return sites
+
+
+def bridge(router):
+    """Joins the router's LAN and its TAP."""
+    router.namespace.sysctl("net.ipv6.conf.all.disable_ipv6=0")
+    router.namespace.ip(
+        "link add br0 type bridge stp_state 0 forward_delay 0 mcast_snooping 0",
+        "link set lan master br0",
+        "link set site master br0",
+        "link set site up",
+        "link set br0 up",
+    )
 
 
 def test_neighbours(one_lan):
@@ -70,3 +76,31 @@ def test_any_frame(one_lan):
             for frame in frames:
                 port.send(frame)
     assert [frame for frame in seen.frames() if frame in frames] == frames
+
+
+@pytest.mark.parametrize("made_by", ["culvert", "somebody"])
+def test_interface_comes_back(lab, made_by):
+    """A TAP is deleted under the daemon: it makes its own again, and takes hold of another that is made again."""
+    sites = Sites(lab, bridged=True)
+    router = sites.r1
+
+    def make():
+        if made_by == "somebody":
+            router.namespace.ip("tuntap add dev site mode tap")
+
+    make()
+    sites.start(GRE, ports=PORTS, routes=[], extra=ETHERNET, inner=False)
+    for end in sites.routers.values():
+        bridge(end)
+    wait_ping(sites.h1, H2[4])
+    pid = router.daemon.pid
+    for number in range(2):
+        router.namespace.ip("link del site")
+        if made_by == "somebody":
+            wait_for(lambda: router.daemon.text().count("site is gone") > number, 10, "the daemon has seen it")
+        make()
+        wait_for(lambda: router.daemon.text().count("site is back and held again") > number, 10, "it is held again")
+        router.namespace.ip("link set site master br0")
+        wait_ping(sites.h1, H2[4])
+        assert ping(sites.h1, H2[4], count=50).loss == 0
+    assert router.daemon.running and router.daemon.pid == pid

@@ -12,15 +12,15 @@
 use std::sync::Arc;
 
 use culvert_engine::fan_out::{FAN_OUT_BUFFERS, FanOut, fan_out};
-use culvert_engine::ring::netmap::{NetmapFacts, NetmapHold, NetmapOptions, NetmapPort};
+use culvert_engine::ring::netmap::{NetmapControl, NetmapFacts, NetmapOptions, NetmapPort};
 #[cfg(target_os = "linux")]
 use culvert_engine::ring::offload::OffloadGuard;
 use culvert_engine::ring::offload::Offloads;
 #[cfg(target_os = "linux")]
 use culvert_engine::ring::xdp::{self, Take, Umem, XdpOptions, XdpPort};
 use culvert_engine::ring::{
-    Device as Seen, HEADROOM, Health, Port, RINGS_PER_QUEUE, Region, RxQueue, SPARE_PER_QUEUE, TapOptions,
-    TunSet, mesh, wire,
+    HEADROOM, Health, Port, RINGS_PER_QUEUE, Region, RxQueue, SPARE_PER_QUEUE, TapOptions, TapPort, TunSet,
+    mesh, wire,
 };
 use culvert_engine::tables::Published;
 use culvert_engine::worker::{QueuePair, Worker};
@@ -131,24 +131,24 @@ enum Held {
         offloads: Option<OffloadGuard>,
     },
     Netmap(Box<Netmap>),
-    Tap {
-        name: String,
-        seen: Vec<Arc<Seen>>,
-    },
+    Tap(TapPort),
 }
 
 /// What is kept of a netmap port: its rings are the workers'.
 struct Netmap {
     name: String,
     facts: NetmapFacts,
-    hold: NetmapHold,
+    control: NetmapControl,
+    /// It was found to have gone, or to be another one.
+    departed: bool,
     /// As far as its interface tells.
     health: Health,
 }
 
 impl Netmap {
     fn health(&self) -> Health {
-        if self.hold.is_lost() { Health::Departed } else { self.health }
+        // Asking the system takes too long for those who ask for each tunnel.
+        if self.departed || self.control.hold.is_lost() { Health::Departed } else { self.health }
     }
 
     fn mode(&self) -> String {
@@ -167,7 +167,7 @@ impl OpenPort {
             #[cfg(target_os = "linux")]
             Held::Xdp { port, .. } => port.interface(),
             Held::Netmap(port) => &port.name,
-            Held::Tap { name, .. } => name,
+            Held::Tap(port) => port.name(),
         }
     }
 
@@ -177,7 +177,7 @@ impl OpenPort {
             #[cfg(target_os = "linux")]
             Held::Xdp { port, .. } => format!("xdp, {}", port.mode()),
             Held::Netmap(port) => port.mode(),
-            Held::Tap { .. } => "tap, copy".to_owned(),
+            Held::Tap(_) => "tap, copy".to_owned(),
         }
     }
 
@@ -187,8 +187,7 @@ impl OpenPort {
             #[cfg(target_os = "linux")]
             Held::Xdp { port, .. } => port.health(),
             Held::Netmap(port) => port.health(),
-            Held::Tap { seen, .. } if seen.iter().any(|seen| seen.is_gone()) => Health::Departed,
-            Held::Tap { .. } => Health::Attached,
+            Held::Tap(port) => port.health(),
         }
     }
 
@@ -201,9 +200,9 @@ impl OpenPort {
             }),
             // A full ring makes the NIC drop, which counts that itself.
             Held::Netmap(_) => (0, 0),
-            Held::Tap { seen, .. } => (
-                seen.iter().map(|seen| seen.receive_dropped.get()).sum(),
-                seen.iter().map(|seen| seen.transmit_dropped.get()).sum(),
+            Held::Tap(port) => (
+                port.devices().map(|device| device.receive_dropped.get()).sum(),
+                port.devices().map(|device| device.transmit_dropped.get()).sum(),
             ),
         }
     }
@@ -216,8 +215,23 @@ impl OpenPort {
             Held::Xdp { port, .. } => {
                 port.statistics().ok().map(|counted| (counted.rx_lent, counted.tx_lent))
             }
-            Held::Netmap(_) | Held::Tap { .. } => None,
+            Held::Netmap(_) | Held::Tap(_) => None,
         }
+    }
+
+    /// Has the device gone, and can it be taken hold of again? `up`: is its link there, and switched on?
+    pub(super) fn is_back(&mut self, up: Option<bool>) -> bool {
+        let there = match &mut self.held {
+            // One that was made is made again, and any is switched on.
+            Held::Tap(port) => port.is_ours() || up.is_some(),
+            #[cfg(target_os = "linux")]
+            Held::Xdp { .. } => up == Some(true),
+            Held::Netmap(port) => {
+                port.departed = port.control.has_departed();
+                up == Some(true)
+            }
+        };
+        there && self.health() == Health::Departed
     }
 
     /// Takes hold of a device that has gone and is back. True where it did.
@@ -237,11 +251,16 @@ impl OpenPort {
             }
             #[cfg(target_os = "linux")]
             Held::Xdp { .. } => Ok(false),
-            Held::Netmap(port) if port.hold.is_lost() => {
-                Err("its rings went with it; restart culvert".to_owned())
+            Held::Netmap(port) if port.departed => {
+                port.facts = port.control.retake().map_err(|error| error.to_string())?;
+                port.departed = false;
+                Ok(true)
             }
             Held::Netmap(_) => Ok(false),
-            Held::Tap { .. } => Ok(false),
+            Held::Tap(port) if port.health() == Health::Departed => {
+                port.reattach().map(|()| true).map_err(|error| error.to_string())
+            }
+            Held::Tap(_) => Ok(false),
         }
     }
 
@@ -250,7 +269,7 @@ impl OpenPort {
     pub(super) fn steering(&mut self) -> Option<&mut xdp::Steering> {
         match &mut self.held {
             Held::Xdp { port, .. } => port.steering(),
-            Held::Netmap(_) | Held::Tap { .. } => None,
+            Held::Netmap(_) | Held::Tap(_) => None,
         }
     }
 
@@ -267,8 +286,8 @@ impl OpenPort {
             },
         );
         match up {
-            Some(true) => port.hold.release(),
-            Some(false) => port.hold.hold(),
+            Some(true) => port.control.hold.release(),
+            Some(false) => port.control.hold.hold(),
             None => {}
         }
         port.health == Health::Down && before != Health::Down
@@ -379,11 +398,12 @@ pub(super) fn open(config: &Config, cores: usize, longest: u32) -> Result<Device
         |what: &'static str| move |error: &dyn std::fmt::Display| Failure::failed(format!("{what}: {error}"));
     for (number, ((port, queues), netmap)) in config.ports.iter().zip(queues).zip(netmap).enumerate() {
         let (opened, held) = match netmap {
-            Some(NetmapPort { nic, host, facts, hold, .. }) => {
+            Some(NetmapPort { nic, host, facts, control, .. }) => {
                 // A second pair, which only special drivers have, is the host's for nothing.
                 hosts.extend(host.and_then(|host| host.queues.into_iter().next()));
                 let name = link_name(port).to_owned();
-                (nic, Held::Netmap(Box::new(Netmap { name, facts, hold, health: Health::Attached })))
+                let (departed, health) = (false, Health::Attached);
+                (nic, Held::Netmap(Box::new(Netmap { name, facts, control, departed, health })))
             }
             None => opener.open_port(config, port, queues)?,
         };
@@ -523,10 +543,9 @@ impl Opener {
             }
             Device::Tap(name) => {
                 let options = TapOptions { mtu: port.mtu.map(u32::from) };
-                let (opened, name) =
+                let (opened, held) =
                     Port::tap(&self.region, name, queues, options).map_err(|error| about(port, &error))?;
-                let seen = opened.queues.iter().filter_map(|(rx, _)| rx.device().cloned()).collect();
-                Ok((opened, Held::Tap { name, seen }))
+                Ok((opened, Held::Tap(held)))
             }
             _ => Err(about(port, &"no such device can be opened on this system")),
         }

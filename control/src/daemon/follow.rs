@@ -143,11 +143,6 @@ impl Host {
         self.links.iter().enumerate().map(link).collect()
     }
 
-    /// Is there a link of that name, switched on?
-    pub(super) fn is_up(&self, name: &str) -> bool {
-        self.link_state(name) == Some(true)
-    }
-
     /// The link of that name: is it switched on? `None` where there is none.
     pub(super) fn link_state(&self, name: &str) -> Option<bool> {
         self.state.link_named(name).map(|(_, link)| link.up)
@@ -309,6 +304,6 @@ mod tests {
         script.set_failing(false);
         script.set_link(9, super::super::tests::link("new", 9));
         assert!(host.follow());
-        assert!(host.is_up("new"));
+        assert_eq!(host.link_state("new"), Some(true));
     }
 }

@@ -650,7 +650,7 @@ impl Daemon {
         for (number, port) in self.ports.iter_mut().enumerate() {
             let name = self.config.ports.get(number).map_or("?", |port| &port.name);
             let link = port.link().to_owned();
-            if port.health() == Health::Departed && self.host.is_up(&link) {
+            if port.is_back(self.host.link_state(&link)) {
                 let trouble = match port.reattach() {
                     Ok(true) => {
                         log::port(name).info(format_args!("{link} is back and held again"));

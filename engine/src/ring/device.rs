@@ -17,7 +17,7 @@ pub struct Device {
 }
 
 impl Device {
-    /// Has the device been taken away? Nothing is received or sent any more then; a new port has to be opened.
+    /// Has the device been taken away? Nothing is received or sent any more then, until it is taken hold of again.
     pub fn is_gone(&self) -> bool {
         self.gone.load(Ordering::Relaxed)
     }
@@ -28,5 +28,9 @@ impl Device {
 
     pub(super) fn set_gone(&self) {
         self.gone.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn set_back(&self) {
+        self.gone.store(false, Ordering::Relaxed);
     }
 }

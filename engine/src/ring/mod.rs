@@ -31,6 +31,7 @@ mod port;
 mod prefetch;
 mod raw;
 mod region;
+mod renewal;
 mod rx;
 mod tap;
 #[cfg(test)]
@@ -51,7 +52,7 @@ pub use port::{Health, Port, RxQueue, TxQueue};
 pub use prefetch::{prefetch, prefetch_many};
 pub use region::{Region, RegionError};
 pub use rx::RxRing;
-pub use tap::{TapError, TapOptions};
+pub use tap::{TapError, TapOptions, TapPort};
 pub use tun::{TunError, TunSet};
 pub use tx::{Refused, TxRing};
 pub use wipe::Wiped;

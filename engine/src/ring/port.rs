@@ -23,7 +23,7 @@ pub enum Health {
     Attached,
     /// It is there, but has been set down; it resumes by itself.
     Down,
-    /// It is gone for good: the port has to be opened again.
+    /// It is gone, and has to be taken hold of again where it comes back.
     Departed,
 }
 
@@ -82,6 +82,10 @@ impl RxQueue {
             Source::Wire(wire) => wire.sync(&self.ring.raw),
             Source::Capture(capture) => capture.sync(&self.ring.raw),
             Source::Netmap(netmap) => {
+                if let Some(new) = netmap.renewed() {
+                    *self = new;
+                    return self.sync();
+                }
                 netmap.sync(&self.ring.raw);
                 self.ring.refresh();
             }
@@ -160,6 +164,13 @@ impl TxQueue {
     /// Sends what is queued and learns which slots are free again.
     #[inline]
     pub fn sync(&mut self) {
+        if let Sink::Netmap(netmap) = &self.sink
+            && let Some(mut new) = netmap.renewed()
+        {
+            // Whoever reads what was copied reads there.
+            new.ring.keep_count(&self.ring);
+            *self = new;
+        }
         self.ring.commit();
         match &mut self.sink {
             Sink::Wire(wire) => wire.sync(&self.ring.raw),

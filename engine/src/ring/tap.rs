@@ -2,7 +2,8 @@
 //! a bridge, a virtual machine or the host itself can stand at the far end.
 //!
 //! 1. `sync` of the receive side reads frames straight into the free slots' buffers, until none is left or a batch is full;
-//! 2. `sync` of the transmit side writes each frame straight from its slots.
+//! 2. `sync` of the transmit side writes each frame straight from its slots;
+//! 3. [`TapPort::reattach`] finds an interface again that had gone, or makes it again.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -10,10 +11,11 @@ use std::sync::Arc;
 use super::BATCH;
 use super::descriptor::{Received, Sent, receive, send, slots_for, slots_of};
 use super::device::Device;
-use super::interface::{self, InterfaceError, Kind, Lease};
-use super::port::{Port, RxQueue, Sink, Source, TxQueue};
+use super::interface::{self, InterfaceError, Kind, Lease, Opened};
+use super::port::{Health, Port, RxQueue, Sink, Source, TxQueue};
 use super::raw::RawRing;
 use super::region::{Region, RegionError};
+use super::renewal::Renewal;
 use super::rx::RxRing;
 use super::tx::TxRing;
 
@@ -40,6 +42,21 @@ pub struct TapOptions {
     pub mtu: Option<u32>,
 }
 
+/// What is kept of a TAP port: its queues are the workers'.
+pub struct TapPort {
+    name: String,
+    options: TapOptions,
+    lease: Arc<Lease>,
+    queues: Vec<Ends>,
+}
+
+/// Where both ends of a queue look for a new descriptor, and what they tell.
+struct Ends {
+    device: Arc<Device>,
+    rx: Arc<Renewal<Arc<Tap>>>,
+    tx: Arc<Renewal<Arc<Tap>>>,
+}
+
 /// What a pair of queues shares. The descriptor is closed first: where the lease has to end the interface, it waits for that.
 struct Tap {
     descriptor: OwnedFd,
@@ -48,8 +65,7 @@ struct Tap {
 
 impl Port {
     /// A port that is a station on the Ethernet link behind the host's TAP interface `name`, which is taken over where it
-    /// exists and otherwise lives as long as the port. It is brought up. Claims two rings of the region for each queue. The
-    /// second value is the interface's name.
+    /// exists and otherwise lives as long as the port. It is brought up. Claims two rings of the region for each queue.
     ///
     /// # Errors
     /// [`InterfaceError`] when the interface cannot be had, [`RegionError::Exhausted`] without rings.
@@ -58,37 +74,109 @@ impl Port {
         name: &str,
         queues: usize,
         options: TapOptions,
-    ) -> Result<(Port, String), TapError> {
-        let opened = interface::open(Kind::Tap, name, queues)?;
-        if let Some(mtu) = options.mtu {
-            interface::set_mtu(&opened.name, mtu)?;
-        }
+    ) -> Result<(Port, TapPort), TapError> {
+        let opened = open(name, queues, options)?;
         let longest = options.mtu.unwrap_or(MTU).max(MTU) as usize + AROUND;
-        let lease = Arc::new(opened.lease);
         let mut port = Port { queues: Vec::with_capacity(queues) };
+        let mut held =
+            TapPort { name: opened.name, options, lease: Arc::new(opened.lease), queues: Vec::new() };
         for descriptor in opened.descriptors {
-            let tap = Arc::new(Tap { descriptor, _lease: Arc::clone(&lease) });
-            port.queues.push(pair(region, tap, longest)?);
+            let tap = Arc::new(Tap { descriptor, _lease: Arc::clone(&held.lease) });
+            let (pair, ends) = pair(region, tap, longest)?;
+            port.queues.push(pair);
+            held.queues.push(ends);
         }
-        interface::bring_up(&opened.name)?;
-        Ok((port, opened.name))
+        interface::bring_up(&held.name)?;
+        Ok((port, held))
     }
 }
 
-fn pair(region: &Arc<Region>, tap: Arc<Tap>, longest: usize) -> Result<(RxQueue, TxQueue), RegionError> {
+fn open(name: &str, queues: usize, options: TapOptions) -> Result<Opened, InterfaceError> {
+    let opened = interface::open(Kind::Tap, name, queues)?;
+    if let Some(mtu) = options.mtu {
+        interface::set_mtu(&opened.name, mtu)?;
+    }
+    Ok(opened)
+}
+
+impl TapPort {
+    /// The interface's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Does the interface live as long as the port? Another one stays, and goes, as somebody else likes.
+    pub fn is_ours(&self) -> bool {
+        self.lease.is_ours()
+    }
+
+    /// Is the interface there?
+    pub fn health(&self) -> Health {
+        let gone = |ends: &Ends| ends.device.is_gone() && !ends.rx.is_ready() && !ends.tx.is_ready();
+        if self.queues.iter().any(gone) { Health::Departed } else { Health::Attached }
+    }
+
+    /// What each queue counts.
+    pub fn devices(&self) -> impl Iterator<Item = &Arc<Device>> {
+        self.queues.iter().map(|ends| &ends.device)
+    }
+
+    /// Takes hold of an interface that had departed and is there again, or makes it again, with the same ring pairs, wherever they
+    /// are: they change over at their next sync. Does nothing unless [`TapPort::health`] is [`Health::Departed`].
+    ///
+    /// # Errors
+    /// As for [`Port::tap`]; nothing is changed then, and it can be tried again.
+    pub fn reattach(&mut self) -> Result<(), TapError> {
+        if self.health() != Health::Departed {
+            return Ok(());
+        }
+        // Whoever drops the old one's last descriptor must not take the new one for it.
+        self.lease.give_up();
+        let opened = open(&self.name, self.queues.len(), self.options)?;
+        interface::bring_up(&self.name)?;
+        self.lease = Arc::new(opened.lease);
+        for (descriptor, ends) in opened.descriptors.into_iter().zip(&self.queues) {
+            let tap = Arc::new(Tap { descriptor, _lease: Arc::clone(&self.lease) });
+            ends.rx.offer(Arc::clone(&tap));
+            ends.tx.offer(tap);
+        }
+        Ok(())
+    }
+}
+
+fn pair(
+    region: &Arc<Region>,
+    tap: Arc<Tap>,
+    longest: usize,
+) -> Result<((RxQueue, TxQueue), Ends), RegionError> {
     let rx = RxRing::new(region.claim_ring(false, true)?);
     let tx = TxRing::new(region.claim_ring(true, true)?);
-    let device = Arc::new(Device::default());
+    let ends = Ends { device: Arc::default(), rx: Renewal::new(), tx: Renewal::new() };
     let slots = slots_for(&rx.raw, longest);
-    let source = TapRx { tap: Arc::clone(&tap), device: Arc::clone(&device), slots, at: 0 };
-    let sink = TapTx { tap, device, at: 0 };
-    Ok((RxQueue { ring: rx, source: Source::Tap(source) }, TxQueue { ring: tx, sink: Sink::Tap(sink) }))
+    let (device, renewal) = (Arc::clone(&ends.device), Arc::clone(&ends.rx));
+    let source = TapRx { tap: Arc::clone(&tap), device, renewal, slots, at: 0 };
+    let (device, renewal) = (Arc::clone(&ends.device), Arc::clone(&ends.tx));
+    let sink = TapTx { tap, device, renewal, at: 0 };
+    let rx = RxQueue { ring: rx, source: Source::Tap(source) };
+    Ok(((rx, TxQueue { ring: tx, sink: Sink::Tap(sink) }), ends))
+}
+
+/// Changes over to a new descriptor, where one is there.
+#[inline]
+fn renew(tap: &mut Arc<Tap>, renewal: &Renewal<Arc<Tap>>, device: &Device) {
+    if renewal.is_ready()
+        && let Some(new) = renewal.take()
+    {
+        *tap = new;
+        device.set_back();
+    }
 }
 
 /// What the host sends through a TAP.
 pub(super) struct TapRx {
     tap: Arc<Tap>,
     device: Arc<Device>,
+    renewal: Arc<Renewal<Arc<Tap>>>,
     /// Slots offered to the next frame.
     slots: u32,
     /// Where the next received slot goes.
@@ -97,6 +185,7 @@ pub(super) struct TapRx {
 
 impl TapRx {
     pub(super) fn sync(&mut self, ring: &RawRing) {
+        renew(&mut self.tap, &self.renewal, &self.device);
         if self.device.is_gone() {
             return;
         }
@@ -136,6 +225,7 @@ impl TapRx {
 pub(super) struct TapTx {
     tap: Arc<Tap>,
     device: Arc<Device>,
+    renewal: Arc<Renewal<Arc<Tap>>>,
     /// The first slot that has not gone out yet.
     at: u32,
 }
@@ -143,6 +233,7 @@ pub(super) struct TapTx {
 impl TapTx {
     /// Sends all that is queued; what the interface does not take at once is dropped, as on a wire without flow control.
     pub(super) fn sync(&mut self, ring: &RawRing) {
+        renew(&mut self.tap, &self.renewal, &self.device);
         let head = ring.head();
         while self.at != head {
             let slots = slots_of(ring, self.at, head);

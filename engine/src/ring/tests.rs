@@ -6,7 +6,7 @@
 mod in_order;
 #[cfg(target_os = "linux")]
 mod netns;
-mod ports;
+pub(super) mod ports;
 #[cfg(target_os = "linux")]
 mod tap;
 #[cfg(target_os = "linux")]
@@ -82,7 +82,7 @@ struct Shape {
     one_region: bool,
 }
 
-type Pair = (RxQueue, TxQueue);
+pub(super) type Pair = (RxQueue, TxQueue);
 /// Frames with their tags.
 type Queue = VecDeque<(u32, Vec<u8>)>;
 
@@ -99,7 +99,7 @@ struct Chain {
     sent: u32,
 }
 
-fn only(mut port: Port) -> Pair {
+pub(super) fn only(mut port: Port) -> Pair {
     port.queues.pop().expect("one queue")
 }
 
@@ -305,7 +305,7 @@ fn capture_of(frames: &[Vec<u8>]) -> Box<dyn Read + Send> {
 }
 
 /// Passes on all frames that are there, where all have room.
-fn pass_on(rx: &mut RxQueue, tx: &mut TxQueue) -> Result<(), TestCaseError> {
+pub(super) fn pass_on(rx: &mut RxQueue, tx: &mut TxQueue) -> Result<(), TestCaseError> {
     rx.sync();
     tx.sync();
     if rx.ring.available() <= tx.ring.space() {

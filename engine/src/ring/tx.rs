@@ -69,6 +69,12 @@ impl TxRing {
         self.space
     }
 
+    /// From here on, what is copied is counted where `other` counts it.
+    #[cold]
+    pub(super) fn keep_count(&mut self, other: &TxRing) {
+        self.copies = Arc::clone(&other.copies);
+    }
+
     /// Frames that were copied because buffers could not be swapped, since the ring was made.
     pub fn copies(&self) -> &Arc<Copies> {
         &self.copies

@@ -6,6 +6,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixDatagram;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use netmap_sys::IoctlRequest;
 
@@ -50,18 +51,29 @@ pub(in super::super) const TUN_PREFIX: usize = 4;
 /// Destroys the interface at its end, if we made it. Must outlive the descriptor: the kernel waits for that to be closed.
 pub(in super::super) struct Lease {
     ours: Option<String>,
+    given_up: AtomicBool,
 }
 
 impl Lease {
+    fn new(ours: Option<String>) -> Lease {
+        Lease { ours, given_up: AtomicBool::new(false) }
+    }
+
     /// Does the interface go away with us?
     pub(in super::super) fn is_ours(&self) -> bool {
         self.ours.is_some()
+    }
+
+    /// The interface is gone already: another of its name is let be.
+    pub(in super::super) fn give_up(&self) {
+        self.given_up.store(true, Ordering::Relaxed);
     }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
         if let Some(name) = &self.ours
+            && !self.given_up.load(Ordering::Relaxed)
             && let Ok(socket) = UnixDatagram::unbound()
         {
             // Nobody to tell; a transient interface is gone already.
@@ -111,7 +123,7 @@ fn take_over(name: &str) -> Result<Opened, InterfaceError> {
     let attach = |source| InterfaceError::Attach { name: name.to_owned(), source };
     let device = device(name).map_err(attach)?;
     let name = interface_of(&device).map_err(attach)?;
-    Ok(Opened { name, descriptors: vec![device], lease: Lease { ours: None } })
+    Ok(Opened { name, descriptors: vec![device], lease: Lease::new(None) })
 }
 
 /// A new interface of that name.
@@ -124,7 +136,7 @@ fn make(kind: Kind, name: &str) -> Result<Opened, InterfaceError> {
     let (first, device) =
         made.map_err(|source| InterfaceError::Device { device: format!("/dev/{clone}"), source })?;
     // From here on an error closes the descriptor and then ends the lease.
-    let lease = Lease { ours: Some(first.clone()) };
+    let lease = Lease::new(Some(first.clone()));
     let mut opened = Opened { name: first, descriptors: vec![device], lease };
     // Not on FreeBSD 14, where the lease does it, unless the program is killed.
     let _ = set_flag(opened.descriptors.first(), TUNSTRANSIENT);

@@ -30,6 +30,9 @@ impl Lease {
     pub(in super::super) fn is_ours(&self) -> bool {
         self.ours
     }
+
+    /// The interface is gone already.
+    pub(in super::super) fn give_up(&self) {}
 }
 
 /// Does this error of reading or writing say that the interface has been deleted?

@@ -8,6 +8,8 @@
 //! 4. registers the host's rings apart, without that room, which FreeBSD's host rings ignore;
 //! 5. maps the memory, checks every ring's header, and makes queues of them.
 //!
+//! [`NetmapControl::retake`] finds an interface again that had gone.
+//!
 //! All is given back by closing and unmapping, which the kernel does whatever way the program ends; offloads excepted, see
 //! there.
 //!
@@ -21,10 +23,11 @@ mod layout;
 mod name;
 mod queue;
 mod register;
+mod retake;
 #[cfg(test)]
 mod scripted;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 use std::sync::Arc;
 
@@ -34,6 +37,7 @@ pub use error::NetmapError;
 pub use name::PortKind;
 pub use queue::NetmapHold;
 pub(super) use queue::{NetmapRx, NetmapTx};
+pub use retake::NetmapControl;
 
 use self::interface::InterfaceFacts;
 use self::kernel::{Descriptor, Kernel, System};
@@ -191,8 +195,8 @@ pub struct NetmapPort {
     pub host: Option<Port>,
     /// What the kernel has given.
     pub facts: NetmapFacts,
-    /// Keeps all the port's queues away from the kernel, wherever they are.
-    pub hold: NetmapHold,
+    /// To be kept by whoever does not have the queues.
+    pub control: NetmapControl,
     region: Arc<Region>,
 }
 
@@ -240,7 +244,8 @@ fn open_in(
     let plan = Plan::make(kernel, name, options)?;
     let guard = plan.interface.is_some().then(|| kernel.clear_offloads(plan.name.as_str())).transpose()?;
     let stuck = guard.as_ref().map(OffloadGuard::stuck).unwrap_or_default();
-    let keeper: Arc<dyn Send + Sync> = Arc::new(guard);
+    let guard = Arc::new(guard);
+    let keeper: Arc<dyn Send + Sync> = guard.clone();
     let first = plan.bind_nic(0, memory.map_or(0, |memory| memory.id))?;
     let facts = plan.facts(&first, stuck)?;
     let mut bound = vec![first];
@@ -271,7 +276,16 @@ fn open_in(
     let host = host.zip(host_rings).map(|(bound, rings)| Port {
         queues: plan.queues(&region, &bound, rings, &keeper, Behind::Host).collect(),
     });
-    Ok(NetmapPort { nic, host, facts, hold: plan.hold, region })
+    let control = NetmapControl {
+        name: name.to_owned(),
+        options: *options,
+        memory: NetmapMemory { id: facts.memory_id },
+        index: plan.interface.as_ref().map(|interface| interface.index),
+        hold: plan.hold,
+        guard: Arc::downgrade(&guard),
+        ends: retake::ends([&nic].into_iter().chain(&host)),
+    };
+    Ok(NetmapPort { nic, host, facts, control, region })
 }
 
 /// A descriptor that has been bound to rings.

@@ -14,8 +14,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use super::kernel::{Descriptor, Exchange};
-use crate::ring::port::Health;
+use crate::ring::port::{Health, RxQueue, TxQueue};
 use crate::ring::raw::RawRing;
+use crate::ring::renewal::Renewal;
 
 /// After this long without a sync, frames that have not left yet get another: a driver whose own queue was full takes the rest
 /// only when asked.
@@ -161,13 +162,20 @@ impl Ring {
 /// Behind a receive ring.
 pub(in crate::ring) struct NetmapRx {
     ring: Ring,
+    pub(super) renewal: Arc<Renewal<RxQueue>>,
     /// `head` as of the last sync: slots before it have been given back.
     given: u32,
 }
 
 impl NetmapRx {
     pub(super) fn new(line: Line, ring: &RawRing) -> NetmapRx {
-        NetmapRx { ring: Ring { line, state: State::Works }, given: ring.head() }
+        NetmapRx { ring: Ring { line, state: State::Works }, renewal: Renewal::new(), given: ring.head() }
+    }
+
+    /// The queue that takes this one's place.
+    #[inline]
+    pub(in crate::ring) fn renewed(&self) -> Option<RxQueue> {
+        if self.renewal.is_ready() { self.renewal.take() } else { None }
     }
 
     /// Gives released slots back and learns of new frames. Left out while there are still frames to take and the kernel has
@@ -199,6 +207,7 @@ impl NetmapRx {
 /// Behind a transmit ring.
 pub(in crate::ring) struct NetmapTx {
     ring: Ring,
+    pub(super) renewal: Arc<Renewal<TxQueue>>,
     /// `head` as of the last sync: slots before it have been shown to the kernel.
     shown: u32,
     /// Slots before this one, from `head` on, are known to carry buffers.
@@ -211,11 +220,18 @@ impl NetmapTx {
     pub(super) fn new(line: Line, ring: &RawRing, emulated: bool) -> NetmapTx {
         NetmapTx {
             ring: Ring { line, state: State::Works },
+            renewal: Renewal::new(),
             shown: ring.head(),
             checked: ring.head(),
             last: Instant::now(),
             emulated,
         }
+    }
+
+    /// The queue that takes this one's place.
+    #[inline]
+    pub(in crate::ring) fn renewed(&self) -> Option<TxQueue> {
+        if self.renewal.is_ready() { self.renewal.take() } else { None }
     }
 
     /// Sends what is queued and learns which slots are free again. Left out where nothing is queued, unless frames are on

@@ -46,6 +46,8 @@ pub(super) struct KernelRing {
     hwcur: u32,
     hwtail: u32,
     tail: u32,
+    /// Its interface has gone.
+    gone: bool,
     users: u32,
     exclusive: bool,
     offset_mask: u64,
@@ -159,6 +161,13 @@ impl World {
             );
         }
         self.rings.push(KernelRing { at, transmit, hwtail: tail, tail, ..KernelRing::default() });
+    }
+
+    /// An interface goes, and another of its name comes.
+    pub(super) fn replace(&mut self, name: &str, card: Card) {
+        self.rings.iter_mut().for_each(|ring| ring.gone = true);
+        self.add_card(name, card);
+        self.interface.index += 1;
     }
 
     /// Rings of a card: kind (in the order above), first ring, count.
@@ -571,6 +580,9 @@ impl Descriptor for Opened {
         for ring in bound {
             if !wanted(&world, ring) {
                 continue;
+            }
+            if world.rings[ring].gone {
+                return Err(error(libc::ENXIO));
             }
             if let Some(code) = world.sync_error {
                 world.rings[ring].syncs += 1;

@@ -1,6 +1,7 @@
 //! Ports opened in a scripted kernel: what is asked for, what comes out of it, and what happens when the kernel refuses,
 //! starts anew, stops, goes away or says things that make no sense.
 
+use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,7 +14,9 @@ use super::name::PortName;
 use super::scripted::{Card, Places, Scripted, World};
 use super::{NetmapError, NetmapMemory, NetmapMode, NetmapOptions, NetmapPort, PortKind, offer_in, open_in};
 use crate::ring::port::Health;
-use crate::ring::{Frame, HEADROOM, Port, Refused, RxQueue, TxQueue};
+use crate::ring::tests::ports::{Rig, take, whole};
+use crate::ring::tests::{Pair, only as sole, pass_on};
+use crate::ring::{HEADROOM, Port, Refused, RxQueue, TxQueue};
 
 const HOST: NetmapOptions = NetmapOptions { host: true, unsafe_emulation: false, extra_buffers: 0 };
 
@@ -30,39 +33,51 @@ fn only(port: &mut Port) -> &mut (RxQueue, TxQueue) {
     &mut port.queues[0]
 }
 
-/// All the bytes of a frame, those in further slots too.
-fn whole(frame: &Frame<'_>) -> Vec<u8> {
-    let mut bytes = frame.bytes().to_vec();
-    for nth in 1..frame.slots() {
-        let slot = frame.ring.slot(frame.ring.ahead(frame.slot, nth));
-        let start = frame.ring.offset(&slot) as usize;
-        // SAFETY: the slots of a frame that was lent out are ours until they are released.
-        let buffer = unsafe { frame.ring.buffer(slot.buf_idx) };
-        bytes.extend_from_slice(&buffer[start..start + usize::from(slot.len)]);
-    }
-    bytes
-}
-
-fn take(rx: &mut RxQueue) -> Vec<Vec<u8>> {
-    rx.sync();
-    let (mut frames, mut broken) = (Vec::new(), 0);
-    let slots = rx.ring.take(&mut broken, |frame| frames.push(whole(&frame)));
-    assert_eq!(broken, 0);
-    rx.ring.release(slots);
-    frames
-}
-
 /// Passes on what has been received, as far as there is room.
 fn forward(rx: &mut RxQueue, tx: &mut TxQueue) {
-    rx.sync();
-    tx.sync();
-    if rx.ring.available() <= tx.ring.space() {
-        let mut broken = 0;
-        let slots = rx.ring.take(&mut broken, |mut frame| assert_eq!(tx.ring.push(&mut frame), Ok(())));
-        assert_eq!(broken, 0);
-        rx.ring.release(slots);
+    pass_on(rx, tx).expect("sound rings");
+}
+
+/// A port on a network card that the test is the far end of.
+pub(in crate::ring) struct Played {
+    kernel: Scripted,
+    at: Places,
+    pair: Pair,
+    waiting: VecDeque<Vec<u8>>,
+}
+
+impl Played {
+    pub(in crate::ring) fn new() -> Played {
+        let kernel = Scripted::new(&[("vmx0", Card::default())]);
+        let (pair, at) = (sole(open(&kernel, "vmx0").nic), kernel.places("vmx0"));
+        Played { kernel, at, pair, waiting: VecDeque::new() }
     }
-    tx.sync();
+}
+
+impl Rig for Played {
+    fn pair(&mut self) -> &mut Pair {
+        &mut self.pair
+    }
+
+    fn inject(&mut self, frame: &[u8]) -> bool {
+        self.kernel.arrive(self.at.rx, frame);
+        true
+    }
+
+    fn collect(&mut self) -> Option<Vec<u8>> {
+        self.waiting.extend(self.kernel.gone_out(self.at.tx));
+        self.waiting.pop_front()
+    }
+
+    /// Two buffers.
+    fn longest(&self) -> usize {
+        4000
+    }
+
+    fn buffers(&mut self) -> Vec<u32> {
+        let world = self.kernel.world();
+        [world.held(self.at.tx), world.held(self.at.rx)].concat()
+    }
 }
 
 fn frame(number: usize, len: usize) -> Vec<u8> {
@@ -588,7 +603,7 @@ fn a_port_that_is_held_makes_no_calls() {
     let kernel = Scripted::new(&[("em0", Card::default())]);
     let mut port = open_in(&kernel, "em0", &HOST, None).expect("a port");
     let at = kernel.places("em0");
-    let hold = port.hold.clone();
+    let hold = port.control.hold.clone();
     let (rx, tx) = only(&mut port.nic);
     let (host_rx, host_tx) = only(port.host.as_mut().expect("host rings"));
     hold.hold();
@@ -637,6 +652,60 @@ fn a_departed_interface_is_told_and_harms_nothing() {
         assert_eq!(tx.ring.push_bytes(&frame(1, 60)), Err(Refused::Full), "dropped, and counted as such");
         assert!(take(rx).is_empty() && rx.wait_fd().is_none());
     }
+}
+
+/// Twice, with the host's rings; and what was copied is counted on.
+#[test]
+fn an_interface_that_is_back_is_held_again() {
+    let kernel = Scripted::new(&[("ue0", Card::default())]);
+    let mut port = open_in(&kernel, "ue0", &HOST, None).expect("a port");
+    let mut host = port.host.take().expect("host rings");
+    let control = &mut port.control;
+    assert!(!control.has_departed_in(&kernel));
+    let copies = Arc::clone(only(&mut host).1.ring.copies());
+    for round in 1..=2 {
+        kernel.world().replace("ue0", Card { slots: 64, ..Card::default() });
+        assert!(control.has_departed_in(&kernel), "another is there, whatever the queues have seen");
+        for (rx, tx) in [only(&mut port.nic), only(&mut host)] {
+            rx.sync();
+            assert_eq!(rx.health(), Health::Departed);
+            tx.ring.push_bytes(&frame(1, 60)).expect("room");
+            tx.sync();
+        }
+        let facts = control.retake_in(&kernel).expect("the interface");
+        assert_eq!((facts.receive_slots, facts.memory_id), (64, port.facts.memory_id));
+        assert!(!control.has_departed_in(&kernel) && !control.hold.is_lost());
+        let at = kernel.places("ue0");
+        for number in 0..100 {
+            kernel.arrive(at.rx, &frame(number, 60 + number));
+            kernel.arrive(at.host_rx, &frame(number, 300 + number));
+            let (from_host, to_host) = only(&mut host);
+            let (from_wire, to_wire) = only(&mut port.nic);
+            forward(from_wire, to_host);
+            forward(from_host, to_wire);
+            assert_eq!(kernel.gone_out(at.host_tx), [frame(number, 60 + number)]);
+            assert_eq!(kernel.gone_out(at.tx), [frame(number, 300 + number)]);
+        }
+        assert_eq!(only(&mut port.nic).0.health(), Health::Attached);
+        assert_eq!(copies.frames.get(), 100 * round);
+    }
+    // Pulled out and not put in again; then another that has too many rings.
+    kernel.world().replace("ue0", Card { receive_rings: 2, transmit_rings: 2, ..Card::default() });
+    let error = control.retake_in(&kernel).expect_err("two pairs");
+    assert!(error.to_string().contains("another number of rings"), "{error}");
+    kernel.world().replace("ue0", Card::default());
+    control.retake_in(&kernel).expect("the interface");
+    take(&mut only(&mut port.nic).0);
+    only(&mut port.nic).1.sync();
+    take(&mut only(&mut host).0);
+    only(&mut host).1.sync();
+    let clears = |log: &[String]| log.iter().filter(|line| *line == "clear ue0").count();
+    assert_eq!(clears(&kernel.world().log), 5);
+    // Not with the interfaces that had gone: only what was refused, and later the last.
+    let restored = || kernel.world().log.iter().filter(|line| line.starts_with("restore")).count();
+    assert_eq!((restored(), kernel.world().open), (1, 2));
+    drop((port, host));
+    assert_eq!((restored(), kernel.world().open), (2, 0));
 }
 
 #[test]

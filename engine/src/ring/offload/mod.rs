@@ -13,6 +13,7 @@
 use std::fmt;
 use std::io;
 use std::str::FromStr;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use netmap_sys::IFNAMSIZ;
 
@@ -122,6 +123,7 @@ pub struct OffloadGuard {
     card: Box<dyn Card>,
     cleared: Offloads,
     stuck: Offloads,
+    given_up: AtomicBool,
 }
 
 impl OffloadGuard {
@@ -146,13 +148,19 @@ impl OffloadGuard {
     fn clear_on(card: Box<dyn Card>, offloads: Offloads) -> io::Result<OffloadGuard> {
         let before = card.active()?.and(offloads);
         // From here on, also when something below fails, the guard puts back what was on.
-        let mut guard = OffloadGuard { card, cleared: before, stuck: Offloads::default() };
+        let (stuck, given_up) = (Offloads::default(), AtomicBool::new(false));
+        let mut guard = OffloadGuard { card, cleared: before, stuck, given_up };
         if !before.is_empty() {
             guard.card.switch(before, false)?;
             guard.stuck = guard.card.active()?.and(before);
         }
         guard.cleared = before.without(guard.stuck);
         Ok(guard)
+    }
+
+    /// The interface has gone: another of its name is let be.
+    pub(super) fn give_up(&self) {
+        self.given_up.store(true, Ordering::Relaxed);
     }
 
     /// Those that the guard keeps off.
@@ -168,7 +176,7 @@ impl OffloadGuard {
 
 impl Drop for OffloadGuard {
     fn drop(&mut self) {
-        if !self.cleared.is_empty() {
+        if !self.cleared.is_empty() && !self.given_up.load(Ordering::Relaxed) {
             // The interface may be gone, and nobody is left to be told.
             let _ = self.card.switch(self.cleared, true);
         }

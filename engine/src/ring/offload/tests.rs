@@ -2,6 +2,7 @@
 //! one that may be changed.
 
 use std::io;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 
 use super::{Card, NAMES, OffloadGuard, Offloads, UnknownOffload};
@@ -73,7 +74,12 @@ impl OffloadGuard {
     /// For tests of what holds a guard: calls `restored` when it puts back.
     pub(in crate::ring) fn played(restored: impl Fn() + Send + Sync + 'static) -> OffloadGuard {
         let cleared = Offloads::all();
-        OffloadGuard { card: Box::new(Told(restored)), cleared, stuck: Offloads::default() }
+        OffloadGuard {
+            card: Box::new(Told(restored)),
+            cleared,
+            stuck: Offloads::default(),
+            given_up: AtomicBool::new(false),
+        }
     }
 }
 

@@ -19,7 +19,7 @@ const SHORTEST: usize = 18;
 const EXPERIMENT: [u8; 2] = [0x88, 0xb5];
 
 /// A port with somebody at its far end.
-pub(super) trait Rig {
+pub(in crate::ring) trait Rig {
     /// The port's queues.
     fn pair(&mut self) -> &mut Pair;
     /// Puts a frame in at the far end. False when it does not go at the moment.
@@ -48,7 +48,7 @@ pub(super) fn is_ours(frame: &[u8]) -> bool {
 }
 
 /// All the bytes of a frame, those in further slots too.
-pub(super) fn whole(frame: &Frame<'_>) -> Vec<u8> {
+pub(in crate::ring) fn whole(frame: &Frame<'_>) -> Vec<u8> {
     let mut bytes = frame.bytes().to_vec();
     for nth in 1..frame.slots() {
         let slot = frame.ring.slot(frame.ring.ahead(frame.slot, nth));
@@ -62,7 +62,7 @@ pub(super) fn whole(frame: &Frame<'_>) -> Vec<u8> {
 }
 
 /// Takes what has been received, in copies.
-pub(super) fn take(rx: &mut RxQueue) -> Vec<Vec<u8>> {
+pub(in crate::ring) fn take(rx: &mut RxQueue) -> Vec<Vec<u8>> {
     rx.sync();
     let (mut frames, mut broken) = (Vec::new(), 0);
     let slots = rx.ring.take(&mut broken, |frame| frames.push(whole(&frame)));
@@ -193,6 +193,7 @@ macro_rules! port_suite {
 }
 
 port_suite!(memory, super::here, super::Wire::new());
+port_suite!(netmap, super::here, crate::ring::netmap::tests::Played::new());
 #[cfg(target_os = "linux")]
 port_suite!(tap, super::super::netns::in_namespace, super::super::tap::Tap::new());
 

@@ -3,7 +3,7 @@
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
-use super::super::{Port, Region, TapError, TapOptions};
+use super::super::{Health, Port, Region, TapError, TapOptions, TapPort};
 use super::netns::{PacketSocket, in_namespace, index_of, ip, shown};
 use super::ports::{Rig, buffers_of_pair, frame, is_ours, reflect, take};
 use super::{BUFFER, Pair, only};
@@ -23,9 +23,13 @@ fn region(queues: usize) -> Arc<Region> {
 }
 
 fn open(name: &str, options: TapOptions) -> Result<Pair, TapError> {
-    let (port, used) = Port::tap(&region(1), name, 1, options)?;
-    assert_eq!(used, name);
-    Ok(only(port))
+    open_held(name, options).map(|(pair, _)| pair)
+}
+
+fn open_held(name: &str, options: TapOptions) -> Result<(Pair, TapPort), TapError> {
+    let (port, held) = Port::tap(&region(1), name, 1, options)?;
+    assert_eq!(held.name(), name);
+    Ok((only(port), held))
 }
 
 impl Tap {
@@ -93,6 +97,45 @@ fn an_interface_deleted_under_the_port() {
         before.sort_unstable();
         after.sort_unstable();
         assert_eq!(before, after);
+    });
+}
+
+/// Made again by us where we had made it, and by somebody else where he had; twice.
+#[test]
+fn an_interface_that_is_back_is_held_again() {
+    in_namespace(|| {
+        for ours in [true, false] {
+            let make = || (!ours).then(|| ip("tuntap add dev far mode tap"));
+            make();
+            let host = PacketSocket::new();
+            let (mut pair, mut held) = open_held("far", TapOptions { mtu: Some(1400) }).expect("a tap");
+            assert_eq!(held.is_ours(), ours);
+            let mut before = buffers_of_pair(&pair);
+            for number in 0..2 {
+                ip("link del far");
+                assert_eq!(received(&mut pair), Vec::<Vec<u8>>::new());
+                assert_eq!(held.health(), Health::Departed);
+                make();
+                held.reattach().expect("the interface");
+                assert_eq!(held.health(), Health::Attached, "before the queues have looked");
+                held.reattach().expect("nothing to do");
+                assert!(shown("far").contains(",UP") && shown("far").contains("mtu 1400"));
+                pair.1.ring.push_bytes(&frame(number, 300)).expect("room");
+                pair.1.sync();
+                let came = std::iter::from_fn(|| host.receive()).map(|(_, came)| came);
+                assert_eq!(came.filter(|came| is_ours(came)).collect::<Vec<_>>(), [frame(number, 300)]);
+                host.send(index_of("far").expect("an interface"), &frame(7, 300)).expect("room");
+                assert_eq!(received(&mut pair), [frame(7, 300)]);
+                assert!(pair.0.wait_fd().is_some());
+                assert_eq!(held.health(), Health::Attached);
+            }
+            let mut after = buffers_of_pair(&pair);
+            before.sort_unstable();
+            after.sort_unstable();
+            assert_eq!(before, after);
+            drop((pair, held));
+            assert_eq!(index_of("far").is_none(), ours);
+        }
     });
 }
 

@@ -24,13 +24,14 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::port::{Health, Port, RxQueue, Sink, Source, TxQueue};
+use super::renewal::Renewal;
 use super::rx::RxRing;
 use super::tx::TxRing;
 use bpf::{Kind, Link, Map, Program};
 pub use error::XdpError;
 use interface::Interface;
 pub use program::Encapsulation;
-use queue::{Renewal, RxRings, TxRings};
+use queue::{RxRings, TxRings};
 pub(super) use queue::{XdpRx, XdpTx};
 use socket::Socket;
 pub use socket::Umem;

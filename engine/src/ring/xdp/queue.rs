@@ -9,14 +9,15 @@
 //! told, and what it completed at once goes back.
 
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use netmap_sys::{NS_MOREFRAG, netmap_slot};
 
 use super::socket::{Consumer, Producer, Socket};
 use crate::ring::Health;
 use crate::ring::raw::RawRing;
+use crate::ring::renewal::Renewal;
 
 /// A slot whose buffer is with the kernel.
 const EMPTY: netmap_slot = netmap_slot { buf_idx: 0, len: 0, flags: 0, ptr: 0 };
@@ -112,35 +113,6 @@ pub(super) struct TxRings {
     pub(super) tx: Producer<libc::xdp_desc>,
     /// Buffers whose frames have been sent.
     pub(super) completion: Consumer<u64>,
-}
-
-/// Where the half of a new socket is left for the end of a queue, which some worker has.
-pub(super) struct Renewal<T> {
-    ready: AtomicBool,
-    place: Mutex<Option<T>>,
-}
-
-impl<T> Renewal<T> {
-    fn new() -> Arc<Renewal<T>> {
-        Arc::new(Renewal { ready: AtomicBool::new(false), place: Mutex::new(None) })
-    }
-
-    pub(super) fn offer(&self, rings: T) {
-        *self.place.lock().unwrap_or_else(PoisonError::into_inner) = Some(rings);
-        self.ready.store(true, Ordering::Release);
-    }
-
-    #[inline]
-    fn is_ready(&self) -> bool {
-        self.ready.load(Ordering::Relaxed)
-    }
-
-    /// Takes what has been left. Never waits: should somebody be leaving something, it is there at the next sync.
-    fn take(&self) -> Option<T> {
-        let mut place = self.place.try_lock().ok()?;
-        self.ready.store(false, Ordering::Relaxed);
-        place.take()
-    }
 }
 
 /// The receiving end of a queue, behind a receive ring. Slots from `at` up to `lent_to` are empty.
