@@ -16,6 +16,9 @@ const MAP_DELETE_ELEM: libc::c_int = 3;
 const PROG_LOAD: libc::c_int = 5;
 const LINK_CREATE: libc::c_int = 28;
 
+/// How often a program is given to the verifier, which gives up (`EAGAIN`) where the system wants something of the thread meanwhile.
+const ATTEMPTS: u32 = 5;
+
 /// `BPF_PROG_TYPE_XDP`
 const PROGRAM_XDP: u32 = 6;
 /// `BPF_XDP`, the attach type.
@@ -207,8 +210,14 @@ impl Program {
             interface: 0,
             attach_type: ATTACH_XDP,
         };
-        // SAFETY: instructions, licence and log are valid for the lengths given, and outlive the call.
-        Ok(Program { fd: unsafe { bpf_open(PROG_LOAD, &mut attributes)? } })
+        let mut attempts = 1..ATTEMPTS;
+        loop {
+            // SAFETY: instructions, licence and log are valid for the lengths given, and outlive the call.
+            match unsafe { bpf_open(PROG_LOAD, &mut attributes) } {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock && attempts.next().is_some() => {}
+                loaded => return Ok(Program { fd: loaded? }),
+            }
+        }
     }
 
     /// Attaches the program to an interface, in mode [`NATIVE`] or [`GENERIC`], as long as the link lives.
