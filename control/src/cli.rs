@@ -54,6 +54,8 @@ pub enum Action {
     Diff(Diff),
     /// Switch a tunnel on or off, or ask for new keys, by hand
     Tunnel(Tunnel),
+    /// Tell the daemon what this router is in a group of routers that share an address
+    Carp(Carp),
     /// Show what the daemon is doing
     Show(Show),
     /// Watch tunnels, workers and drops on the terminal, live
@@ -286,6 +288,35 @@ pub enum TunnelAction {
     Down,
     /// Negotiate new keys now; fixed keys are changed by an apply
     Rekey,
+}
+
+/// Arguments of `culvert carp`.
+#[derive(Args, Debug)]
+pub struct Carp {
+    /// What to do
+    #[command(subcommand)]
+    pub action: CarpAction,
+}
+
+/// What is done about addresses that routers share.
+#[derive(Debug, Subcommand)]
+pub enum CarpAction {
+    /// Say what this router is now: for up and down scripts of ucarp, and notify scripts of keepalived
+    Notify(CarpNotify),
+}
+
+/// Arguments of `culvert carp notify`.
+#[derive(Args, Debug)]
+pub struct CarpNotify {
+    /// The group, VHID@IF: that of local = "carp:VHID@IF"
+    #[arg(value_name = "VHID@IF")]
+    pub group: String,
+    /// What this router is in it; keepalived's `fault` is init
+    #[arg(value_name = "ROLE", value_parser = ["master", "backup", "init"], ignore_case = true)]
+    pub role: String,
+    /// UNIX socket that the daemon listens on
+    #[arg(long, value_name = "PATH", default_value = daemon::SOCKET, value_hint = clap::ValueHint::FilePath)]
+    pub socket: PathBuf,
 }
 
 /// Arguments of `culvert show`.

@@ -307,6 +307,7 @@ fn router(
                 gre_in_udp: false,
                 bridge: None,
                 depth: 1,
+                backup: false,
                 counters: bank.take(),
                 sequences: Arc::default(),
             })

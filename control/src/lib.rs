@@ -7,6 +7,7 @@
 pub mod api;
 pub mod bench;
 pub mod capture;
+pub mod carp;
 pub mod check;
 pub mod cli;
 pub mod config;
@@ -66,6 +67,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<(), Failure>
         Action::Confirm(arguments) => transaction::client::confirm(arguments),
         Action::Rollback(arguments) => transaction::client::rollback(arguments),
         Action::Diff(arguments) => transaction::client::diff(arguments),
+        Action::Carp(arguments) => carp::client::run(arguments),
         Action::Tunnel(arguments) => transaction::client::tunnel(arguments),
         Action::Metrics(arguments) => metrics::run(arguments),
         Action::Top(arguments) => daemon::top(arguments),

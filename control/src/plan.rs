@@ -109,6 +109,8 @@ pub struct KeptTunnel {
     pub sequences: Arc<Sequences>,
     /// When its SAs were made.
     pub installed: Instant,
+    /// Another router holds its near end now: it sends nothing, and takes nothing in.
+    pub backup: bool,
 }
 
 impl Kept {
@@ -133,7 +135,7 @@ impl Kept {
     pub fn without_sas(config: &Config, workers: usize) -> Kept {
         let mut bank = TunnelCounterBank::new(workers);
         let tunnels = config.tunnels.iter().map(|_| KeptTunnel::new(&mut bank)).collect();
-        Kept { workers, tunnels, ledger: Ledger::default() }
+        Kept { workers, tunnels, ledger: Ledger::new(config.carp.router) }
     }
 
     /// The state of the same run under another configuration, `tunnels` of it having the numbers of their places. A tunnel keeps
@@ -190,6 +192,7 @@ impl KeptTunnel {
             counters: bank.take(),
             sequences: Arc::default(),
             installed: Instant::now(),
+            backup: false,
         }
     }
 }
@@ -408,6 +411,7 @@ fn tunnel_spec(place: usize, tunnel: &Tunnel, bridge: Option<usize>, kept: &Kept
         },
         path_mtu: None,
         clamp_mss: tunnel.clamp_mss,
+        backup: kept.backup,
         protection: protection(tunnel, kept),
         gre_in_udp: tunnel.encapsulation == Encapsulation::Udp,
         bridge,
@@ -432,6 +436,7 @@ fn stand_in_tunnel(place: usize, kept: &KeptTunnel) -> TunnelSpec {
         mtu: None,
         path_mtu: None,
         clamp_mss: false,
+        backup: false,
         protection: Some(Protection {
             mode: esp::Mode::Transport,
             pad: 4,
@@ -460,18 +465,15 @@ pub fn is_stand_in(address: IpAddr) -> bool {
     }
 }
 
-/// The tunnel's near end; in place of an address that CARP gives, one of "this network", which no packet carries.
+/// The tunnel's near end; in place of an address that CARP gives and nobody has named, one of "this network", which no packet carries.
 fn local(place: usize, tunnel: &Tunnel) -> IpAddr {
-    match tunnel.local {
-        Local::Address(address) => address,
-        Local::Carp { .. } => {
-            let number = stand_in_number(place);
-            match tunnel.remote {
-                IpAddr::V4(_) => Ipv4Addr::from_bits(number).into(),
-                IpAddr::V6(_) => Ipv6Addr::from_bits(u128::from(number)).into(),
-            }
+    tunnel.local.address().unwrap_or_else(|| {
+        let number = stand_in_number(place);
+        match tunnel.remote {
+            IpAddr::V4(_) => Ipv4Addr::from_bits(number).into(),
+            IpAddr::V6(_) => Ipv6Addr::from_bits(u128::from(number)).into(),
         }
-    }
+    })
 }
 
 /// ESP in UDP, as IKE has it behind a translator (RFC 3948 section 2.1).

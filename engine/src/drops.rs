@@ -63,6 +63,8 @@ reasons! {
     EspDummy = "esp-dummy",
     /// A NAT keepalive: one byte 0xFF (RFC 3948 section 2.3).
     NatKeepalive = "nat-keepalive",
+    /// For a tunnel whose address the other router of a pair holds now.
+    Backup = "backup",
     /// A protected tunnel without an SA to send with.
     NoSa = "no-sa",
     /// The SA has no sequence number or IV left.

@@ -8,6 +8,7 @@ mod lab;
 use culvert_engine::drops::Reason;
 use culvert_engine::esp::{Mode, Suite};
 use culvert_engine::gre::{Options, Payload};
+use culvert_engine::tables::Tables;
 use lab::{
     LAN, LINK, PLAIN, Plan, SLOTS, Side, WAN, delivered, end, fix_checksum, forge, frame, inner, ip, trailer,
 };
@@ -402,6 +403,40 @@ fn nothing_passes_in_clear_where_it_should_be_protected() {
     open.wan.send(&frame(2, WAN, &ip(end(1, false), end(2, false), 47, 0, 64, &gre_packet())));
     open.run();
     assert_eq!((open.drops(), open.lan.frames().len()), (vec![], 1), "the same packet, tunnel not protected");
+}
+
+/// While another router holds its near end, a tunnel sends nothing, and what comes for it changes nothing.
+#[test]
+fn a_tunnel_whose_near_end_is_another_router_s_is_silent() {
+    for suite in [None, Some(Suite::Aes128Gcm16)] {
+        let plan = Plan { gre: PLAIN, ..Plan::new(suite) };
+        let mut b = Side::new(&plan, 2);
+        let sas = b.outbound.clone().zip(b.inbound.clone());
+        let publish = |b: &Side, backup| {
+            let protection = sas.as_ref().map(|sas| plan.protection(sas));
+            let mut spec = lab::spec(&plan, 2, protection);
+            spec.tunnels[0].backup = backup;
+            b.tables.store(std::sync::Arc::new(Tables::build(spec).expect("tables")));
+        };
+        let packet = match suite {
+            Some(_) => forge(&plan, 7, &trailer(&gre_packet(), 47)),
+            None => frame(2, WAN, &ip(end(1, false), end(2, false), 47, 0, 64, &gre_packet())),
+        };
+        let out = ip(lab::lan_v4(2, 2).into(), lab::lan_v4(1, 2).into(), 59, 0, 64, &[7; 60]);
+        publish(&b, true);
+        b.wan.send(&packet);
+        b.lan.send(&frame(2, LAN, &out));
+        b.run();
+        let unknown = if suite.is_some() { Reason::EspUnknownSpi } else { Reason::GreUnknown };
+        assert_eq!((b.dropped(Reason::Backup), b.dropped(unknown)), (1, 1), "{:?}", b.drops());
+        assert_eq!((b.wan.frames().len(), b.lan.frames().len(), b_window(&b)), (0, 0, 0));
+        assert_eq!(b.outbound.as_ref().map_or(0, |sa| sa.used()), 0, "no number was spent");
+        publish(&b, false);
+        b.wan.send(&packet);
+        b.lan.send(&frame(2, LAN, &out));
+        b.run();
+        assert_eq!((b.wan.frames().len(), b.lan.frames().len()), (1, 1), "{:?}", b.drops());
+    }
 }
 
 /// A bridged tunnel is a wire: broadcast, multicast, tagged and stretched-out frames pass it both ways as they are.

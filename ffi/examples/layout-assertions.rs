@@ -28,6 +28,7 @@ const OPENING: &str = "\
 #include <net/pfkeyv2.h>
 #include <net/route.h>
 #include <netinet/in.h>
+#include <netinet/ip_carp.h>
 #include <netipsec/ipsec.h>
 #include <sys/sysctl.h>
 #else
@@ -59,7 +60,7 @@ fn main() {
     }
     println!("#ifdef __FreeBSD__");
     print_part(FREEBSD_STRUCTS, FREEBSD_CONSTANTS);
-    for ioctl in FREEBSD_IOCTLS {
+    for ioctl in FREEBSD_IOCTLS.iter().copied().flatten() {
         expect(ioctl.name, ioctl.name, ioctl.freebsd);
     }
     println!("#endif");

@@ -4,7 +4,7 @@
 
 use core::mem::offset_of;
 
-use crate::{interface, ioctl, option, pfkey, request, ring, route, xfrm};
+use crate::{carp, interface, ioctl, option, pfkey, request, ring, route, xfrm};
 
 /// A structure as C lays it out.
 #[derive(Clone, Copy, Debug)]
@@ -55,7 +55,7 @@ pub const CONSTANTS: &[&[Constant]] = &[ring::CONSTANTS, request::CONSTANTS, opt
 
 /// Every constant that FreeBSD alone has.
 pub const FREEBSD_CONSTANTS: &[&[Constant]] =
-    &[route::CONSTANTS, interface::freebsd::CONSTANTS, pfkey::CONSTANTS];
+    &[route::CONSTANTS, interface::freebsd::CONSTANTS, pfkey::CONSTANTS, carp::CONSTANTS];
 
 /// Every constant that Linux alone has.
 pub const LINUX_CONSTANTS: &[&[Constant]] = &[interface::linux::CONSTANTS, xfrm::CONSTANTS];
@@ -63,8 +63,8 @@ pub const LINUX_CONSTANTS: &[&[Constant]] = &[interface::linux::CONSTANTS, xfrm:
 /// Every ioctl number.
 pub const IOCTLS: &[Ioctl] = ioctl::IOCTLS;
 
-/// Every ioctl number that FreeBSD alone has.
-pub const FREEBSD_IOCTLS: &[Ioctl] = interface::FREEBSD_IOCTLS;
+/// Every ioctl number that FreeBSD alone has, by the module that defines it.
+pub const FREEBSD_IOCTLS: &[&[Ioctl]] = &[interface::FREEBSD_IOCTLS, carp::FREEBSD_IOCTLS];
 
 /// First the name of the list. Then `struct NAME: SIZE, align ALIGN { FIELD: START..END, .. }`, then `padding { .. }` for fields that C does not name. Asserts the
 /// numbers, and that no field is missing from the list.
@@ -223,6 +223,14 @@ structs! {
         ifr_curcap: 20..24,
     } padding {
         pad0: 24..32,
+    }
+    struct carpreq: 40, align 4 {
+        carpr_count: 0..4,
+        carpr_vhid: 4..8,
+        carpr_state: 8..12,
+        carpr_advskew: 12..16,
+        carpr_advbase: 16..20,
+        carpr_key: 20..40,
     }
     struct rt_metrics: 112, align 8 {
         rmx_locks: 0..8,

@@ -5,7 +5,8 @@
 //! Beside it, the messages of FreeBSD's routing sockets and of the sysctls of the same kind (route(4)), by the names
 //! of `<net/route.h>`, `<net/if.h>` and `<net/if_dl.h>`; and the requests by which an interface's offloads are read and
 //! set, those of FreeBSD's `<net/if.h>` and of Linux's `<linux/ethtool.h>`; what Linux does with system calls that a filter refuses;
-//! and the messages by which kernels tell of their SAs, FreeBSD's `<net/pfkeyv2.h>` and Linux's `<linux/xfrm.h>`.
+//! and the messages by which kernels tell of their SAs, FreeBSD's `<net/pfkeyv2.h>` and Linux's `<linux/xfrm.h>`; and how FreeBSD
+//! tells the state of CARP's virtual hosts.
 //!
 //! How a port is opened with it:
 //! 1. open [`NETMAP_DEVICE_NAME`];
@@ -36,6 +37,7 @@ macro_rules! constants {
     };
 }
 
+mod carp;
 mod interface;
 mod ioctl;
 #[cfg(target_os = "freebsd")]
@@ -51,6 +53,9 @@ mod ring;
 mod route;
 mod xfrm;
 
+#[cfg(target_os = "freebsd")]
+pub use carp::carp_state;
+pub use carp::{CARP_KEY_LEN, SIOCGVH, carpreq};
 pub use interface::freebsd::*;
 pub use interface::linux::*;
 pub use interface::{SIOCGIFCAP, SIOCSIFCAP, ethtool_drvinfo, ethtool_value, ifreq};

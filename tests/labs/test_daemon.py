@@ -147,7 +147,7 @@ def test_what_cannot_run(sites):
     for text, status, says in (
         (good.replace("xdp:wan", "pcap"), 2, "capture files are no network"),
         (good.replace("xdp:wan", "memory"), 2, "rings in memory"),
-        (good.replace(f'local = "{sites.wan(1, 4)}"', 'local = "carp:1@wan"'), 2, "CARP"),
+        (good.replace(f'local = "{sites.wan(1, 4)}"', 'local = "carp:1@wan"'), 2, "[[carp.group]]"),
         (good.replace('name = "lan"', 'name = "wan"'), 2, "there is one of this name"),
         (good.replace("xdp:wan", "xdp:none"), 1, "there is no interface none"),
     ):

@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::Failure;
+use crate::carp::Role;
 use crate::daemon::What;
 
 /// The version of requests and replies.
@@ -66,6 +67,13 @@ pub enum Command {
     Rekey {
         /// Its name.
         name: String,
+    },
+    /// What this router is now in a group of routers that share an address.
+    CarpNotify {
+        /// The group: `VHID@IF`.
+        group: String,
+        /// What it is.
+        role: Role,
     },
     /// State, again and again: a stream.
     Watch {

@@ -8,6 +8,7 @@
 //! 4. check what only the whole can show: names, references, duplicates (`checks`);
 //! 5. hand back the model, or everything that is wrong in the order of files and lines (`report`).
 
+mod carp;
 mod checks;
 mod ike;
 mod model;
@@ -27,9 +28,10 @@ use std::cell::RefCell;
 use std::path::Path;
 
 pub use model::{
-    Auth, Certified, Config, Device, Direction, Encapsulation, Engine, Idle, Ike, Keepalive, KeyPair, Local,
-    Log, LogFormat, LogLevel, MAX_DEPTH, Mac, Manual, ManualSa, Metrics, Mode, Mtu, Neighbour, Payload, Port,
-    Prefix, Protect, Revocation, Role, Route, RouteTarget, Secret, Suite, Trust, Tunnel, UdpEncap,
+    Auth, Carp, CarpGroup, Certified, Config, Device, Direction, Encapsulation, Engine, Group, Idle, Ike,
+    Keepalive, KeyPair, Local, Log, LogFormat, LogLevel, MAX_DEPTH, Mac, Manual, ManualSa, Metrics, Mode,
+    Mtu, Neighbour, Payload, Port, Prefix, Protect, Revocation, Role, Route, RouteTarget, Router, Secret,
+    Suite, Trust, Tunnel, UdpEncap,
 };
 pub use report::{ConfigErrors, Position, Problem, Warning};
 pub use sources::{Digest, Sources};
@@ -80,6 +82,7 @@ impl Config {
                 }
             }
         }
+        carp::resolve(&mut draft.config, &mut report);
         checks::check(&draft, &mut report);
         report.finish(draft.config)
     }

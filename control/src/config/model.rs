@@ -3,11 +3,13 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::str::FromStr;
 use std::time::Duration;
 
 use zeroize::Zeroizing;
 
 use super::report::Position;
+use super::values;
 
 /// A whole configuration, checked: names are unique, and every port or tunnel that is named exists.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -18,6 +20,8 @@ pub struct Config {
     pub log: Log,
     /// `[metrics]`.
     pub metrics: Metrics,
+    /// `[carp]`.
+    pub carp: Carp,
     /// `[[port]]`, in the order of the files.
     pub ports: Vec<Port>,
     /// `[[tunnel]]`, in the order of the files.
@@ -144,6 +148,74 @@ pub struct Metrics {
     pub listen: Option<SocketAddr>,
     /// Where the table stands; `None` where the configuration has none.
     pub at: Option<Position>,
+}
+
+/// `[carp]`: the pair of routers that this one belongs to.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Carp {
+    /// Which of the two this one is.
+    pub router: Router,
+    /// `[[carp.group]]`, in the order of the files.
+    pub groups: Vec<CarpGroup>,
+    /// Where the table stands; `None` where the configuration has none.
+    pub at: Option<Position>,
+}
+
+/// Which of a pair of routers. The two may send with the same key, each in its own part of the IVs.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Router {
+    /// The one, or a router without a partner.
+    #[default]
+    First,
+    /// The other.
+    Second,
+}
+
+impl Router {
+    /// Its name in the configuration.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Router::First => "first",
+            Router::Second => "second",
+        }
+    }
+}
+
+/// `[[carp.group]]`: a virtual address that routers share.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CarpGroup {
+    /// What tells it from others.
+    pub group: Group,
+    /// The virtual address.
+    pub address: IpAddr,
+    /// Where the entry stands.
+    pub at: Position,
+}
+
+/// A virtual host of CARP (or VRRP's virtual router) on an interface.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct Group {
+    /// CARP's virtual host ID, 1 to 255.
+    pub vhid: u8,
+    /// The interface that carries it.
+    pub interface: String,
+}
+
+impl fmt::Display for Group {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}@{}", self.vhid, self.interface)
+    }
+}
+
+impl FromStr for Group {
+    type Err = String;
+
+    /// # Errors
+    /// It is not `VHID@IF`, in words.
+    fn from_str(text: &str) -> Result<Group, String> {
+        values::group(text).map_err(|fault| format!("{}; {}", fault.why, fault.remedy))
+    }
 }
 
 /// `[[port]]`: an Ethernet port that the engine drives.
@@ -340,20 +412,40 @@ impl Tunnel {
 pub enum Local {
     /// A fixed address.
     Address(IpAddr),
-    /// `carp:VHID@IF`: the CARP virtual address of this virtual host on this interface.
+    /// `carp:VHID@IF`: the virtual address that this group of routers shares.
     Carp {
-        /// CARP's virtual host ID, 1 to 255.
-        vhid: u8,
-        /// The interface that carries it.
-        interface: String,
+        /// The group.
+        group: Group,
+        /// Its address, where `[carp]` gives it.
+        address: Option<IpAddr>,
     },
+}
+
+impl Local {
+    /// The address, as far as it is known.
+    #[must_use]
+    pub fn address(&self) -> Option<IpAddr> {
+        match self {
+            Local::Address(address) => Some(*address),
+            Local::Carp { address, .. } => *address,
+        }
+    }
+
+    /// The group of routers that share the address.
+    #[must_use]
+    pub fn group(&self) -> Option<&Group> {
+        match self {
+            Local::Address(_) => None,
+            Local::Carp { group, .. } => Some(group),
+        }
+    }
 }
 
 impl fmt::Display for Local {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Local::Address(address) => write!(f, "{address}"),
-            Local::Carp { vhid, interface } => write!(f, "carp:{vhid}@{interface}"),
+            Local::Carp { group, .. } => write!(f, "carp:{group}"),
         }
     }
 }

@@ -19,7 +19,7 @@ use super::reader::{Table, number, wrong_kind};
 use super::report::{Fault, Position, Report};
 use super::source::{Document, Loader};
 use super::values::{self, quoted};
-use super::watching;
+use super::{carp, watching};
 
 /// SPIs below this are reserved (RFC 4303 section 2.1).
 const FIRST_SPI: i128 = 256;
@@ -89,6 +89,9 @@ fn read_entries(mut table: Table<'_>, draft: &mut Draft, report: &mut Report) {
     }
     if let Some(metrics) = table.table("metrics", report) {
         watching::read_metrics(metrics, draft, report);
+    }
+    if let Some(carp) = table.table("carp", report) {
+        carp::read(carp, draft, report);
     }
     for port in table.tables("port", report) {
         read_port(port, draft, report);

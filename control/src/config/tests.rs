@@ -256,7 +256,7 @@ fn included_files_are_read_in_order() {
     assert!(warnings.is_empty(), "{warnings:?}");
     let names: Vec<&str> = config.tunnels.iter().map(|tunnel| tunnel.name.as_str()).collect();
     assert_eq!(names, ["oslo", "bergen"]);
-    assert_eq!(config.tunnels[0].local, Local::Carp { vhid: 2, interface: "vmx0".into() });
+    assert_eq!(config.tunnels[0].local, Local::Carp { group: "2@vmx0".parse().unwrap(), address: None });
     let Protect::Ike(ike) = &config.tunnels[0].protect else { panic!("IKE") };
     assert!(ike.esn && ike.local_id.is_none());
     assert!(config.tunnels[1].at.file().ends_with("conf.d/20-bergen.toml"));
@@ -271,6 +271,33 @@ fn an_empty_file_is_the_default() {
             && config.ports.is_empty()
             && warnings.is_empty()
     );
+}
+
+/// A configuration with the text `carp`, and a tunnel from 2@vmx0.
+fn shared(carp: &str) -> String {
+    tunnel(carp).replace("\"192.0.2.1\"", "\"carp:2@vmx0\"")
+}
+
+#[test]
+fn a_tunnel_has_the_address_of_its_group() {
+    let group = "[carp]\nrouter = \"second\"\n[[carp.group]]\nvhid = 2\ninterface = \"vmx0\"\naddress = \"203.0.113.230\"\n";
+    let (config, _) = load_text(&(group.to_owned() + &shared(""))).unwrap();
+    let address = Some("203.0.113.230".parse().unwrap());
+    let local = Local::Carp { group: "2@vmx0".parse().unwrap(), address };
+    assert_eq!((config.carp.router, &config.tunnels[0].local), (Router::Second, &local));
+    assert_eq!(config.tunnels[0].local.to_string(), "carp:2@vmx0");
+    for (from, to, what, why, remedy) in [
+        ("router = \"second\"\n", "", "carp, router", "is missing", "which of the two"),
+        ("second", "third", "carp, router", "not known", "second"),
+        ("vhid = 2", "vhid = 0", "carp, group 1, vhid", "0", "255"),
+        ("address = \"203", "adress = \"203", "carp, group 1, address", "is missing", "203.0.113.230"),
+        ("203.0.113.230", "2001:db8::9", "tunnel \"t\", local", "other family", "two IPv4"),
+    ] {
+        let errors = load_text(&(group.replace(from, to) + &shared(""))).unwrap_err();
+        assert_says(&errors.problems[0], what, why, remedy);
+    }
+    let twice = group.to_owned() + &group[group.find("[[").unwrap()..] + &shared("");
+    assert_says(&load_text(&twice).unwrap_err().problems[0], "carp, group", "2@vmx0", "keep one");
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use zeroize::Zeroizing;
 
-use super::model::{Device, Direction, Local, Mac, Mode, Payload, Prefix, Suite};
+use super::model::{Device, Direction, Group, Local, Mac, Mode, Payload, Prefix, Suite};
 use super::reader::nearest;
 use super::report::Fault;
 
@@ -55,7 +55,7 @@ pub(super) fn suite(text: &str) -> Result<Suite, Fault> {
 }
 
 /// A name that an interface can have.
-fn interface(text: &str) -> Result<String, Fault> {
+pub(super) fn interface(text: &str) -> Result<String, Fault> {
     let usable = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
     if text.is_empty()
         || text.len() > NAME_LEN
@@ -120,9 +120,22 @@ pub(super) fn local(text: &str) -> Result<Local, Fault> {
         let why = format!("{} names no CARP address", quoted(text));
         Fault::new(why, "write \"carp:VHID@IF\" with a VHID of 1 to 255, such as \"carp:2@vmx0\"")
     };
-    let (vhid, name) = carp.split_once('@').ok_or_else(form)?;
+    parts(carp, form).map(|group| Local::Carp { group, address: None })
+}
+
+/// `VHID@IF`.
+pub(super) fn group(text: &str) -> Result<Group, Fault> {
+    let form = || {
+        let why = format!("{} names no group", quoted(text));
+        Fault::new(why, "write VHID@IF with a VHID of 1 to 255, such as 2@vmx0")
+    };
+    parts(text, form)
+}
+
+fn parts(text: &str, form: impl Fn() -> Fault) -> Result<Group, Fault> {
+    let (vhid, name) = text.split_once('@').ok_or_else(&form)?;
     let vhid = vhid.parse::<u8>().ok().filter(|vhid| *vhid != 0).ok_or_else(form)?;
-    Ok(Local::Carp { vhid, interface: interface(name)? })
+    Ok(Group { vhid, interface: interface(name)? })
 }
 
 fn prefix(text: &str) -> Result<Prefix, Fault> {
@@ -282,7 +295,10 @@ mod tests {
 
     #[test]
     fn locals() {
-        assert_eq!(local("carp:2@vmx0").unwrap(), Local::Carp { vhid: 2, interface: "vmx0".into() });
+        assert_eq!(
+            local("carp:2@vmx0").unwrap(),
+            Local::Carp { group: Group { vhid: 2, interface: "vmx0".into() }, address: None }
+        );
         assert_eq!(local("2001:db8::1").unwrap().to_string(), "2001:db8::1");
         for bad in
             ["carp:0@vmx0", "carp:256@vmx0", "carp:2", "carp:2@", "carp:@vmx0", "224.0.0.5", "0.0.0.0", "::"]

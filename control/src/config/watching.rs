@@ -34,7 +34,8 @@ pub(super) fn read_metrics(mut table: Table<'_>, draft: &mut Draft, report: &mut
     table.finish(report);
 }
 
-fn refuse_second(table: &Table<'_>, first: Option<&Position>, report: &mut Report) {
+/// Notes that a table of which there can be one is there twice.
+pub(super) fn refuse_second(table: &Table<'_>, first: Option<&Position>, report: &mut Report) {
     if let Some(first) = first {
         let why = format!("there is one at {first} already");
         report.error(

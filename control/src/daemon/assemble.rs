@@ -217,7 +217,8 @@ fn effective(spec: &TablesSpec) -> BTreeMap<Prefix, Gateway> {
     }
     let of_ports = spec.ports.iter().flat_map(|port| &port.addresses);
     let ours = of_ports.chain(spec.tunnels.iter().flat_map(|tunnel| &tunnel.inner));
-    let ours = ours.map(|(address, _)| *address).chain(spec.tunnels.iter().map(|tunnel| tunnel.local));
+    let near_ends = spec.tunnels.iter().filter(|tunnel| !tunnel.backup).map(|tunnel| tunnel.local);
+    let ours = ours.map(|(address, _)| *address).chain(near_ends);
     let ours = ours.filter(|address| !plan::is_stand_in(*address));
     routes.extend(ours.map(|address| (Prefix::from(address), Gateway::Host)));
     routes

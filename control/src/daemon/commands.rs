@@ -31,6 +31,7 @@ impl Daemon {
             Command::Rollback => self.rollback("as was asked for").map(Answer::Once),
             Command::Tunnel { name, up } => self.switch(&name, up).map(Answer::Once),
             Command::Rekey { name } => self.rekey(&name).map(Answer::Once),
+            Command::CarpNotify { group, role } => self.notify_carp(&group, role).map(Answer::Once),
             Command::Watch { what, every } => self.watch(what, every).map(Answer::Stream),
             Command::Metrics {} => Ok(Answer::Once(self.metrics().into())),
             Command::Trace { matching, count } => self.trace(&matching, count).map(Answer::Stream),

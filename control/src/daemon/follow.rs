@@ -127,6 +127,11 @@ impl Host {
         }
     }
 
+    /// What is known.
+    pub(super) fn state(&self) -> &HostState {
+        &self.state
+    }
+
     /// The engine's share.
     pub(super) fn tables(&self) -> HostTables {
         merge(&self.state, &self.interfaces)

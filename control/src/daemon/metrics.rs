@@ -18,6 +18,7 @@ use super::log;
 use super::server::{Answer, Query};
 use super::status::PortStatus;
 use crate::api::Command;
+use crate::carp::Role;
 use crate::metrics::exposition::{Exposition, Kind};
 use crate::metrics::http;
 use crate::report::{Counts, Numbers};
@@ -82,6 +83,7 @@ impl Daemon {
         self.measure_tunnels(&mut text);
         self.measure_sas(&mut text);
         self.measure_negotiations(&mut text);
+        self.measure_carp(&mut text);
         let mut drops = text.family(Kind::Counter, "culvert_drops_total", "Packets dropped, by reason.");
         for reason in Reason::ALL {
             let count: u64 = self.counters.iter().map(|counters| counters.dropped(*reason)).sum();
@@ -96,6 +98,20 @@ impl Daemon {
         )
         .sample(&[], self.view.neighbours.len());
         text.into_text()
+    }
+
+    fn measure_carp(&self, text: &mut Exposition) {
+        let carp = self.show_carp();
+        let help = "Whether this router holds the shared address.";
+        let mut master = text.family(Kind::Gauge, "culvert_carp_master", help);
+        for (group, of) in &carp.groups {
+            let address = of.address.to_string();
+            let labels = [("group", group.as_str()), ("address", address.as_str())];
+            master.sample(&labels, flag(of.role == Role::Master));
+        }
+        let help = "Changes of this router's role.";
+        let mut changes = text.family(Kind::Counter, "culvert_carp_changes_total", help);
+        carp.groups.iter().for_each(|(group, of)| changes.sample(&[("group", group)], of.changes));
     }
 
     fn measure_ports(&self, text: &mut Exposition) {

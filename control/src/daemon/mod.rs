@@ -19,6 +19,7 @@
 
 mod assemble;
 mod bell;
+mod carp;
 mod commands;
 mod devices;
 mod exceptions;
@@ -85,6 +86,7 @@ use self::service::Signals;
 use self::threads::{Others, WorkerThread};
 use self::transact::{Proposal, Transactions};
 use self::watch::Watches;
+use crate::carp::Followed;
 use crate::config::{Config, Local, Problem, Protect, Tunnel};
 use crate::keys::Keys;
 use crate::plan::{self, Kept};
@@ -182,15 +184,18 @@ fn say_ready() -> Result<(), Failure> {
     Ok(())
 }
 
-/// What no daemon can run yet.
+/// What no daemon can run.
 fn refuse(config: &Config) -> Vec<Problem> {
     let mut problems = Vec::new();
     for tunnel in &config.tunnels {
-        if let Local::Carp { .. } = &tunnel.local {
+        if let Local::Carp { group, address: None } = &tunnel.local {
             problems.push(Problem {
                 what: format!("tunnel {:?}, local", tunnel.name),
-                why: format!("{} is an address that CARP gives, and CARP is not followed yet", tunnel.local),
-                remedy: "give the address itself: local = \"192.0.2.1\"".to_owned(),
+                why: format!("nothing says which address {} is", tunnel.local),
+                remedy: format!(
+                    "add a [[carp.group]] with vhid = {}, interface = \"{}\" and its address",
+                    group.vhid, group.interface
+                ),
                 at: Some(tunnel.at.clone()),
             });
         }
@@ -234,7 +239,8 @@ struct Daemon {
     transactions: Transactions,
     privileges: Privileges,
     keys: Keys,
-    /// Counts changes of negotiated SAs.
+    carp: Followed,
+    /// Counts changes of negotiated SAs, and of roles.
     generation: u64,
     #[cfg(target_os = "linux")]
     steering: steering::Steering,
@@ -255,7 +261,7 @@ struct MadeOf {
     links: Vec<Link>,
     stations: BTreeMap<(usize, IpAddr), MacAddr>,
     path_mtus: Vec<Option<u16>>,
-    /// Of negotiated SAs.
+    /// Of negotiated SAs, and of roles.
     generation: u64,
 }
 
@@ -295,7 +301,11 @@ impl Daemon {
         let devices = devices::open(&config, cores.len(), host.longest())?;
         // TAP interfaces have come with that.
         host.follow();
-        let kept = Kept::new(&config, devices.shares.len())?;
+        let mut kept = Kept::new(&config, devices.shares.len())?;
+        let mut carp = Followed::new(crate::carp::source());
+        carp.steer(&config.carp, started);
+        carp.look(host.state(), started).iter().for_each(carp::tell);
+        carp::assign(&carp, &config.tunnels, &mut kept.tunnels);
         let count = config.tunnels.len();
         let learned =
             Learned { path_mtus: vec![None; count], liveness: vec![None; count], ..Learned::default() };
@@ -364,6 +374,7 @@ impl Daemon {
             transactions,
             privileges,
             keys,
+            carp,
             generation: 0,
             #[cfg(target_os = "linux")]
             steering: steering::Steering::default(),
@@ -428,9 +439,13 @@ impl Daemon {
             while let Ok(event) = self.events.try_recv() {
                 self.hear(event);
             }
-            if self.host.follow() {
+            let moved = self.host.follow();
+            if moved {
                 self.note_change();
                 self.follow_links();
+            }
+            if moved || self.carp.is_told() {
+                self.follow_carp(Instant::now());
             }
             while let Ok(query) = queries.try_recv() {
                 if query.take() {
@@ -482,6 +497,7 @@ impl Daemon {
         if !self.host.is_in_trouble() {
             waited.push(PollFd::new(self.host.wait_fd(), PollFlags::POLLIN));
         }
+        waited.extend(self.carp.wait_fd().map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
         self.bell.lie_down();
         let silent = self.events.is_empty() && queries.is_empty() && self.keys.is_silent();
         if silent && !self.stop.load(Ordering::Relaxed) {
@@ -595,7 +611,7 @@ impl Daemon {
         self.host.want(tables.wanted_neighbours());
         self.interfaces.apply(&self.config, &self.mtus());
         #[cfg(target_os = "linux")]
-        self.steering.set(&self.config, &self.view.routes, &mut self.ports);
+        self.steering.set(&self.config, &self.kept, &self.view.routes, &mut self.ports);
         self.tell_tunnels();
     }
 
@@ -679,6 +695,7 @@ impl Daemon {
                 }
             }
         }
+        self.follow_carp(Instant::now());
         log::look_after();
         privileges::tell_refused();
         let mtus = self.mtus();
@@ -698,6 +715,9 @@ impl Daemon {
         };
         if !config.enabled {
             return down("switched off");
+        }
+        if let Some(why) = self.backup(number) {
+            return Err(why);
         }
         if let Some(detour) = self.view.placed.nested.get(&number) {
             return Err(format!("nested: {}", detour.path(&self.config)));

@@ -16,8 +16,10 @@ pub(super) fn places(socket: &Path, vici: &Path) -> Places {
 impl Daemon {
     /// The tunnels are those of the configuration from now on.
     pub(super) fn steer_keys(&mut self) {
+        let tunnels = super::carp::negotiated(&self.config.tunnels, &self.kept.tunnels);
         let counters = self.kept.tunnels.iter().map(|kept| &kept.counters);
-        if let Err(why) = self.keys.steer(self.config.tunnels.iter().zip(counters), Instant::now()) {
+        let tunnels = tunnels.iter().map(AsRef::as_ref).zip(counters);
+        if let Err(why) = self.keys.steer(tunnels, Instant::now()) {
             log::error(format_args!("keys cannot be negotiated: {why}"));
         }
         self.install_keys();

@@ -85,7 +85,7 @@ fn tables(what: What, result: &Value, colours: bool) -> Result<String, serde_jso
         What::Routes => routes(&read(value)?),
         What::Neighbours => neighbours(&read(value)?),
         What::Drops => drops(&read(value)?),
-        What::Carp => return carp(&read(value)?),
+        What::Carp => carp(&read(value)?),
         What::Privileges => privileges(&read(value)?),
         What::Config => return Ok(serde_json::to_string_pretty(value)? + "\n"),
     };
@@ -254,14 +254,21 @@ fn neighbours(neighbours: &Vec<NeighbourStatus>) -> Vec<Table> {
     vec![table]
 }
 
-fn carp(carp: &CarpStatus) -> Result<String, serde_json::Error> {
-    Ok(if carp.followed {
-        "CARP is followed.\n"
-    } else {
-        "CARP is not followed yet: a tunnel whose local address is one that CARP gives\n\
-         (local = \"carp:2@em0\") is refused, and no state of CARP is known here.\n"
+fn carp(carp: &CarpStatus) -> Vec<Table> {
+    let mut table = Table::new(2, ["group", "role", "since", "address"]);
+    let mut why = Table::new(2, ["group", "why"]);
+    for (name, group) in &carp.groups {
+        table.row([
+            name.clone(),
+            group.role.to_string(),
+            text::age(group.seconds),
+            group.address.to_string(),
+        ]);
+        if let Some(of_group) = &group.why {
+            why.row([name.clone(), of_group.clone()]);
+        }
     }
-    .to_owned())
+    vec![table, why]
 }
 
 fn drops(drops: &BTreeMap<String, u64>) -> Vec<Table> {
@@ -317,7 +324,12 @@ mod tests {
                 What::Neighbours,
                 json!({"neighbours": [{"port": "wan", "address": "192.0.2.254", "mac": "02:00:00:00:00:01"}]}),
             ),
-            (What::Carp, json!({"carp": {"followed": false}})),
+            (
+                What::Carp,
+                json!({"carp": {"followed": true, "router": "second", "groups": {"255@a-link-of-15-ch": {
+                    "address": "2001:db8:aaaa:bbbb:cccc:dddd:eeee:ffff", "role": "backup", "why": "a-link-of-15-ch has no signal",
+                    "seconds": 8e7, "changes": 99_999, "tunnels": [long]}}}}),
+            ),
             (What::Drops, json!({"drops": {"cleartext-for-protected": most}})),
         ] {
             let shown = tables(what, &result, false).expect("an answer");

@@ -1,11 +1,13 @@
 //! What `culvert show` gives: an object with one key, the name of what was asked for.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
+use crate::carp::Role;
 use crate::config::{Config, Device, Mtu, Payload, Port, Protect, RouteTarget, Tunnel};
 use crate::report::{Counts, SaReport};
 
@@ -26,7 +28,7 @@ pub enum What {
     Routes,
     /// Stations on the ports' links
     Neighbours,
-    /// Whether addresses that CARP gives are followed
+    /// Addresses that this router shares with another, and who holds them
     Carp,
     /// Packets dropped, by reason
     Drops,
@@ -109,9 +111,9 @@ pub(super) struct WorkerStatus {
 pub(super) struct TunnelStatus {
     pub(super) local: String,
     pub(super) remote: IpAddr,
-    /// `up` or `down`.
+    /// `up`, `down`, or `backup`: another router has its near end.
     pub(super) state: String,
-    /// Why it is down.
+    /// Why it is not up.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub(super) why: Option<String>,
     /// A route leads its packets into more tunnels than they may be in, or has until lately.
@@ -159,12 +161,34 @@ pub(super) struct SaStatus {
     pub(super) age: f64,
 }
 
-/// CARP, as far as it is followed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// Addresses that this router shares with another.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema), schemars(deny_unknown_fields))]
 pub(super) struct CarpStatus {
-    /// Whether the daemon follows the state of CARP addresses at all.
+    /// Always true: the state of CARP addresses is followed.
     pub(super) followed: bool,
+    /// Which of the pair this router is: `first` or `second`.
+    pub(super) router: String,
+    /// By `VHID@IF`.
+    pub(super) groups: BTreeMap<String, GroupStatus>,
+}
+
+/// An address that is shared.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(deny_unknown_fields))]
+pub(super) struct GroupStatus {
+    pub(super) address: IpAddr,
+    /// What this router is.
+    pub(super) role: Role,
+    /// Why, where that is not plain.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(super) why: Option<String>,
+    /// For how long it has been that.
+    pub(super) seconds: f64,
+    /// How often that has changed.
+    pub(super) changes: u64,
+    /// Tunnels that have it as their near end.
+    pub(super) tunnels: Vec<String>,
 }
 
 /// A route, in the order of prefixes.
@@ -212,6 +236,7 @@ pub(super) fn configuration(config: &Config) -> Value {
         "engine": engine(config),
         "log": log(config),
         "metrics": metrics(config),
+        "carp": carp(config),
         "port": config.ports.iter().map(port).collect::<Value>(),
         "tunnel": tunnels.map(tunnel).collect::<Value>(),
         "route": routes.collect::<Value>(),
@@ -233,6 +258,14 @@ pub(crate) fn log(config: &Config) -> Value {
 
 pub(crate) fn metrics(config: &Config) -> Value {
     json!({"listen": config.metrics.listen})
+}
+
+/// `group`: the virtual addresses, by their groups.
+pub(crate) fn carp(config: &Config) -> Value {
+    let groups = config.carp.groups.iter();
+    let groups: Map<String, Value> =
+        groups.map(|group| (group.group.to_string(), json!(group.address))).collect();
+    json!({"router": config.carp.router.name(), "group": groups})
 }
 
 pub(crate) fn port(port: &Port) -> Value {

@@ -12,12 +12,14 @@ use std::os::unix::fs::PermissionsExt;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
 
+use culvert_engine::drops::Reason;
 use culvert_engine::tables::{Gateway, Stack, To};
 use culvert_engine::wire::ethernet::MacAddr;
 
 use super::assemble::{self, Built, Known, Link};
 use super::hold::Holds;
-use super::steering;
+use super::{carp, steering};
+use crate::carp::Role;
 use crate::config::Config;
 use crate::plan::Kept;
 use crate::routes::{self, Hop, HostTables, MergedRoute, PortNeighbour, Way};
@@ -257,7 +259,39 @@ fn ports_take_esp_on_the_udp_ports_that_far_ends_send_to() {
         sa("out", 1, "source = 5500, destination = 6500") + &sa("in", 2, "source = 6500, destination = 5501");
     let config = config(&text.replace("SAS", &sas));
     assert_eq!(steering::esp_ports(&config).into_iter().collect::<Vec<_>>(), [4500, 5500, 5501]);
-    assert_eq!(steering::local_ends(&config), [ip("192.0.2.1"), ip("192.0.2.1")]);
+    let mut kept = Kept::without_sas(&config, 1);
+    assert_eq!(steering::local_ends(&config, &kept), [ip("192.0.2.1"), ip("192.0.2.1")]);
+    kept.tunnels[0].backup = true;
+    assert_eq!(steering::local_ends(&config, &kept).len(), 1);
+}
+
+/// Where another router holds the near end, nothing goes out and nothing is taken in, and the address is not ours.
+#[test]
+fn a_tunnel_is_silent_while_its_near_end_is_another_router_s() {
+    let mut world = World::new();
+    let shared = "[carp]\nrouter = \"second\"\n[[carp.group]]\nvhid = 2\ninterface = \"eth0\"\naddress = \"192.0.2.9\"\n";
+    world.config = config(&(shared.to_owned() + &CONFIG.replacen("\"192.0.2.1\"", "\"carp:2@eth0\"", 1)));
+    let (script, of) = (crate::carp::scripted::Script::default(), "2@eth0".parse().expect("a group"));
+    let mut followed = crate::carp::Followed::new(Box::new(script.clone()));
+    followed.steer(&world.config.carp, world.now);
+    let mut host = crate::routes::HostState::default();
+    host.links.insert(1, link("eth0", 1));
+    let roles =
+        [(Role::Backup, Err(Reason::Backup)), (Role::Master, Ok(WAN)), (Role::Init, Err(Reason::Backup))];
+    for (role, way_out) in roles {
+        script.set(&of, role);
+        followed.look(&host, world.now);
+        carp::assign(&followed, &world.config.tunnels, &mut world.kept.tunnels);
+        let built = world.build();
+        assert_eq!(built.tables.tunnels()[0].way_out(), way_out, "{role}");
+        assert_eq!(built.tables.tunnels()[1].way_out(), Ok(WAN), "its neighbour does not care");
+        let ours = role == Role::Master;
+        assert_eq!(to(&built, "192.0.2.9") == Some(To::Host), ours);
+        assert_eq!(built.routes.contains_key(&"192.0.2.9/32".parse().expect("a prefix")), ours);
+        let negotiated = carp::negotiated(&world.config.tunnels, &world.kept.tunnels);
+        let enabled: Vec<bool> = negotiated.iter().map(|tunnel| tunnel.enabled).collect();
+        assert_eq!(enabled, [ours, true]);
+    }
 }
 
 /// The host must reach far ends itself, for IKE.

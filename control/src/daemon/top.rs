@@ -26,7 +26,7 @@ use crate::api::{Command, Line};
 use crate::{Failure, cli};
 
 /// What is watched.
-const WATCHED: [What; 5] = [What::Ports, What::Workers, What::Tunnels, What::Sas, What::Drops];
+const WATCHED: [What; 6] = [What::Ports, What::Workers, What::Tunnels, What::Sas, What::Drops, What::Carp];
 /// From one attempt to find the daemon to the next.
 const RETRY: Duration = Duration::from_secs(1);
 /// How long a key waits for news at most, and news for a key.

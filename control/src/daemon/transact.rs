@@ -473,7 +473,8 @@ impl Daemon {
         }
         let config = self.transactions.numbers.arrange(&self.config, wanted, now);
         self.interfaces.free(&config);
-        let tunnels = self.kept.succeed(&self.config.tunnels, &config.tunnels)?;
+        let mut tunnels = self.kept.succeed(&self.config.tunnels, &config.tunnels)?;
+        super::carp::assign(&self.carp, &config.tunnels, &mut tunnels);
         let (mut learned, mut touched) = (self.learned.clone(), BTreeSet::new());
         learned.path_mtus.resize(config.tunnels.len(), None);
         learned.liveness.resize(config.tunnels.len(), None);
@@ -575,10 +576,13 @@ impl Daemon {
                 *told = None;
             }
         }
+        self.carp.steer(&self.config.carp, now);
         self.take_view(routes, neighbours, placed, &setup);
         self.interfaces.change(&before, &self.config, &touched);
         self.put_to_use(setup);
         self.steer_keys();
+        // Groups that are new.
+        self.follow_carp(now);
         self.note_change();
     }
 }

@@ -12,8 +12,7 @@ use serde_json::{Map, Value};
 use super::Daemon;
 use super::devices::OpenPort;
 use super::status::{
-    self, CarpStatus, NeighbourStatus, PortStatus, RouteStatus, SaStatus, Sas, TunnelStatus, What,
-    WorkerStatus,
+    self, NeighbourStatus, PortStatus, RouteStatus, SaStatus, Sas, TunnelStatus, What, WorkerStatus,
 };
 use crate::replay;
 use crate::report::{self, Counts};
@@ -31,8 +30,7 @@ impl Daemon {
             What::Sas => value(&self.show_sas()),
             What::Routes => value(&self.show_routes()),
             What::Neighbours => value(&self.show_neighbours()),
-            // The configuration of a tunnel that needs it is refused.
-            What::Carp => value(&CarpStatus { followed: false }),
+            What::Carp => value(&self.show_carp()),
             What::Drops => value(&self.show_drops()),
             What::Privileges => value(&self.privileges),
             What::Config => Ok(status::configuration(&self.config)),
@@ -100,7 +98,12 @@ impl Daemon {
             let status = TunnelStatus {
                 local: config.local.to_string(),
                 remote: config.remote,
-                state: if state.is_ok() { "up" } else { "down" }.to_owned(),
+                state: match &state {
+                    Ok(()) => "up",
+                    Err(_) if kept.backup && config.enabled => "backup",
+                    Err(_) => "down",
+                }
+                .to_owned(),
                 why: state.err(),
                 nesting: self.nesting_of(number),
                 carrier: tunnel

@@ -1,6 +1,8 @@
 //! The configuration as text.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::net::IpAddr;
 
 use super::translate::{Draft, Port, PortRoute, Tunnel};
 
@@ -14,6 +16,7 @@ pub(super) fn toml(draft: &Draft, read: &[String]) -> String {
     for port in &draft.ports {
         write_port(&mut out, port);
     }
+    write_carp(&mut out, &draft.tunnels);
     for tunnel in &draft.tunnels {
         write_tunnel(&mut out, tunnel);
     }
@@ -51,13 +54,32 @@ fn write_port(out: &mut String, port: &Port) {
     line(out, format_args!("device = {}", quoted(format!("netmap:{name}"))));
 }
 
+/// The groups whose addresses tunnels have.
+fn write_carp(out: &mut String, tunnels: &[Tunnel]) {
+    let groups: BTreeMap<(&str, u8), IpAddr> = tunnels
+        .iter()
+        .filter_map(|tunnel| {
+            let (vhid, interface) = tunnel.carp.as_ref()?;
+            Some(((interface.as_str(), *vhid), tunnel.local))
+        })
+        .collect();
+    if groups.is_empty() {
+        return;
+    }
+    *out += "\n# The other router of the pair says \"second\".\n[carp]\nrouter = \"first\"\n";
+    for ((interface, vhid), address) in groups {
+        line(out, format_args!("[[carp.group]]\nvhid = {vhid}\ninterface = {}", quoted(interface)));
+        line(out, format_args!("address = {}", quoted(address)));
+    }
+}
+
 fn write_tunnel(out: &mut String, tunnel: &Tunnel) {
     let mut text = String::from("[[tunnel]]\n");
     line(&mut text, format_args!("name = {}", quoted(&tunnel.name)));
     match &tunnel.carp {
         Some((vhid, interface)) => {
             let local = quoted(format!("carp:{vhid}@{interface}"));
-            line(&mut text, format_args!("local = {local}   # {}", tunnel.local));
+            line(&mut text, format_args!("local = {local}"));
         }
         None => line(&mut text, format_args!("local = {}", quoted(tunnel.local))),
     }

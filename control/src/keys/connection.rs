@@ -10,7 +10,7 @@ use ring::digest::{SHA256, digest};
 
 use super::pilot::Order;
 use super::vici::Message;
-use crate::config::{Auth, Ike, Local, Mode, Role, Suite, Tunnel};
+use crate::config::{Auth, Ike, Mode, Role, Suite, Tunnel};
 
 /// What all names of ours begin with.
 const PREFIX: &str = "culvert-";
@@ -61,10 +61,7 @@ pub fn distinct<'t>(tunnels: impl Iterator<Item = &'t str>) -> Vec<u32> {
 
 /// Our outer address, as charon writes it.
 fn address(tunnel: &Tunnel) -> String {
-    match &tunnel.local {
-        Local::Address(address) => address.to_string(),
-        Local::Carp { .. } => "%any".to_owned(),
-    }
+    tunnel.local.address().map_or("%any".to_owned(), |address| address.to_string())
 }
 
 /// The two identities: what is configured, or else the outer address; our own, where we have a certificate, is what stands in it.
@@ -208,11 +205,11 @@ fn ike_proposals(ike: &Ike) -> Vec<String> {
 /// does first keeps them from ending with two IKE SAs. The end with the lower address does.
 #[must_use]
 pub fn turn(tunnel: &Tunnel, ike: &Ike) -> Turn {
-    match (ike.auth.role(), &tunnel.local) {
+    match (ike.auth.role(), tunnel.local.address()) {
         (Some(Role::Responder), _) => Turn::Never,
-        (Some(Role::Initiator), _) | (None, Local::Carp { .. }) => Turn::First,
-        (None, Local::Address(address)) if octets(*address) < octets(tunnel.remote) => Turn::First,
-        (None, Local::Address(_)) => Turn::Second,
+        (Some(Role::Initiator), _) | (None, None) => Turn::First,
+        (None, Some(address)) if octets(address) < octets(tunnel.remote) => Turn::First,
+        (None, Some(_)) => Turn::Second,
     }
 }
 

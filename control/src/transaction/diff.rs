@@ -275,6 +275,8 @@ fn rest(config: &Config) -> Config {
         ..config.clone()
     };
     (rest.engine.at, rest.log.at, rest.metrics.at) = (None, None, None);
+    rest.carp.at = None;
+    rest.carp.groups.iter_mut().for_each(|group| group.at = Position::nowhere());
     rest
 }
 
@@ -284,7 +286,11 @@ fn engine(before: &Config, after: &Config) -> Option<Change> {
     }
     let settings = |config: &Config| {
         let mut settings = flat(&status::engine(config));
-        settings.extend(flat(&json!({"log": status::log(config), "metrics": status::metrics(config)})));
+        settings.extend(flat(&json!({
+            "log": status::log(config),
+            "metrics": status::metrics(config),
+            "carp": status::carp(config),
+        })));
         settings
     };
     let settings = differing(&settings(before), &settings(after));
@@ -295,7 +301,7 @@ fn engine(before: &Config, after: &Config) -> Option<Change> {
 fn restart(before: &Config, after: &Config, changes: &Changes) -> Vec<String> {
     let mut why = Vec::new();
     if let Some(change) = &changes.engine {
-        let alive = |setting: &String| setting.starts_with("log.");
+        let alive = |setting: &String| setting.starts_with("log.") || setting.starts_with("carp.group.");
         if change.settings.is_empty() || !change.settings.keys().all(alive) {
             why.push("engine: its settings are made at the start".to_owned());
         }

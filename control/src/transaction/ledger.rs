@@ -22,7 +22,7 @@ use culvert_engine::esp::replay::ReplayWindow;
 use culvert_engine::esp::{InboundSa, IvRange, Key, OutboundSa, Router};
 use ring::rand::{SecureRandom, SystemRandom};
 
-use crate::config::{Digest, ManualSa, Suite, UdpEncap};
+use crate::config::{self, Digest, ManualSa, Suite, UdpEncap};
 use crate::plan;
 
 /// SAs without a table that are remembered.
@@ -38,8 +38,9 @@ pub enum Refused {
 }
 
 /// The SAs of a process. See the module page.
-#[derive(Default)]
 pub struct Ledger {
+    /// Whose IVs they have.
+    router: Router,
     /// By their keys, which are not kept beside those in the SAs.
     outbound: HashMap<Digest, Vec<Outbound>>,
     inbound: HashMap<Digest, Vec<Inbound>>,
@@ -64,6 +65,16 @@ struct Inbound {
 }
 
 impl Ledger {
+    /// Without any SA, on that router of a pair.
+    #[must_use]
+    pub fn new(router: config::Router) -> Ledger {
+        let router = match router {
+            config::Router::First => Router::First,
+            config::Router::Second => Router::Second,
+        };
+        Ledger { router, outbound: HashMap::new(), inbound: HashMap::new(), asked: 0 }
+    }
+
     /// The SA that sends by this entry of the configuration.
     ///
     /// # Errors
@@ -80,7 +91,7 @@ impl Ledger {
         }
         let key = key(wanted)?;
         let ivs = loop {
-            let ivs = IvRange::unrecorded(Router::First, random()?);
+            let ivs = IvRange::unrecorded(self.router, random()?);
             if known.iter().all(|known| !known.sa.ivs().overlaps(&ivs)) {
                 break ivs;
             }
@@ -199,7 +210,7 @@ mod tests {
     fn each_process_has_ivs_of_its_own() {
         let firsts: Vec<u64> = (0..4)
             .map(|_| {
-                let sa = Ledger::default().outbound(&sa(256, 1, false, 64)).expect("an SA");
+                let sa = Ledger::new(config::Router::First).outbound(&sa(256, 1, false, 64)).expect("an SA");
                 u64::from_be_bytes(sa.iv(1))
             })
             .collect();
@@ -210,9 +221,19 @@ mod tests {
         }
     }
 
+    /// Design, rule 1: both routers of a pair may send with one key.
+    #[test]
+    fn the_routers_of_a_pair_have_no_iv_in_common() {
+        let [first, second] = [config::Router::First, config::Router::Second].map(|router| {
+            let sa = Ledger::new(router).outbound(&sa(256, 1, false, 64)).expect("an SA");
+            u64::from_be_bytes(sa.iv(1)) >> 61
+        });
+        assert_eq!((first, second), (0b101, 0b111));
+    }
+
     #[test]
     fn an_sa_that_comes_back_is_the_same() {
-        let mut ledger = Ledger::default();
+        let mut ledger = Ledger::new(config::Router::First);
         let first = ledger.outbound(&sa(256, 1, false, 64)).expect("an SA");
         assert_eq!(first.take(10).expect("numbers").first, 1);
         drop(first);
@@ -224,7 +245,7 @@ mod tests {
 
     #[test]
     fn what_was_received_cannot_be_replayed_after_a_change() {
-        let mut ledger = Ledger::default();
+        let mut ledger = Ledger::new(config::Router::First);
         let first = ledger.inbound(&sa(256, 1, false, 64)).expect("an SA");
         first.window().accept(100).expect("new");
         let same = ledger.inbound(&sa(256, 1, false, 64)).expect("an SA");
@@ -240,7 +261,7 @@ mod tests {
 
     #[test]
     fn only_the_latest_that_nobody_has_are_remembered() {
-        let mut ledger = Ledger::default();
+        let mut ledger = Ledger::new(config::Router::First);
         let held = ledger.outbound(&sa(256, 1, false, 64)).expect("an SA");
         for key in 2..10 {
             drop(ledger.outbound(&sa(256, key, false, 64)).expect("an SA"));
@@ -258,7 +279,7 @@ mod tests {
         fn no_key_sees_a_nonce_twice(
             steps in proptest::collection::vec((256..259_u32, 0..3_u8, any::<bool>(), 1..5_u64, 0..8_usize), 1..200)
         ) {
-            let mut ledger = Ledger::default();
+            let mut ledger = Ledger::new(config::Router::First);
             let (mut seen, mut held) = (HashSet::new(), std::collections::VecDeque::new());
             for (spi, key, esn, packets, tables) in steps {
                 let sa = ledger.outbound(&sa(spi, key, esn, 64)).expect("an SA");

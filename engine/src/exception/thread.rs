@@ -490,6 +490,9 @@ impl Parts {
 
     /// A packet for a tunnel whose next station is known. The tunnel's headers have its address only once the tables do.
     fn enter(&mut self, number: u32, held: Held, tables: &Tables, now: u64) {
+        if tables.tunnel(number).is_some_and(|tunnel| tunnel.way_out() == Err(Reason::Backup)) {
+            return self.drop(Reason::Backup);
+        }
         let Some(key) = tables.station_of(number) else { return self.drop(Reason::NoNeighbour) };
         if is_ready(key, &held, tables) {
             return self.go_on(key, held, tables);

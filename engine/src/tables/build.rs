@@ -366,7 +366,7 @@ fn collect_routes(
     for (address, _) in ports.chain(inner) {
         routes.set((*address).into(), To::Host, RouteSource::Own);
     }
-    for tunnel in &spec.tunnels {
+    for tunnel in spec.tunnels.iter().filter(|tunnel| !tunnel.backup) {
         routes.set(tunnel.local.into(), To::Host, RouteSource::Own);
     }
     for (address, len) in NEVER_FORWARDED {
@@ -510,6 +510,7 @@ fn lay_out(
 ) -> Result<Tunnel, BuildError> {
     let none = MacAddr::default();
     let (port, destination) = match to {
+        _ if tunnel.backup => (Err(Reason::Backup), none),
         To::Station { port, mac } => (Ok(port), mac),
         To::Unresolved { .. } => (Err(Reason::NoNeighbour), none),
         To::Tunnel(_) => (carrier.map_or(Err(Reason::Nested), |(_, carrier)| carrier.way_out), none),
@@ -560,6 +561,9 @@ fn index_tunnels(tables: &mut Tables, spec: &TablesSpec) -> Result<(), BuildErro
     let (mut v4, mut v6) = (Vec::new(), Vec::new());
     let (mut carried_v4, mut carried_v6) = (Vec::new(), Vec::new());
     for ((index, tunnel), laid_out) in (0_u32..).zip(&spec.tunnels).zip(&tables.tunnels) {
+        if tunnel.backup {
+            continue;
+        }
         // What is to come out of a tunnel, and perhaps protected by it alone, is not taken from a port.
         let carried = laid_out.carrier.is_some() || laid_out.way_out == Err(Reason::Nested);
         let (v4, v6) = if carried { (&mut carried_v4, &mut carried_v6) } else { (&mut v4, &mut v6) };
@@ -577,7 +581,7 @@ fn index_tunnels(tables: &mut Tables, spec: &TablesSpec) -> Result<(), BuildErro
         }
     }
     let (mut pairs_v4, mut pairs_v6) = (BTreeMap::new(), BTreeMap::new());
-    for tunnel in &spec.tunnels {
+    for tunnel in spec.tunnels.iter().filter(|tunnel| !tunnel.backup) {
         let protected = tunnel.protection.is_some();
         match (tunnel.local, tunnel.remote) {
             (IpAddr::V4(local), IpAddr::V4(remote)) => {
@@ -608,7 +612,7 @@ fn index_tunnels(tables: &mut Tables, spec: &TablesSpec) -> Result<(), BuildErro
 
 fn index_sas(tables: &mut Tables, spec: &mut TablesSpec) -> Result<(), BuildError> {
     let workers = workers(spec);
-    for (index, tunnel) in (0..).zip(&mut spec.tunnels) {
+    for (index, tunnel) in (0..).zip(&mut spec.tunnels).filter(|(_, tunnel)| !tunnel.backup) {
         let Some(protection) = &mut tunnel.protection else { continue };
         let transport = protection.mode == crate::esp::Mode::Transport;
         // Our source port is where the far end sends to.

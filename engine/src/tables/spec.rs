@@ -69,6 +69,8 @@ pub struct TunnelSpec {
     pub depth: usize,
     /// Lower the segment size that TCP SYNs ask for to what fits the tunnel.
     pub clamp_mss: bool,
+    /// Another router holds our end for now: nothing is sent, and nothing that comes is taken for the tunnel's.
+    pub backup: bool,
     /// Counters, one for each worker.
     pub counters: TunnelCounterSet,
     /// GRE sequence numbers.

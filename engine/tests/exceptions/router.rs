@@ -113,6 +113,7 @@ impl Wrap {
             bridge: self.bridge,
             depth: 1,
             clamp_mss: self.clamp_mss,
+            backup: false,
             counters: self.counters.clone(),
             sequences: Arc::clone(&self.sequences),
         }

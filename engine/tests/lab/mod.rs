@@ -321,6 +321,7 @@ pub(crate) fn spec(plan: &Plan, number: u8, protection: Option<Protection>) -> T
             gre_in_udp: plan.udp,
             bridge: (plan.gre.payload == Payload::Ethernet).then_some(LAN),
             depth: 1,
+            backup: false,
             counters: TunnelCounterBank::new(1).take(),
             sequences: Arc::default(),
         }],

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use serde::Deserialize;
 
-use crate::daemon::status::{PortStatus, Sas, TunnelStatus, WorkerStatus};
+use crate::daemon::status::{CarpStatus, PortStatus, Sas, TunnelStatus, WorkerStatus};
 use crate::report::Counts;
 
 /// Rates that are remembered of each tunnel and worker.
@@ -20,6 +20,9 @@ pub(super) struct Sample {
     pub(super) tunnels: BTreeMap<String, TunnelStatus>,
     pub(super) sas: BTreeMap<String, Sas>,
     pub(super) drops: BTreeMap<String, u64>,
+    /// What an older daemon does not tell.
+    #[serde(default)]
+    pub(super) carp: Option<CarpStatus>,
 }
 
 /// What the watching thread tells.

@@ -123,6 +123,9 @@ fn heading<'a>(model: &'a Model, look: Look) -> Line<'a> {
         short(all.out_bits),
         short(lost)
     )));
+    for (name, group) in sample.carp.iter().flat_map(|carp| &carp.groups) {
+        spans.push(Span::raw(format!("  {name} {}", group.role)));
+    }
     if model.paused {
         spans.push(Span::styled("  PAUSED", SELECTED));
     }

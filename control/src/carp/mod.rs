@@ -1,0 +1,208 @@
+//! CARP followed: which of a pair of routers holds a virtual address now.
+//!
+//! One trait, [`CarpSource`], tells a group's role; [`kernel`] asks FreeBSD's own CARP, [`address`] looks where the virtual address
+//! is, as Linux's ucarp and keepalived move it, and [`scripted`] says what tests want. [`Followed`] is what the daemon knows of
+//! all groups of its configuration:
+//! 1. An interface that is down or gone has no role ([`Role::Init`]), whatever anybody says.
+//! 2. Who calls `culvert carp notify` (an up or down script, a notify script) is believed from then on, as it knows sooner
+//!    and better.
+//! 3. Else the source is asked: it says what is so, not what has changed, so that nothing can be missed.
+
+pub mod address;
+pub mod client;
+#[cfg(any(target_os = "freebsd", test))]
+pub mod kernel;
+#[cfg(test)]
+pub mod scripted;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::IpAddr;
+use std::os::fd::BorrowedFd;
+use std::time::Instant;
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use serde::{Deserialize, Serialize};
+
+use crate::config::{Carp, CarpGroup, Group};
+use crate::routes::HostState;
+
+/// What a router is in a group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Nothing: its interface is down, or it has not begun.
+    Init,
+    /// Another one may hold the address.
+    Backup,
+    /// It holds the address.
+    Master,
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Role::Init => "init",
+            Role::Backup => "backup",
+            Role::Master => "master",
+        })
+    }
+}
+
+/// Who tells roles.
+pub trait CarpSource {
+    /// Readable when a role may have changed; `None`: whoever follows the host's links and addresses hears of it.
+    fn wait_fd(&self) -> Option<BorrowedFd<'_>>;
+
+    /// Takes what has made the descriptor readable.
+    fn drain(&mut self);
+
+    /// This router's role in `group`, whose virtual address is `address`, now. Never waits.
+    ///
+    /// # Errors
+    /// It is not known, and why, in words.
+    fn role(&mut self, group: &Group, address: IpAddr, host: &HostState) -> Result<Role, String>;
+}
+
+/// The running system's source.
+#[must_use]
+pub fn source() -> Box<dyn CarpSource> {
+    #[cfg(target_os = "freebsd")]
+    return Box::new(kernel::Kernel::new());
+    #[cfg(not(target_os = "freebsd"))]
+    return Box::new(address::Addresses);
+}
+
+/// A group as it is known.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Member {
+    /// The virtual address.
+    pub address: IpAddr,
+    /// This router's role.
+    pub role: Role,
+    /// Why it is that, where that is not plain.
+    pub why: Option<String>,
+    /// Since when.
+    pub since: Instant,
+    /// How often it has changed.
+    pub changes: u64,
+    notified: Option<Role>,
+}
+
+/// A role that is another one now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Turn {
+    /// The group.
+    pub group: Group,
+    /// What it was.
+    pub from: Role,
+    /// What it is.
+    pub to: Role,
+    /// Why, where that is not plain.
+    pub why: Option<String>,
+}
+
+/// All groups. See the module page.
+pub struct Followed {
+    source: Box<dyn CarpSource>,
+    members: BTreeMap<Group, Member>,
+}
+
+impl Followed {
+    /// Without any group.
+    #[must_use]
+    pub fn new(source: Box<dyn CarpSource>) -> Followed {
+        Followed { source, members: BTreeMap::new() }
+    }
+
+    /// The groups are these from now on; a new one is [`Role::Init`] until it is looked at.
+    pub fn steer(&mut self, carp: &Carp, now: Instant) {
+        let mut before = std::mem::take(&mut self.members);
+        for CarpGroup { group, address, .. } in &carp.groups {
+            let new = || Member {
+                address: *address,
+                role: Role::Init,
+                why: None,
+                since: now,
+                changes: 0,
+                notified: None,
+            };
+            let kept = before.remove(group).map_or_else(new, |kept| Member { address: *address, ..kept });
+            self.members.insert(group.clone(), kept);
+        }
+    }
+
+    /// Looks what all roles are now, and tells those that have changed.
+    pub fn look(&mut self, host: &HostState, now: Instant) -> Vec<Turn> {
+        self.source.drain();
+        let mut turns = Vec::new();
+        for (group, member) in &mut self.members {
+            let (to, why) = match (link_trouble(group, host), member.notified) {
+                (Some(why), _) => (Role::Init, Some(why)),
+                (None, Some(notified)) => (notified, None),
+                (None, None) => match self.source.role(group, member.address, host) {
+                    Ok(role) => (role, None),
+                    Err(why) => (Role::Init, Some(why)),
+                },
+            };
+            member.why.clone_from(&why);
+            let from = member.role;
+            if from != to {
+                (member.role, member.since) = (to, now);
+                member.changes += 1;
+                turns.push(Turn { group: group.clone(), from, to, why });
+            }
+        }
+        turns
+    }
+
+    /// Somebody says what the role is, and is believed from now on.
+    ///
+    /// # Errors
+    /// There is no such group, in words.
+    pub fn notify(&mut self, group: &Group, role: Role) -> Result<(), String> {
+        let member = self.members.get_mut(group);
+        let none = || format!("there is no group {group} here; [[carp.group]] names those that there are");
+        member.ok_or_else(none)?.notified = Some(role);
+        Ok(())
+    }
+
+    /// The role in a group; [`Role::Init`] in one that is not known.
+    #[must_use]
+    pub fn role(&self, group: &Group) -> Role {
+        self.members.get(group).map_or(Role::Init, |member| member.role)
+    }
+
+    /// All groups.
+    pub fn members(&self) -> impl Iterator<Item = (&Group, &Member)> {
+        self.members.iter()
+    }
+
+    /// Readable when there may be something to look at.
+    #[must_use]
+    pub fn wait_fd(&self) -> Option<BorrowedFd<'_>> {
+        self.source.wait_fd().filter(|_| !self.members.is_empty())
+    }
+
+    /// Is it readable now?
+    #[must_use]
+    pub fn is_told(&self) -> bool {
+        let Some(fd) = self.wait_fd() else { return false };
+        // Where that fails, there will be a look anyway.
+        poll(&mut [PollFd::new(fd, PollFlags::POLLIN)], PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
+    }
+}
+
+/// Why nobody can hold an address on the group's interface.
+fn link_trouble(group: &Group, host: &HostState) -> Option<String> {
+    match host.link_named(&group.interface) {
+        None => Some(format!("there is no interface {}", group.interface)),
+        Some((_, link)) if !link.up => Some(format!("{} is down", group.interface)),
+        Some((_, link)) if !link.carrier => Some(format!("{} has no signal", group.interface)),
+        Some(_) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests;
