@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-pytest.register_assert_rewrite("strongswan", "pairs")
+pytest.register_assert_rewrite("strongswan", "pairs", "foreign")
 
 from pairs import Pair  # noqa: E402 (the path has to be there first)
 

@@ -2,7 +2,8 @@
 
 (1) downloads the kernel's and busybox's packages with apt, and installs neither, (2) takes the other programs with their libraries from
 this system, (3) finds the modules that the wanted ones depend on, (4) writes kernel and initramfs into the cache, under a name
-that depends on all of these. `python image.py` prints the folder.
+that depends on all of these. There are several images, each with programs of its own (`PLAIN`, `vm.strongswan`). `python image.py` prints the
+folder of the plain one.
 """
 
 import gzip
@@ -19,9 +20,10 @@ HERE = Path(__file__).resolve().parent
 CACHE = Path(os.environ.get("CULVERT_CACHE") or Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "culvert")
 KERNEL = "linux-image-cloud-amd64"  # no drivers for hardware, all of the network
 PROGRAMS = ("/sbin/ip", "/usr/bin/iperf3", "/usr/sbin/ethtool")
+PLAIN = ("plain", ())  # an image: its name, and files of this system that it has beside PROGRAMS, where they are here
 # `ansi_cprng`: the IV generators ask for a random number generator, and this one has no boot-time trials.
 MODULES = """
-virtio_pci virtio_net virtio_console virtio-rng dummy
+virtio_pci virtio_net virtio_console virtio-rng dummy tun
 gre ip_gre ip6_gre fou fou6
 esp4 esp6 xfrm_user xfrm_algo seqiv echainiv gcm ctr ghash-generic aesni-intel
 chacha_generic chacha20poly1305 poly1305_generic ansi_cprng
@@ -104,7 +106,7 @@ def tree(contents):
     return entries + [(path, 0o100000 | mode, content) for path, (mode, content) in sorted(contents.items())]
 
 
-def build(folder):
+def build(folder, files):
     with tempfile.TemporaryDirectory() as place:
         unpacked = Path(place)
         for package in (kernel_package(), "busybox-static"):
@@ -115,6 +117,9 @@ def build(folder):
             contents[f"bin/{Path(path).name}"] = (0o755, (unpacked / path).read_bytes())
         for program in PROGRAMS:
             contents[f"tools/{Path(program).name}"] = (0o755, Path(program).read_bytes())
+        for path in files:
+            contents[str(path).lstrip("/")] = (0o755, Path(path).read_bytes())
+        for program in (*PROGRAMS, *files):
             for library in libraries(program):
                 contents[library.lstrip("/")] = (0o755, Path(library).read_bytes())
         order = in_order(unpacked / "lib/modules", MODULES)
@@ -126,18 +131,18 @@ def build(folder):
         shutil.copy(kernel, folder / "vmlinuz")
 
 
-def image():
+def image(kind=PLAIN):
     """The folder with `vmlinuz` and `initrd`, built where it is not there yet."""
+    name, files = kind
     parts = [path.read_bytes() for path in (HERE / "init", HERE / "espinudp.c", Path(__file__))]
-    parts += [Path(program).read_bytes() for program in PROGRAMS]
-    name = hashlib.sha256(b"".join(parts)).hexdigest()[:16]
-    folder = CACHE / "vm" / name
+    parts += [str(path).encode() + Path(path).read_bytes() for path in (*PROGRAMS, *files)]
+    folder = CACHE / "vm" / f"{name}-{hashlib.sha256(b''.join(parts)).hexdigest()[:16]}"
     if not folder.exists():
-        partial = CACHE / "vm" / f"{name}.partial"
+        partial = folder.with_suffix(".partial")
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        build(partial)
-        for old in (CACHE / "vm").iterdir():
+        build(partial, files)
+        for old in (CACHE / "vm").glob(f"{name}-*"):
             if old != partial:
                 shutil.rmtree(old, ignore_errors=True)
         partial.rename(folder)

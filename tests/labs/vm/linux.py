@@ -29,8 +29,8 @@ def underlay(site, wan):
     )
 
 
-def gre(carrier, site, local, remote):
-    """Makes `tun`, the tunnel's interface, with its addresses and the route to the far LAN."""
+def gre(carrier, site, local, remote, address=host):
+    """Makes `tun`, the tunnel's interface, with its addresses and the route to the far LAN from the machine's `address` on its own."""
     kind = {4: "gre", 6: "ip6gre"}[carrier.family]
     words = [f"ip link add tun type {kind} local {local} remote {remote} ttl 64"]
     if carrier.family == 6:
@@ -46,7 +46,7 @@ def gre(carrier, site, local, remote):
     for family in FAMILIES:
         length, nodad = {4: (32, ""), 6: (128, "nodad")}[family]
         lines.append(f"ip addr add {INNER[site][family]} peer {INNER[far(site)][family]}/{length} dev tun {nodad}")
-        source = host(site, family)
+        source = address(site, family)
         lines.append(f"ip route add {lan_network(far(site), family)} dev tun src {source}")
     return "\n".join(lines)
 

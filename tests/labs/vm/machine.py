@@ -1,36 +1,41 @@
 """A virtual machine in a lab's namespace: a Debian kernel under QEMU, without hardware help, on a TAP interface there.
 
-`Machine` starts it, `ready` waits for its agent, `run` runs a shell script in it. It has one network interface, `eth0`.
+`Machine` starts it, `ready` waits for its agent, `run` runs a shell script in it. It has a network interface for each TAP
+interface, `eth0` and so on.
 """
 
 import base64
 import socket
 
 from netns import Trouble, wait_for
-from vm.image import image
+from vm.image import PLAIN, image
 
+# Frames leave the machine complete: no checksum is left to do, and none is longer than the MTU.
+CARD = "virtio-net-pci,netdev=net{},mac={},romfile=,csum=off,gso=off,guest_csum=off,guest_tso4=off,guest_tso6=off"
 BOOT = 60.0  # seconds; 3 to 5 on a machine with nothing else to do
 
 
 class Machine:
     """A virtual machine, and the line to its agent."""
 
-    def __init__(self, namespace, tap, number):
-        folder = image()
+    def __init__(self, namespace, tap, number, lan=None, kind=PLAIN, memory=256):
+        folder = image(kind)
         self.lab, self.name = namespace.lab, tap
         self.path = namespace.lab.run.record / f"{namespace.name}-{tap}.sock"
         self.log = namespace.lab.folder / f"{tap}.console"
-        namespace.ip(f"tuntap add {tap} mode tap", f"link set {tap} up")
-        # Frames leave the machine complete: no checksum is left to do, and none is longer than the MTU.
-        card = "virtio-net-pci,netdev=net,romfile=,csum=off,gso=off,guest_csum=off,guest_tso4=off,guest_tso6=off"
-        words = "qemu-system-x86_64 -nodefaults -no-user-config -no-reboot -display none -accel tcg -cpu max -m 256 -smp 1"
+        cards = []
+        for place, end in enumerate([tap, lan] if lan else [tap]):
+            namespace.ip(f"tuntap add {end} mode tap", f"link set {end} up")
+            cards += ["-netdev", f"tap,id=net{place},ifname={end},script=no,downscript=no,vnet_hdr=off"]
+            cards += ["-device", CARD.format(place, f"02:00:00:00:{10 + place:02x}:{number:02x}")]
+        words = "qemu-system-x86_64 -nodefaults -no-user-config -no-reboot -display none -accel tcg -cpu max -smp 1"
         self.process = namespace.start(
             *words.split(),
+            *("-m", str(memory)),
             *("-kernel", folder / "vmlinuz", "-initrd", folder / "initrd"),
             *("-append", "console=ttyS0 quiet panic=-1 random.trust_cpu=on mitigations=off"),
             *("-serial", f"file:{self.log}"),
-            *("-netdev", f"tap,id=net,ifname={tap},script=no,downscript=no,vnet_hdr=off"),
-            *("-device", f"{card},mac=02:00:00:00:0a:{number:02x}"),
+            *cards,
             *("-device", "virtio-rng-pci", "-device", "virtio-serial-pci"),
             *("-chardev", f"socket,id=agent,path={self.path},server=on,wait=off"),
             *("-device", "virtserialport,chardev=agent,name=agent"),
