@@ -273,7 +273,7 @@ struct Trie {
 }
 
 impl Trie {
-    #[inline]
+    #[inline(always)]
     fn lookup<const N: usize>(&self, octets: [u8; N]) -> Option<u32> {
         let (&first, rest) = octets.split_first()?;
         let mut entry = CHILD | u32::from(first);

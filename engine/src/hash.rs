@@ -159,7 +159,7 @@ impl<K: Copy + Eq + FastHash, V> FlatMap<K, V> {
     }
 
     /// The value of `key`.
-    #[inline]
+    #[inline(always)] // a call would hand the key over in memory
     #[must_use]
     pub fn get(&self, key: &K) -> Option<&V> {
         for slot in self.slots.get(start(key, self.shift)..)? {

@@ -27,7 +27,7 @@ pub fn clamp(packet: &mut [u8], mtu: usize) -> bool {
 
 /// Step 1: whether [`clamp`] would look further. In the commonest packets, TCP without options, this is the protocol and one
 /// flag.
-#[inline]
+#[inline(always)]
 pub fn may_be_syn(packet: &[u8]) -> bool {
     match packet.first() {
         Some(&IPV4_PLAIN) => packet

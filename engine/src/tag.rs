@@ -50,7 +50,7 @@ impl Origin {
 
 /// Why a worker gives a frame to the exception thread.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
+#[repr(u32)] // as wide as what other verdicts carry (see `crate::path::Next`)
 pub enum Cause {
     /// The frame is an IP packet whose TTL or hop limit is used up.
     TtlExceeded,

@@ -257,6 +257,7 @@ impl Tunnel {
     }
 
     /// Lowers the segment size that a TCP SYN of this tunnel asks for to what fits, where that is set.
+    #[inline(always)]
     pub(crate) fn clamp(&self, packet: &mut [u8]) {
         if self.clamp_mss {
             mss::clamp(packet, self.mtu);

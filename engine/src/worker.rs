@@ -25,7 +25,7 @@ use crate::fan_out::FanOut;
 use crate::path::inbound::Here;
 use crate::path::transmit::Exits;
 use crate::path::{Batch, Packet, Stages, inbound, inject, nested, outbound, receive, transmit};
-use crate::ring::{RxQueue, TxQueue};
+use crate::ring::{RxQueue, RxRing, TxQueue};
 use crate::tables::{Published, Tables};
 use crate::tag::Origin;
 use crate::trace::watch::{Eye, Open, Shut, Watch};
@@ -320,7 +320,7 @@ impl Worker {
 
         let mut broken = 0;
         let mut batch: Batch<'_> = Batch::new();
-        let slots = queue.ring.take(&mut broken, |frame| batch.push(Packet::new(frame)));
+        let slots = take(&mut queue.ring, &mut batch, &mut broken);
         if broken > 0 {
             counters.count_drop(Reason::SlotBroken, broken);
         }
@@ -364,6 +364,12 @@ impl Worker {
         }
         received
     }
+}
+
+/// Step 1: frames into a batch that is empty. Returns the number of their slots.
+#[inline(never)]
+fn take<'a>(ring: &'a mut RxRing, batch: &mut Batch<'a>, broken: &mut u64) -> u32 {
+    ring.take(broken, |frame| batch.push(Packet::new(frame)))
 }
 
 /// Sends a borrower's frames, as many as there is room for. The others wait: the borrower has counted them all as sent, and
@@ -439,8 +445,8 @@ fn watched(
     watch.end(batch.len());
 }
 
-/// Step 2.
-#[inline]
+/// Step 2. A function of its own, as the other steps of a batch are, so that each has the registers to itself.
+#[inline(never)]
 fn classify(
     batch: &mut Batch<'_>,
     role: Role,

@@ -199,7 +199,7 @@ impl ReplayWindow {
     /// # Errors
     /// As `check`: an earlier packet of the same batch may have had the number, or have moved the window past
     /// it.
-    #[inline]
+    #[inline(always)] // of the path of every packet
     pub fn accept(&self, sequence: u64) -> Result<(), Replay> {
         if !self.esn && sequence > u64::from(u32::MAX) {
             return Err(Replay::Beyond);

@@ -19,7 +19,7 @@ pub const fn tail_len(pad_len: u8) -> usize {
 ///
 /// # Errors
 /// [`Malformed::Truncated`] when the packet has no room for header, IV and tail.
-#[inline]
+#[inline(always)]
 pub fn prepare(
     packet: &mut [u8],
     sa: &OutboundSa,

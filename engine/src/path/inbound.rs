@@ -14,6 +14,7 @@ use arrayvec::ArrayVec;
 
 use super::{Batch, Next, Packet, Stages, forward, nested};
 use crate::drops::Reason;
+use crate::esp::replay::ReplayWindow;
 use crate::esp::{Mode, cipher, open};
 use crate::exception::keepalive;
 use crate::gre::{self, Checked};
@@ -94,13 +95,16 @@ fn open_run<E: Eye>(
     tables: &Tables,
     here: Here<E>,
 ) -> usize {
-    let (done, authentic) = decrypt(packets, tables, here.worker);
+    let (done, authentic) = match stages.sealed() || tables.is_spread() {
+        true => decrypt(packets, tables, here.worker),
+        false => (packets.len(), 0),
+    };
     let mut nth = 0;
     for packet in packets.iter_mut().take(done) {
         let delivered = match packet.next {
             Next::Inner(index) => {
                 let checked = Checked { header_len: 0, protocol: packet.protocol, sequence: None };
-                deliver(packet, index, checked, tables, here, || Ok(()))
+                deliver(packet, index, checked, tables, here, None)
             }
             Next::Gre(index) => cleartext(packet, index, tables, here),
             Next::Open(index) => {
@@ -209,8 +213,7 @@ fn decapsulate<E: Eye>(
     tables: &Tables,
     here: Here<E>,
 ) -> Result<Next, Reason> {
-    let sequence = packet.sequence;
-    let accept = || inbound.sa.window().accept(sequence).map_err(|_| Reason::EspReplay);
+    let received = Some((inbound.sa.window(), packet.sequence));
     let plaintext_len = packet.frame.len().saturating_sub(packet.spent);
     packet.frame.truncate(plaintext_len);
     let (payload_len, next_header) = open::trailer(packet.frame.bytes())?;
@@ -219,11 +222,11 @@ fn decapsulate<E: Eye>(
         let gre = Gre::parse(packet.frame.bytes()).map_err(|_| Reason::GreMalformed)?;
         if gre.is_plain() && gre.key() == inbound.key {
             let checked = Checked { header_len: gre.header_len(), protocol: gre.protocol(), sequence: None };
-            return deliver(packet, inbound.tunnel, checked, tables, here, accept);
+            return deliver(packet, inbound.tunnel, checked, tables, here, received);
         }
     }
     let checked = uncommon(packet, inbound, next_header, tables)?;
-    deliver(packet, inbound.tunnel, checked, tables, here, accept)
+    deliver(packet, inbound.tunnel, checked, tables, here, received)
 }
 
 /// Step 3 for what is not plain GRE in transport mode.
@@ -298,10 +301,19 @@ fn cleartext<E: Eye>(
     }
     let gre = Gre::parse(packet.frame.bytes()).map_err(|_| Reason::GreMalformed)?;
     let checked = gre::check(&gre, &tunnel.gre, &tunnel.sequences)?;
-    deliver(packet, index, checked, tables, here, || Ok(()))
+    deliver(packet, index, checked, tables, here, None)
 }
 
-/// Steps 4 and 5, for a checked GRE packet of tunnel `index` that the frame holds. `accept` moves the window on.
+/// A number that came with a packet, and the window that is to take note of it; of a packet that came in clear, nothing.
+type Received<'a> = Option<(&'a ReplayWindow, u64)>;
+
+/// Step 5 for ESP.
+#[inline(always)]
+fn accept(received: Received<'_>) -> Result<(), Reason> {
+    received.map_or(Ok(()), |(window, sequence)| window.accept(sequence)).map_err(|_| Reason::EspReplay)
+}
+
+/// Steps 4 and 5, for a checked GRE packet of tunnel `index` that the frame holds.
 #[inline(always)] // on the path of every packet, from several places: as calls they cost a tenth of it
 fn deliver<E: Eye>(
     packet: &mut Packet<'_>,
@@ -309,13 +321,13 @@ fn deliver<E: Eye>(
     checked: Checked,
     tables: &Tables,
     here: Here<E>,
-    accept: impl FnOnce() -> Result<(), Reason>,
+    received: Received<'_>,
 ) -> Result<Next, Reason> {
     packet.frame.pull(checked.header_len);
     let inner = match checked.protocol {
-        ethernet::IPV4 => Inner::ipv4(packet, tables)?,
-        ethernet::IPV6 => Inner::ipv6(packet, tables)?,
-        keepalive::PROTOCOL => return exception(packet, index, Cause::Returned, here, accept),
+        ethernet::IPV4 => Inner::ipv4(packet, index, tables)?,
+        ethernet::IPV6 => Inner::ipv6(packet, index, tables)?,
+        keepalive::PROTOCOL => return exception(packet, index, Cause::Returned, here, received),
         _ => Inner::ethernet(packet, index, tables)?,
     };
     let mut carried = false;
@@ -323,12 +335,12 @@ fn deliver<E: Eye>(
         && hop.underlay
     {
         match nested::out_of_tunnel(packet, index, hop, tables)? {
-            nested::ToEnd::Keepalive => return exception(packet, index, Cause::Keepalive, here, accept),
+            nested::ToEnd::Keepalive => return exception(packet, index, Cause::Keepalive, here, received),
             nested::ToEnd::Carried => carried = true,
             nested::ToEnd::Ordinary => {}
         }
     }
-    accept()?;
+    accept(received)?;
     if let Some(sequence) = checked.sequence
         && let Some(tunnel) = tables.tunnel(index)
     {
@@ -343,7 +355,6 @@ fn deliver<E: Eye>(
     if carried {
         return Ok(Next::Carried(index));
     }
-    clamp(packet, &inner, index, tables);
     match inner {
         Inner::V4(Some((_, NextHop { to: To::Host | To::HostForwards, .. })))
         | Inner::V6(Some((_, NextHop { to: To::Host | To::HostForwards, .. }))) => Ok(Next::HostInner(index)),
@@ -361,21 +372,20 @@ fn exception<E>(
     index: u32,
     cause: Cause,
     here: Here<E>,
-    accept: impl FnOnce() -> Result<(), Reason>,
+    received: Received<'_>,
 ) -> Result<Next, Reason> {
     if !here.exceptions {
         return Err(cause.reason());
     }
-    accept()?;
+    accept(received)?;
     packet.origin = Origin::Tunnel(index).encode();
     Ok(Next::Exception(cause))
 }
 
 /// A SYN from the far side must not ask for longer segments than those on their way back may be.
 #[inline(always)]
-fn clamp(packet: &mut Packet<'_>, inner: &Inner<'_>, index: u32, tables: &Tables) {
-    if !matches!(inner, Inner::Frame(_))
-        && mss::may_be_syn(packet.frame.bytes())
+fn clamp(packet: &mut Packet<'_>, index: u32, tables: &Tables) {
+    if mss::may_be_syn(packet.frame.bytes())
         && let Some(tunnel) = tables.tunnel(index)
     {
         tunnel.clamp(packet.frame.bytes_mut());
@@ -391,21 +401,26 @@ enum Inner<'t> {
 
 impl<'t> Inner<'t> {
     #[inline(always)]
-    fn ipv4(packet: &mut Packet<'_>, tables: &'t Tables) -> Result<Inner<'t>, Reason> {
+    fn ipv4(packet: &mut Packet<'_>, index: u32, tables: &'t Tables) -> Result<Inner<'t>, Reason> {
         let ip = Ipv4::parse(packet.frame.bytes()).map_err(|_| Reason::IpMalformed)?;
         let hop = tables.fib().lookup_v4(ip.dst());
-        let (total_len, before) = (usize::from(ip.total_len()), Ecn::of(ip.tos()));
-        let after = ecn(before, Ecn::of(packet.tos)).ok_or(Reason::Ecn)?;
+        let (total_len, before, outer) =
+            (usize::from(ip.total_len()), Ecn::of(ip.tos()), Ecn::of(packet.tos));
         // What follows the inner packet is padding against traffic analysis (RFC 4303 section 2.7).
         packet.frame.truncate(total_len);
-        if after != before {
-            ipv4::set_ecn(packet.frame.bytes_mut(), after).map_err(|_| Reason::IpMalformed)?;
+        // Of nearly all packets: the outer header says nothing, so the inner one stays.
+        if outer != Ecn::NotEct {
+            let after = ecn(before, outer).ok_or(Reason::Ecn)?;
+            if after != before {
+                ipv4::set_ecn(packet.frame.bytes_mut(), after).map_err(|_| Reason::IpMalformed)?;
+            }
         }
+        clamp(packet, index, tables);
         Ok(Inner::V4(hop.and_then(|hop| Some((hop, tables.next_hop(hop)?)))))
     }
 
     #[inline(never)]
-    fn ipv6(packet: &mut Packet<'_>, tables: &'t Tables) -> Result<Inner<'t>, Reason> {
+    fn ipv6(packet: &mut Packet<'_>, index: u32, tables: &'t Tables) -> Result<Inner<'t>, Reason> {
         let ip = Ipv6::parse(packet.frame.bytes()).map_err(|_| Reason::IpMalformed)?;
         let hop = tables.fib().lookup_v6(ip.dst());
         let total_len = ipv6::HEADER_LEN + usize::from(ip.payload_len());
@@ -415,6 +430,7 @@ impl<'t> Inner<'t> {
         if after != before {
             ipv6::set_ecn(packet.frame.bytes_mut(), after).map_err(|_| Reason::IpMalformed)?;
         }
+        clamp(packet, index, tables);
         Ok(Inner::V6(hop.and_then(|hop| Some((hop, tables.next_hop(hop)?)))))
     }
 

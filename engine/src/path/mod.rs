@@ -68,7 +68,7 @@ pub(crate) enum Next {
 /// Which stages have something to do for the packets of a batch: a stage with nothing to do is not entered.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Stages {
-    /// [`INBOUND`] and [`OUTBOUND`].
+    /// [`INBOUND`], [`SEALED`] and [`OUTBOUND`].
     bits: u32,
 }
 
@@ -76,6 +76,8 @@ pub(crate) struct Stages {
 const INBOUND: u32 = 1;
 /// Something is to go into one.
 const OUTBOUND: u32 = 2;
+/// Something is to be opened before.
+const SEALED: u32 = 4;
 
 impl Stages {
     /// Takes note of a verdict.
@@ -83,7 +85,8 @@ impl Stages {
     pub(crate) fn note(&mut self, next: Next) {
         // Two bits for each variant fit a register, so the compiler makes this a shift; as two questions it was 13 instructions.
         self.bits |= match next {
-            Next::Open(_) | Next::Gre(_) | Next::Inner(_) => INBOUND,
+            Next::Open(_) => INBOUND | SEALED,
+            Next::Gre(_) | Next::Inner(_) => INBOUND,
             Next::Tunnel(_) => OUTBOUND,
             _ => 0,
         };
@@ -93,6 +96,12 @@ impl Stages {
     #[inline(always)]
     pub(crate) fn inbound(self) -> bool {
         self.bits & INBOUND != 0
+    }
+
+    /// Is something of that to be opened before?
+    #[inline(always)]
+    pub(crate) fn sealed(self) -> bool {
+        self.bits & SEALED != 0
     }
 
     /// Is something to go into one?

@@ -16,7 +16,6 @@ use super::{Batch, Next, Packet, nested};
 use crate::drops::Reason;
 use crate::esp::{Mode, OutboundSa, cipher, sa::Lease, seal};
 use crate::flow;
-use crate::mss;
 use crate::ring::{BATCH, Frame};
 use crate::tables::Tables;
 use crate::trace::watch::Eye;
@@ -42,43 +41,38 @@ pub(crate) fn encapsulate(
 /// Steps 1 to 4. What is for a tunnel once more has a link header that nothing is in yet.
 #[inline]
 fn into_tunnels(packets: &mut Batch<'_>, tables: &Tables, worker: usize, aside: bool, eye: impl Eye) {
-    let mut any = false;
-    for packet in packets.iter_mut() {
-        let Next::Tunnel(index) = packet.next else { continue };
-        match admit(packet, index, tables, worker) {
-            Ok(()) => any = true,
-            Err(reason) => packet.next = Next::Drop(reason),
-        }
+    if tables.is_spread() {
+        packets.iter().for_each(|packet| prefetch(packet, tables, worker));
     }
-    if any {
-        build_and_seal(packets, tables, worker, aside, eye);
+    build_and_seal(packets, tables, worker, aside, eye);
+}
+
+/// Asks the processor for the SA that a packet will be sealed with, and for what it will be counted in.
+#[inline]
+fn prefetch(packet: &Packet<'_>, tables: &Tables, worker: usize) {
+    let Next::Tunnel(index) = packet.next else { return };
+    if let Some(counters) = tables.counters(index, worker) {
+        crate::ring::prefetch(counters);
+    }
+    if let Some(sa) = tables.tunnel(index).and_then(|tunnel| tunnel.outbound_of(worker)) {
+        sa.prefetch();
     }
 }
 
-/// Step 1.
-#[inline]
-fn admit(packet: &mut Packet<'_>, index: u32, tables: &Tables, worker: usize) -> Result<(), Reason> {
-    let tunnel = tables.tunnel(index).ok_or(Reason::NoRoute)?;
-    tunnel.way_out?;
+/// Step 1. Returns the port to leave by.
+#[inline(always)]
+fn admit(packet: &mut Packet<'_>, tunnel: &Tunnel, sa: Option<&OutboundSa>) -> Result<u16, Reason> {
+    let port = tunnel.way_out?;
     if packet.frame.len() > tunnel.mtu {
         return Err(Reason::TooBig);
     }
-    if packet.protocol != ethernet::TEB && mss::may_be_syn(packet.frame.bytes()) {
+    if tunnel.mode.is_some() && sa.is_none() {
+        return Err(Reason::NoSa);
+    }
+    if packet.protocol != ethernet::TEB {
         tunnel.clamp(packet.frame.bytes_mut());
     }
-    if tables.is_spread()
-        && let Some(counters) = tables.counters(index, worker)
-    {
-        crate::ring::prefetch(counters);
-    }
-    match (tunnel.outbound_of(worker), tunnel.mode) {
-        (Some(sa), _) => {
-            sa.prefetch();
-            Ok(())
-        }
-        (None, None) => Ok(()),
-        (None, Some(_)) => Err(Reason::NoSa),
-    }
+    Ok(port)
 }
 
 /// Sequence numbers in hand for the tunnel that the last packet went into.
@@ -87,7 +81,7 @@ struct Numbers {
     lease: Lease,
 }
 
-/// Steps 2 to 4.
+/// Steps 1 to 4, those before the last packet by packet.
 #[inline]
 fn build_and_seal(packets: &mut Batch<'_>, tables: &Tables, worker: usize, aside: bool, eye: impl Eye) {
     let mut jobs: ArrayVec<cipher::SealJob<'_>, BATCH> = ArrayVec::new();
@@ -96,33 +90,41 @@ fn build_and_seal(packets: &mut Batch<'_>, tables: &Tables, worker: usize, aside
     let mut rest = packets.as_mut_slice();
     while let Some((packet, following)) = rest.split_first_mut() {
         rest = following;
-        if let Next::Tunnel(index) = packet.next {
-            eye.goes_in(packet, index);
-        }
+        let Next::Tunnel(index) = packet.next else { continue };
+        let Some(tunnel) = tables.tunnel(index) else {
+            packet.next = Next::Drop(Reason::NoRoute);
+            continue;
+        };
+        let sa = tunnel.outbound_of(worker);
+        let port = match admit(packet, tunnel, sa) {
+            Ok(port) => port,
+            Err(reason) => {
+                packet.next = Next::Drop(reason);
+                continue;
+            }
+        };
+        eye.goes_in(packet, index);
         let Packet { frame, next, protocol, tos, summed, sequence, .. } = packet;
-        let Next::Tunnel(index) = *next else { continue };
-        let Some(tunnel) = tables.tunnel(index) else { continue };
         *summed = tunnel.is_summed();
         any_summed |= *summed;
         let inner_len = frame.len() as u64;
         let mut put_aside = false;
-        let built = match (tunnel.outbound_of(worker), tunnel.mode) {
+        let built = match (sa, tunnel.mode) {
             (Some(sa), Some(mode)) => {
-                protect(frame, tunnel, sa, mode, *protocol, *tos, || numbers.next(index, sa, rest)).map(
-                    |job| {
-                        if aside {
-                            *sequence = numbers.last();
-                            put_aside = true;
-                        } else {
-                            jobs.extend(job);
-                        }
-                    },
-                )
+                let number = || numbers.next(index, tunnel, sa, rest);
+                protect(frame, tunnel, sa, mode, *protocol, *tos, number).map(|job| {
+                    if aside {
+                        *sequence = numbers.last();
+                        put_aside = true;
+                    } else {
+                        jobs.extend(job);
+                    }
+                })
             }
             _ => wrap(frame, tunnel, *protocol, *tos),
         };
-        *next = match (built, tunnel.way_out) {
-            (Ok(()), Ok(port)) => {
+        *next = match built {
+            Ok(()) => {
                 if let Some(counters) = tables.counters(index, worker) {
                     counters.out_packets.add(1);
                     counters.out_bytes.add(inner_len);
@@ -132,7 +134,7 @@ fn build_and_seal(packets: &mut Batch<'_>, tables: &Tables, worker: usize, aside
                     false => tunnel.carrier.map_or(Next::Send(u32::from(port)), Next::Tunnel),
                 }
             }
-            (Err(reason), _) | (_, Err(reason)) => Next::Drop(reason),
+            Err(reason) => Next::Drop(reason),
         };
     }
     cipher::seal(&mut jobs);
@@ -182,9 +184,17 @@ impl Numbers {
     /// The next sequence number of `sa`, the SA of tunnel `index`. Taken for all the packets in a row that go the same way
     /// at once: what is shared between workers is touched once for them all.
     #[inline]
-    fn next(&mut self, index: u32, sa: &OutboundSa, following: &[Packet<'_>]) -> Result<u64, Reason> {
+    fn next(
+        &mut self,
+        index: u32,
+        tunnel: &Tunnel,
+        sa: &OutboundSa,
+        following: &[Packet<'_>],
+    ) -> Result<u64, Reason> {
         if self.lease.count == 0 || self.tunnel != index {
-            let more = following.iter().take_while(|packet| packet.next == Next::Tunnel(index)).count();
+            let goes =
+                |packet: &&Packet<'_>| packet.next == Next::Tunnel(index) && packet.frame.len() <= tunnel.mtu;
+            let more = following.iter().take_while(goes).count();
             self.lease = sa.take(more as u64 + 1).map_err(|_| Reason::SaExhausted)?;
             self.tunnel = index;
         }
@@ -335,7 +345,7 @@ fn fill_ip(header: &mut [u8], v6: bool, sum: u32, total_len: usize, tos: u8) {
 
 /// Protocol type, sequence number and checksum of the GRE packet, whose key and flags are there already. `None` when it is
 /// shorter than its header.
-#[inline]
+#[inline(always)]
 fn fill_gre(packet: &mut [u8], tunnel: &Tunnel, protocol: u16) -> Option<()> {
     let fixed = packet.first_chunk_mut::<4>()?;
     [fixed[2], fixed[3]] = protocol.to_be_bytes();

@@ -74,7 +74,7 @@ impl Glimpse {
 }
 
 /// Runs the stage for one packet that was received on `port`.
-#[inline]
+#[inline(always)]
 pub(crate) fn receive(packet: &mut Packet<'_>, port: &PortEntry, tables: &Tables, worker: usize) {
     packet.next = match classify(packet, port, tables, worker as u32) {
         Ok(next) => next,
@@ -82,7 +82,7 @@ pub(crate) fn receive(packet: &mut Packet<'_>, port: &PortEntry, tables: &Tables
     };
 }
 
-#[inline]
+#[inline(always)]
 fn classify(packet: &mut Packet<'_>, port: &PortEntry, tables: &Tables, worker: u32) -> Result<Next, Reason> {
     let frame = Ethernet::parse(packet.frame.bytes()).map_err(|_| Reason::EthernetMalformed)?;
     packet.source = frame.src();
@@ -193,7 +193,7 @@ fn several_slots(packet: &mut Packet<'_>, tables: &Tables) -> Result<Next, Reaso
     }
 }
 
-#[inline]
+#[inline(always)]
 fn ipv4(packet: &mut Packet<'_>, tables: &Tables, worker: u32) -> Result<Next, Reason> {
     let bytes = packet.frame.bytes().get(ethernet::HEADER_LEN..).unwrap_or_default();
     let ip = Ipv4::parse(bytes).map_err(|_| Reason::IpMalformed)?;
@@ -220,7 +220,7 @@ fn local_v4(packet: &mut Packet<'_>, tables: &Tables, worker: u32) -> Result<Nex
     local(packet, &outer, tables, worker)
 }
 
-#[inline]
+#[inline(never)]
 fn ipv6(packet: &mut Packet<'_>, tables: &Tables, worker: u32) -> Result<Next, Reason> {
     let bytes = packet.frame.bytes().get(ethernet::HEADER_LEN..).unwrap_or_default();
     let ip = Ipv6::parse(bytes).map_err(|_| Reason::IpMalformed)?;
@@ -252,7 +252,7 @@ fn ipv6(packet: &mut Packet<'_>, tables: &Tables, worker: u32) -> Result<Next, R
 }
 
 /// Leaves the IP packet alone in the frame, which ends `end` bytes into it: no link header, no padding behind.
-#[inline]
+#[inline(always)]
 fn strip_ethernet(packet: &mut Packet<'_>, end: usize) {
     packet.frame.truncate(end);
     packet.frame.pull(ethernet::HEADER_LEN);

@@ -33,7 +33,7 @@ impl Exits {
 }
 
 /// Sends the packets, in order. `received_by` is the address of the port that they came by, if they did.
-#[inline]
+#[inline(never)]
 pub(crate) fn transmit(
     packets: &mut Batch<'_>,
     queues: &mut [TxQueue],
@@ -112,7 +112,7 @@ fn exception(cause: Cause) -> u32 {
     Exception { cause, origin: Origin::Port(0) }.encode()
 }
 
-#[inline]
+#[inline(always)]
 fn send(
     packet: &mut Packet<'_>,
     queues: &mut [TxQueue],
@@ -202,7 +202,7 @@ fn host(packet: &mut Packet<'_>, exits: &Exits, tables: &Tables) -> Result<usize
 }
 
 /// Puts a link header in front of an IP packet; its EtherType follows from the version.
-#[inline]
+#[inline(always)]
 fn push_ethernet(packet: &mut Packet<'_>, header: EthernetHeader) -> Result<(), Reason> {
     let frame = &mut packet.frame;
     let version = frame.bytes().first().ok_or(Reason::IpMalformed)? >> 4;

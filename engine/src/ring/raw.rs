@@ -7,7 +7,7 @@ use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::ptr::NonNull;
 use std::sync::Arc;
 
-use netmap_sys::{netmap_ring, netmap_slot};
+use netmap_sys::{NS_BUF_CHANGED, netmap_ring, netmap_slot};
 
 use super::OFFSET_MASK;
 use super::region::{FIRST_BUFFER, Region};
@@ -133,6 +133,12 @@ impl RawRing {
         self.pool == other.pool
     }
 
+    /// Bytes in each buffer.
+    #[inline]
+    pub(super) fn buffer_size(&self) -> u32 {
+        self.buffer_size
+    }
+
     /// Slots in the ring.
     #[inline]
     pub(super) fn count(&self) -> u32 {
@@ -243,6 +249,17 @@ impl RawRing {
     pub(super) fn write_slot(&self, index: u32, slot: netmap_slot) {
         // SAFETY: as in `slot`.
         unsafe { self.slot_pointer(index).write(slot) }
+    }
+
+    /// Puts another buffer into the slot at `index`. Returns the one that was there.
+    #[inline]
+    pub(super) fn replace_buffer(&self, index: u32, buffer: u32) -> u32 {
+        let slot = self.slot_pointer(index).as_ptr();
+        // SAFETY: as in `slot`.
+        unsafe {
+            (&raw mut (*slot).flags).write(NS_BUF_CHANGED);
+            (&raw mut (*slot).buf_idx).replace(buffer)
+        }
     }
 
     /// Where the frame of a received or prepared slot starts in its buffer.

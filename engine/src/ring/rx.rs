@@ -1,6 +1,6 @@
 //! A receive ring: lends frames out, and gives their slots back a batch at a time.
 
-use netmap_sys::{NETMAP_MAX_FRAGS, NS_BUF_CHANGED, NS_MOREFRAG, netmap_slot};
+use netmap_sys::{NETMAP_MAX_FRAGS, NS_MOREFRAG, netmap_slot};
 
 use super::frame::Frame;
 use super::raw::RawRing;
@@ -42,9 +42,15 @@ impl RxRing {
         let mut lent = 0;
         while at != tail && lent < BATCH {
             let slot = self.raw.slot(at);
-            let Some(slots) = self.slots_of(at, slot.flags, tail) else { break };
-            let start = self.raw.offset(&slot);
-            if self.is_sound(&slot) && (slots == 1 || self.rest_is_sound(at, slots)) {
+            let mut slots = 1;
+            let mut sound = self.is_sound(&slot);
+            if slot.flags & NS_MOREFRAG != 0 {
+                let Some(all) = self.slots_of(at, tail) else { break };
+                slots = all;
+                sound = sound && self.rest_is_sound(at, slots);
+            }
+            if sound {
+                let start = self.raw.offset(&slot);
                 // SAFETY: the slot lies between head and tail, so it and its buffer are ours; every buffer index is in one
                 // slot only; the frame borrows the ring, so the slot cannot be released while the frame lives.
                 let buffer = unsafe { self.raw.buffer(slot.buf_idx) };
@@ -66,7 +72,7 @@ impl RxRing {
     #[inline]
     fn is_sound(&self, slot: &netmap_slot) -> bool {
         let end = self.raw.offset(slot) + u32::from(slot.len);
-        self.raw.is_buffer(slot.buf_idx) && end <= self.raw.region().buffer_size()
+        self.raw.is_buffer(slot.buf_idx) && end <= self.raw.buffer_size()
     }
 
     /// As [`RxRing::is_sound`], for the slots after the first of a frame; and does the frame end with the last of them?
@@ -78,13 +84,10 @@ impl RxRing {
         })
     }
 
-    /// Slots of the frame that starts at `at`, if all of them are here. One that goes on for longer than a frame may, or
-    /// that fills the ring without an end, is cut there: nothing could ever complete it.
-    #[inline]
-    fn slots_of(&self, at: u32, flags: u16, tail: u32) -> Option<u32> {
-        if flags & NS_MOREFRAG == 0 {
-            return Some(1);
-        }
+    /// Slots of the frame that starts at `at`, not the last of it, if all of them are here. One that goes on for longer than a
+    /// frame may, or that fills the ring without an end, is cut there: nothing could ever complete it.
+    #[cold]
+    fn slots_of(&self, at: u32, tail: u32) -> Option<u32> {
         let here = self.raw.distance(at, tail);
         let most = (self.raw.count() - 1).min(NETMAP_MAX_FRAGS as u32);
         let ends = |nth: &u32| self.raw.slot(self.raw.ahead(at, *nth)).flags & NS_MOREFRAG == 0;
@@ -96,14 +99,5 @@ impl RxRing {
     pub fn release(&mut self, slots: u32) {
         self.head = self.raw.ahead(self.head, slots.min(self.available()));
         self.raw.set_head(self.head);
-    }
-
-    /// Swaps the buffer at `slot` for another one, as a part of sending a frame.
-    #[inline]
-    pub(super) fn replace(raw: &RawRing, slot: u32, buffer: u32) {
-        let mut changed = raw.slot(slot);
-        changed.buf_idx = buffer;
-        changed.flags = NS_BUF_CHANGED;
-        raw.write_slot(slot, changed);
     }
 }

@@ -7,7 +7,6 @@ use netmap_sys::{NS_BUF_CHANGED, netmap_slot};
 use super::TAG_SHIFT;
 use super::frame::Frame;
 use super::raw::RawRing;
-use super::rx::RxRing;
 use crate::counters::Copies;
 
 /// Why a transmit ring did not take a frame. The frame is dropped, its buffer stays in the receive ring.
@@ -28,14 +27,12 @@ pub(super) fn pointer(tag: u32, start: u32) -> u64 {
 
 /// Puts the buffer of a frame in one slot into slot `to` of `ring`, whose own buffer goes where the frame was. The rings share
 /// their buffers, and the slot is the caller's.
-#[inline]
+#[inline(always)]
 pub(super) fn swap(ring: &RawRing, to: u32, frame: &Frame<'_>) {
-    let (free, full) = (ring.slot(to), frame.ring.slot(frame.slot));
+    let free = ring.slot(to).buf_idx;
+    let buf_idx = frame.ring.replace_buffer(frame.slot, free);
     let ptr = pointer(frame.tag, frame.start);
-    let (buf_idx, len) = (full.buf_idx, frame.len as u16);
-    ring.write_slot(to, netmap_slot { buf_idx, len, flags: NS_BUF_CHANGED, ptr });
-    let given = netmap_slot { buf_idx: free.buf_idx, flags: NS_BUF_CHANGED, ..full };
-    frame.ring.write_slot(frame.slot, given);
+    ring.write_slot(to, netmap_slot { buf_idx, len: frame.len as u16, flags: NS_BUF_CHANGED, ptr });
 }
 
 /// The program's side of a transmit ring.
@@ -103,7 +100,7 @@ impl TxRing {
     ///
     /// # Errors
     /// [`Refused::Full`] and [`Refused::TooLong`]; the packet is lost then, the buffer is not.
-    #[inline]
+    #[inline(always)] // on the path of every packet
     pub fn push(&mut self, frame: &mut Frame<'_>) -> Result<(), Refused> {
         if frame.slots > self.space {
             return Err(Refused::Full);
@@ -165,7 +162,7 @@ impl TxRing {
                     ptr: pointer(frame.tag, start),
                 },
             );
-            RxRing::replace(frame.ring, from, free.buf_idx);
+            frame.ring.replace_buffer(from, free.buf_idx);
             (to, from) = (self.raw.next(to), frame.ring.next(from));
         }
     }

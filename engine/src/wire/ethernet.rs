@@ -121,16 +121,15 @@ impl<'a> Ethernet<'a> {
     #[inline]
     #[must_use]
     pub const fn dst(&self) -> MacAddr {
-        let [a, b, c, d, e, f, ..] = *self.header;
-        MacAddr([a, b, c, d, e, f])
+        mac_at_front(self.header)
     }
 
     /// Source address.
     #[inline]
     #[must_use]
     pub const fn src(&self) -> MacAddr {
-        let [_, _, _, _, _, _, a, b, c, d, e, f, _, _] = *self.header;
-        MacAddr([a, b, c, d, e, f])
+        let [_, _, _, _, _, _, rest @ ..] = self.header;
+        mac_at_front(rest)
     }
 
     /// Ethertype of the payload, behind the tags.
@@ -155,6 +154,15 @@ impl<'a> Ethernet<'a> {
     }
 }
 
+/// The first six bytes. Copied as a piece: taken apart and put together again, they are three times as many instructions.
+#[inline]
+const fn mac_at_front(bytes: &[u8]) -> MacAddr {
+    match bytes.first_chunk() {
+        Some(address) => MacAddr(*address),
+        None => MacAddr([0; 6]),
+    }
+}
+
 #[inline]
 const fn is_tag(ethertype: EtherType) -> bool {
     matches!(ethertype, VLAN | QINQ)
@@ -175,10 +183,13 @@ impl EthernetHeader {
     /// Writes the header.
     #[inline]
     pub const fn emit(&self, out: &mut [u8; HEADER_LEN]) {
-        let [a, b, c, d, e, f] = self.dst.0;
-        let [g, h, i, j, k, l] = self.src.0;
-        let [m, n] = self.ethertype.to_be_bytes();
-        *out = [a, b, c, d, e, f, g, h, i, j, k, l, m, n];
+        if let Some((dst, rest)) = out.split_first_chunk_mut()
+            && let Some((src, rest)) = rest.split_first_chunk_mut()
+            && let Some(ethertype) = rest.first_chunk_mut()
+        {
+            (*dst, *src) = (self.dst.0, self.src.0);
+            *ethertype = self.ethertype.to_be_bytes();
+        }
     }
 }
 

@@ -38,7 +38,7 @@ impl<'a> Gre<'a> {
     /// # Errors
     /// [`Malformed::Truncated`] when shorter than its flags say, [`Malformed::Version`] when not 0,
     /// [`Malformed::Flags`] when bit 1, 4 or 5 is set.
-    #[inline]
+    #[inline(always)] // on the path of every packet; a call would hand the view over in memory
     pub fn parse(packet: &'a [u8]) -> Result<Self, Malformed> {
         let (fixed, mut payload) = packet.split_first_chunk::<WORD>().ok_or(Malformed::Truncated)?;
         let flags = u16::from_be_bytes([fixed[0], fixed[1]]);

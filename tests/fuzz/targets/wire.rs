@@ -58,7 +58,7 @@ fn sums(bytes: &[u8]) {
     let (front, back) = rest.split_at((usize::from(*selector) & !1).min(rest.len() & !1));
     assert_eq!(Sum::new().with(front).with(back).finish(), checksum::checksum(rest));
     if let Some(twenty) = rest.first_chunk::<20>() {
-        assert_eq!(Sum::new().with_20(twenty).finish(), checksum::checksum(twenty));
+        assert_eq!(checksum::is_valid_20(twenty), checksum::checksum(twenty) == 0);
     }
 }
 
