@@ -92,17 +92,43 @@ impl Layout {
     }
 }
 
+/// A [`Layout`] as tunnels keep it: all of its sizes are less than 256.
+#[derive(Debug, Clone, Copy)]
+struct Sizes {
+    v6: bool,
+    ip: u8,
+    udp: u8,
+    esp: u8,
+    middle: u8,
+    gre: u8,
+    template: u8,
+}
+
+impl Sizes {
+    fn new(layout: &Layout) -> Option<Sizes> {
+        let Layout { v6, ip, udp, esp, middle, gre } = *layout;
+        let size = |size: usize| u8::try_from(size).ok();
+        Some(Sizes {
+            v6,
+            ip: size(ip)?,
+            udp: size(udp)?,
+            esp: size(esp)?,
+            middle: size(middle)?,
+            gre: size(gre)?,
+            template: size(layout.template())?,
+        })
+    }
+}
+
 /// A tunnel in a published table. Immutable but for the state it points to.
 ///
 /// Laid out for a packet on its way out where there are so many tunnels that each is fetched from afar: the end of the
-/// template, which holds all of most templates, and what else is read are three cache lines that follow each other.
+/// template, which holds all of most templates, and what else is read are two cache lines that follow each other.
 #[repr(C, align(64))]
 pub struct Tunnel {
     /// Headers, right-aligned: a packet's bytes follow the last of them.
     pub(crate) template: [u8; TEMPLATE_MAX],
     pub(crate) outbound: Option<Arc<OutboundSa>>,
-    pub(crate) template_len: usize,
-    pub(crate) layout: Layout,
     /// The longest inner packet, and the longest outer one.
     pub(crate) mtu: usize,
     pub(crate) path_mtu: usize,
@@ -110,27 +136,31 @@ pub struct Tunnel {
     /// mode likewise.
     pub(crate) outer_sum: u32,
     pub(crate) middle_sum: u32,
-    pub(crate) pad: usize,
-    pub(crate) gre: Options,
     /// The port that outer packets leave by, or why they cannot.
     pub(crate) way_out: Result<u16, Reason>,
     /// The tunnel that outer packets go into before.
     pub(crate) carrier: Option<u32>,
+    sizes: Sizes,
+    pad: u8,
     pub(crate) mode: Option<Mode>,
+    /// What of `gre` differs from packet to packet.
+    pub(crate) gre_checksum: bool,
+    pub(crate) gre_sequence: bool,
     clamp_mss: bool,
     /// Has each worker an SA of its own?
     several: bool,
-    // The third line ends here.
+    // The second line ends here.
     /// The SAs of the workers behind the first, where there are several.
     more: Box<[Arc<OutboundSa>]>,
     pub(crate) sequences: Arc<Sequences>,
+    pub(crate) gre: Options,
     /// The port that Ethernet payloads are bridged with.
     pub(crate) bridge: Option<u16>,
     pub(crate) local: IpAddr,
     pub(crate) remote: IpAddr,
 }
 
-const _: () = assert!(std::mem::offset_of!(Tunnel, mode) < TEMPLATE_MAX + 128);
+const _: () = assert!(std::mem::offset_of!(Tunnel, several) < TEMPLATE_MAX + 64);
 
 /// Where a tunnel's outer packets go: addresses on the wire and the port.
 #[derive(Debug, Clone, Copy)]
@@ -196,11 +226,12 @@ impl Tunnel {
             outer_sum: constant_sum(headers.get(ethernet::HEADER_LEN..)?, layout.v6),
             middle_sum: constant_sum(headers.get(middle_at..)?, layout.v6 || layout.middle == 0),
             template,
-            template_len,
-            layout,
+            sizes: Sizes::new(&layout)?,
             gre,
+            gre_checksum: gre.checksum,
+            gre_sequence: gre.sequence,
             mode,
-            pad: protection.map_or(esp::ALIGNMENT, |protection| usize::from(protection.pad)),
+            pad: protection.map_or(esp::ALIGNMENT as u8, |protection| protection.pad),
             // A setting is obeyed until the path is known to take less.
             mtu: mtu.map_or(fitting, |mtu| {
                 underlay.learned.map_or(usize::MAX, |path_mtu| layout.mtu(path_mtu)).min(mtu + frame)
@@ -231,7 +262,7 @@ impl Tunnel {
 
     /// The station that outer packets leave for: what stands in the link header that is put in front of them.
     pub fn next_station(&self) -> Option<MacAddr> {
-        let at = TEMPLATE_MAX.checked_sub(self.template_len)?;
+        let at = TEMPLATE_MAX.checked_sub(self.template_len())?;
         self.template.get(at..)?.first_chunk().map(|mac| MacAddr(*mac))
     }
 
@@ -241,8 +272,22 @@ impl Tunnel {
     }
 
     /// Sizes of the headers.
-    pub fn layout(&self) -> &Layout {
-        &self.layout
+    #[inline]
+    pub fn layout(&self) -> Layout {
+        let Sizes { v6, ip, udp, esp, middle, gre, .. } = self.sizes;
+        Layout { v6, ip: ip.into(), udp: udp.into(), esp: esp.into(), middle: middle.into(), gre: gre.into() }
+    }
+
+    /// Bytes of the template that are in use, Ethernet header included.
+    #[inline]
+    pub(crate) fn template_len(&self) -> usize {
+        self.sizes.template.into()
+    }
+
+    /// What plaintext is padded to a multiple of where the packet still fits, in bytes.
+    #[inline]
+    pub(crate) fn pad(&self) -> usize {
+        self.pad.into()
     }
 
     /// Our end and the far one, as keepalives know them.
@@ -253,7 +298,7 @@ impl Tunnel {
 
     /// Are keepalives defined for it? Not where it carries Ethernet frames, nor for GRE in UDP.
     pub(crate) fn has_keepalives(&self) -> bool {
-        self.gre.payload == Payload::Ip && (self.mode.is_some() || self.layout.udp == 0)
+        self.gre.payload == Payload::Ip && (self.mode.is_some() || self.layout().udp == 0)
     }
 
     /// Lowers the segment size that a TCP SYN of this tunnel asks for to what fits, where that is set.
@@ -293,7 +338,7 @@ impl Tunnel {
     /// Must the datagrams that its packets go in have a checksum (RFC 8200 section 8.1)?
     #[inline]
     pub(crate) fn is_summed(&self) -> bool {
-        self.layout.v6 && self.layout.udp != 0
+        self.layout().v6 && self.layout().udp != 0
     }
 
     /// What its packets look like on the way, as an ICMP error about one would quote it: for each SA that sends, or of a
@@ -308,8 +353,8 @@ impl Tunnel {
 
     /// The ports of its UDP header, where it has one. GRE in UDP has another source port for each flow (RFC 8086 section 3.1).
     fn udp_ports(&self) -> Option<Ports> {
-        let at = TEMPLATE_MAX.checked_sub(self.template_len)? + ethernet::HEADER_LEN + self.layout.ip;
-        let [a, b, c, d] = *self.template.get(at..at + self.layout.udp)?.first_chunk::<4>()?;
+        let at = TEMPLATE_MAX.checked_sub(self.template_len())? + ethernet::HEADER_LEN + self.layout().ip;
+        let [a, b, c, d] = *self.template.get(at..at + self.layout().udp)?.first_chunk::<4>()?;
         let source = self.mode.is_some().then_some(u16::from_be_bytes([a, b]));
         Some(Ports { source, destination: u16::from_be_bytes([c, d]) })
     }
@@ -321,7 +366,6 @@ impl Tunnel {
             crate::ring::prefetch(end);
         }
         crate::ring::prefetch(&self.outbound);
-        crate::ring::prefetch(&self.path_mtu);
     }
 }
 

@@ -193,7 +193,8 @@ fn prefetch_window(packet: &Packet<'_>, tables: &Tables) {
 /// offsets send from; frames of such a port alone are shifted.
 #[cold]
 fn shift(at: usize, inbound: &Inbound, tables: &Tables) -> usize {
-    let headers = tables.tunnel(inbound.tunnel).map_or(0, |tunnel| tunnel.layout.gre + tunnel.layout.middle);
+    let headers =
+        tables.tunnel(inbound.tunnel).map_or(0, |tunnel| tunnel.layout().gre + tunnel.layout().middle);
     at.saturating_sub(ethernet::HEADER_LEN.saturating_sub(headers))
 }
 

@@ -163,7 +163,7 @@ pub(crate) fn job<'p>(
     sa: &'p OutboundSa,
     sequence: u64,
 ) -> Option<cipher::SealJob<'p>> {
-    let esp_at = ethernet::HEADER_LEN + tunnel.layout.ip + tunnel.layout.udp;
+    let esp_at = ethernet::HEADER_LEN + tunnel.layout().ip + tunnel.layout().udp;
     seal::job(frame.bytes_mut().get_mut(esp_at..)?, sa, sequence).ok()
 }
 
@@ -214,12 +214,12 @@ impl Numbers {
 /// GRE alone: step 2 and 3 without ESP.
 #[inline]
 fn wrap(frame: &mut Frame<'_>, tunnel: &Tunnel, protocol: u16, tos: u8) -> Result<(), Reason> {
-    if tunnel.layout.udp != 0 {
+    if tunnel.layout().udp != 0 {
         return wrap_in_udp(frame, tunnel, protocol, tos);
     }
     push_headers(frame, tunnel)?;
     let packet = frame.bytes_mut().get_mut(ethernet::HEADER_LEN..).ok_or(Reason::TooBig)?;
-    let layout = &tunnel.layout;
+    let layout = tunnel.layout();
     let total_len = packet.len();
     let (outer, gre) = packet.split_at_mut_checked(layout.ip).ok_or(Reason::TooBig)?;
     fill_ip(outer, layout.v6, tunnel.outer_sum, total_len, tos);
@@ -236,7 +236,7 @@ fn wrap_in_udp(frame: &mut Frame<'_>, tunnel: &Tunnel, protocol: u16, tos: u8) -
     };
     push_headers(frame, tunnel)?;
     let packet = frame.bytes_mut().get_mut(ethernet::HEADER_LEN..).ok_or(Reason::TooBig)?;
-    let layout = &tunnel.layout;
+    let layout = tunnel.layout();
     let total_len = packet.len();
     let (outer, datagram) = packet.split_at_mut_checked(layout.ip).ok_or(Reason::TooBig)?;
     fill_ip(outer, layout.v6, tunnel.outer_sum, total_len, tos);
@@ -260,7 +260,7 @@ fn protect<'p>(
     tos: u8,
     number: impl FnOnce() -> Result<u64, Reason>,
 ) -> Result<Option<cipher::SealJob<'p>>, Reason> {
-    let layout = &tunnel.layout;
+    let layout = tunnel.layout();
     let payload_len = layout.middle + layout.gre + frame.len();
     let pad_len = padding(payload_len, tunnel);
     let tail = seal::tail_len(pad_len);
@@ -304,8 +304,8 @@ fn protect<'p>(
 /// of 16.
 #[inline]
 fn padding(payload_len: usize, tunnel: &Tunnel) -> u8 {
-    let Layout { ip, udp, esp: header, .. } = tunnel.layout;
-    let long = esp::pad_len(payload_len, tunnel.pad);
+    let Layout { ip, udp, esp: header, .. } = tunnel.layout();
+    let long = esp::pad_len(payload_len, tunnel.pad());
     if ip + udp + header + payload_len + seal::tail_len(long) <= tunnel.path_mtu {
         long
     } else {
@@ -317,8 +317,8 @@ fn padding(payload_len: usize, tunnel: &Tunnel) -> u8 {
 #[inline]
 fn push_headers(frame: &mut Frame<'_>, tunnel: &Tunnel) -> Result<(), Reason> {
     const { assert!(TEMPLATE_MAX == crate::ring::TEMPLATE_LEN) };
-    frame.make_headroom(tunnel.template_len).ok_or(Reason::TooBig)?;
-    if frame.push_template(&tunnel.template, tunnel.template_len) { Ok(()) } else { Err(Reason::TooBig) }
+    frame.make_headroom(tunnel.template_len()).ok_or(Reason::TooBig)?;
+    if frame.push_template(&tunnel.template, tunnel.template_len()) { Ok(()) } else { Err(Reason::TooBig) }
 }
 
 /// Length, DSCP and ECN, and for IPv4 the checksum, of which `sum` is the part that never changes. `total_len` is that of
@@ -349,11 +349,11 @@ fn fill_ip(header: &mut [u8], v6: bool, sum: u32, total_len: usize, tos: u8) {
 fn fill_gre(packet: &mut [u8], tunnel: &Tunnel, protocol: u16) -> Option<()> {
     let fixed = packet.first_chunk_mut::<4>()?;
     [fixed[2], fixed[3]] = protocol.to_be_bytes();
-    if tunnel.gre.sequence {
-        let field = packet.get_mut(..tunnel.layout.gre)?.last_chunk_mut::<4>()?;
+    if tunnel.gre_sequence {
+        let field = packet.get_mut(..tunnel.layout().gre)?.last_chunk_mut::<4>()?;
         *field = tunnel.sequences.take().to_be_bytes();
     }
-    if tunnel.gre.checksum {
+    if tunnel.gre_checksum {
         *packet.get_mut(4..6)?.first_chunk_mut()? = [0, 0];
         let checksum = Sum::new().with(packet).finish();
         *packet.get_mut(4..6)?.first_chunk_mut()? = checksum.to_be_bytes();

@@ -248,7 +248,7 @@ impl Watch {
                 Next::Inner(_) => {
                     // Its header is gone already, and was the tunnel's to the last bit.
                     let end = packet.frame.headroom();
-                    let header_len = tables.tunnel(tunnel).map_or(0, |tunnel| tunnel.layout.gre);
+                    let header_len = tables.tunnel(tunnel).map_or(0, |tunnel| tunnel.layout().gre);
                     note_gre(
                         page,
                         packet.frame.buffer().get(end.saturating_sub(header_len)..end).unwrap_or_default(),
@@ -563,7 +563,7 @@ fn route(page: &mut Page, packet: &Packet<'_>, tables: &Tables) {
 
 /// What stands in front of an inner packet now.
 fn outer(page: &mut Page, frame: &[u8], tunnel: &Tunnel, worker: usize) {
-    let layout = &tunnel.layout;
+    let layout = tunnel.layout();
     let inside = frame.get(ethernet::HEADER_LEN + layout.ip + layout.udp..).unwrap_or_default();
     if tunnel.mode.is_some() {
         // What is inside is sealed: its GRE header is the tunnel's.
