@@ -37,7 +37,7 @@ use self::pilot::{Order, Pilot};
 use self::sa::{Change, Ends, Id, Origin, Sa};
 use self::source::{Answer, Ear, Heard, Said, Saying};
 use self::vici::Vici;
-use crate::config::{Direction, Ike, Local, Protect, Tunnel};
+use crate::config::{Direction, Ike, Protect, Tunnel};
 use crate::report::SaReport;
 use crate::socket::Listener;
 
@@ -89,7 +89,7 @@ struct Open {
 #[derive(Debug)]
 struct Negotiated {
     reqid: u32,
-    /// Our end, where it is always the same, and the far one.
+    /// Our end, where it is known, and the far one.
     local: Option<IpAddr>,
     remote: IpAddr,
     /// The replay window, in packets: the engine's own, whatever a kernel has room for.
@@ -102,13 +102,9 @@ struct Negotiated {
 
 impl Negotiated {
     fn new(tunnel: &Tunnel, ike: &Ike, reqid: u32, counters: &TunnelCounterSet) -> Negotiated {
-        let local = match &tunnel.local {
-            Local::Address(address) => Some(*address),
-            Local::Carp { .. } => None,
-        };
         Negotiated {
             reqid,
-            local,
+            local: tunnel.local.address(),
             remote: tunnel.remote,
             window: ike.replay_window,
             unusable: None,
