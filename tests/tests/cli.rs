@@ -119,7 +119,6 @@ fn arguments() {
         "check",
         "check --config",
         "apply f --confirm 1w",
-        "tunnel left oslo",
         "run -c f --user u --unlimited",
         "trace --count 0",
     ];
