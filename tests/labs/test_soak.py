@@ -1,8 +1,9 @@
 """A long run: two workers under load both ways while the host's table, the configuration and links change. Afterwards everything is
 where it was at the start: every buffer, memory, descriptors. `CULVERT_SOAK_SECONDS` says how long.
 
-In the first half no link changes, and nothing is lost. In the second half links flap, and packets wait for stations to be found. Nothing
-is out of order in any flow in either.
+In the first half no link changes, and nothing at all is out of order in any flow, nor lost. In the second half links flap, and packets
+wait for stations to be found. They leave before newer ones, unless the machine is so busy that the exception thread does not get a
+processor in time (`LONGEST` in engine/src/exception/settled.rs): then a worker goes on, and up to 16 for each station are late.
 """
 
 import itertools
@@ -18,6 +19,7 @@ from traffic import datagrams, ping, start_tool, tool_result, wait_ping
 SECONDS = float(os.environ.get("CULVERT_SOAK_SECONDS", "30"))
 FLOWS, RATE, SIZE = 4, 500, 1000
 AGAIN = 10.0  # seconds until everything works after a change
+WAITING = 16  # packets that wait for a station at most (engine/src/exception/waiting.rs)
 GROWTH = 8 << 10  # KiB of memory: what allocators keep, however long it takes
 # Nothing that happens here explains one of these.
 NEVER = {"esp-auth", "esp-malformed", "slot-broken", "gre-malformed", "ip-malformed", "cleartext-for-protected"}
@@ -43,7 +45,8 @@ def test_soak(lab):
     for sent, seen in ways:
         # Each link is down a good part of the time.
         assert seen["seen"] > sent["sent"] / 10 and seen["flows"] == FLOWS, (sent, seen)
-        assert (seen["disorder"], seen["corrupt"]) == (0, 0), (sent, seen)
+        # On the way there are a station on each LAN and one on each WAN. On a machine with time for it: 0.
+        assert seen["disorder"] <= WAITING * 4 * flaps and seen["corrupt"] == 0, (sent, seen)
     assert datagrams(sites.h1, sites.h2, host(2, 4), count=500, rate=1000) == {
         "unique": 500, "duplicates": 0, "reordered": 0, "corrupt": 0
     }
