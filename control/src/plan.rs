@@ -9,6 +9,7 @@
 //! 3. The engine builds its tables.
 //! 4. The tables are asked for the way to each tunnel's far end: none may lead deeper into tunnels than it may ([`nesting`]).
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
@@ -103,6 +104,8 @@ pub struct KeptTunnel {
     pub inbound: Vec<Arc<InboundSa>>,
     /// The UDP ports of its packets, where that was negotiated.
     pub udp: Option<tunnel::UdpEncap>,
+    /// Its near and its far end, where negotiated SAs say so: they follow a NAT that changes its mind, and ends that move.
+    pub ends: Option<(IpAddr, IpAddr)>,
     /// Its counters, one for each worker.
     pub counters: TunnelCounterSet,
     /// GRE sequence numbers.
@@ -159,7 +162,14 @@ impl Kept {
                 (Some(kept), Some(before)) => {
                     let same = before.sequence && tunnel.sequence && same_ends(before, tunnel);
                     let sequences = if same { kept.sequences } else { Arc::default() };
-                    KeptTunnel { outbound: Vec::new(), inbound: Vec::new(), udp: None, sequences, ..kept }
+                    KeptTunnel {
+                        outbound: Vec::new(),
+                        inbound: Vec::new(),
+                        udp: None,
+                        ends: None,
+                        sequences,
+                        ..kept
+                    }
                 }
                 (None, _) | (_, None) => KeptTunnel::new(&mut bank),
             };
@@ -189,6 +199,7 @@ impl KeptTunnel {
             outbound: Vec::new(),
             inbound: Vec::new(),
             udp: None,
+            ends: None,
             counters: bank.take(),
             sequences: Arc::default(),
             installed: Instant::now(),
@@ -384,6 +395,40 @@ fn port_spec(number: usize, port: &Port) -> PortSpec {
         stack: Stack::Shared,
         host_of: None,
     }
+}
+
+/// The configuration with the tunnels' ends where they are now: not where it says, if their SAs say something else. Two tunnels that
+/// could no longer be told apart (RFC 2784: by their ends and key) stay where they were.
+#[must_use]
+pub fn as_it_is<'c>(config: &'c Config, kept: &Kept) -> Cow<'c, Config> {
+    let now = |tunnel: &Tunnel, kept: &KeptTunnel| {
+        let (local, remote) = kept.ends.filter(|_| tunnel.enabled)?;
+        (tunnel.local != Local::Address(local) || tunnel.remote != remote).then_some((local, remote))
+    };
+    let moved: Vec<_> = (0..)
+        .zip(config.tunnels.iter().zip(&kept.tunnels))
+        .filter_map(|(number, (tunnel, kept))| Some((number, now(tunnel, kept)?)))
+        .collect();
+    if moved.is_empty() {
+        return Cow::Borrowed(config);
+    }
+    let mut config = config.clone();
+    let id = |tunnel: &Tunnel| (tunnel.local.to_string(), tunnel.remote, tunnel.key);
+    let mut taken: HashMap<_, usize> = HashMap::new();
+    config.tunnels.iter().for_each(|tunnel| *taken.entry(id(tunnel)).or_default() += 1);
+    for (number, (local, remote)) in moved {
+        let Some(tunnel) = config.tunnels.get_mut(number) else { continue };
+        if taken.contains_key(&(local.to_string(), remote, tunnel.key)) {
+            continue;
+        }
+        if let Some(left) = taken.get_mut(&id(tunnel)) {
+            *left -= 1;
+        }
+        taken.retain(|_, tunnels| *tunnels > 0);
+        (tunnel.local, tunnel.remote) = (Local::Address(local), remote);
+        taken.insert(id(tunnel), 1);
+    }
+    Cow::Owned(config)
 }
 
 fn tunnel_spec(place: usize, tunnel: &Tunnel, bridge: Option<usize>, kept: &KeptTunnel) -> TunnelSpec {

@@ -2,7 +2,7 @@
 //! here, so that one which strongSwan could not use is refused by `check` and not by the far end.
 
 use std::path::Path;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use zeroize::Zeroizing;
 
@@ -15,6 +15,9 @@ use super::values::{self, quoted};
 
 /// The longest certificate, key or revocation list that VICI carries, in bytes.
 const LONGEST: usize = 65_535;
+
+/// How long the far router may be silent, where nothing is said.
+const DPD: Duration = Duration::from_secs(30);
 
 /// Ways of proof, by their names.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -45,6 +48,8 @@ pub(super) fn read(
     let auth = method.and_then(|method| read_auth(method, &mut table, report));
     let local_id = table.text("local_id", report, identity);
     let remote_id = table.text("remote_id", report, identity);
+    let mobike = table.boolean("mobike", report).unwrap_or(false);
+    let dpd = table.text("dpd", report, values::dpd).unwrap_or(DPD);
     let at = table.at.clone();
     if method.is_some() {
         table.finish(report);
@@ -58,6 +63,8 @@ pub(super) fn read(
         auth: auth?,
         local_id,
         remote_id,
+        mobike,
+        dpd,
         at,
     })
 }

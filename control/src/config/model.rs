@@ -674,6 +674,10 @@ pub struct Ike {
     pub local_id: Option<String>,
     /// The far router's IKE identity; `None`: its outer address.
     pub remote_id: Option<String>,
+    /// Whether either end may move to another address (MOBIKE, RFC 4555).
+    pub mobike: bool,
+    /// How long the far router may be silent before it is asked whether it is there: 1 s to 1 h.
+    pub dpd: Duration,
     /// Where the `ike` table stands.
     pub at: Position,
 }

@@ -199,9 +199,20 @@ pub(super) fn mac(text: &str) -> Result<Mac, Fault> {
 /// Shortest and longest period of keepalives.
 const PERIODS: std::ops::RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(3600);
 
+/// How long a far router may be silent.
+const SILENCES: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3600);
+
 /// The period of keepalives: a whole number with `ms`, `s`, `m` or `h`.
 pub(super) fn period(text: &str) -> Result<Duration, Fault> {
-    let remedy = "write a whole number and ms, s, m or h, from \"100ms\" to \"1h\"";
+    duration(text, PERIODS, "write a whole number and ms, s, m or h, from \"100ms\" to \"1h\"")
+}
+
+/// How long a far router may be silent before it is asked whether it is there.
+pub(super) fn dpd(text: &str) -> Result<Duration, Fault> {
+    duration(text, SILENCES, "write a whole number and s, m or h, from \"1s\" to \"1h\"")
+}
+
+fn duration(text: &str, range: std::ops::RangeInclusive<Duration>, remedy: &str) -> Result<Duration, Fault> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = text.split_at_checked(digits).unwrap_or_default();
     let unit = match unit {
@@ -212,7 +223,7 @@ pub(super) fn period(text: &str) -> Result<Duration, Fault> {
         _ => return Err(Fault::new(format!("{} is not a duration", quoted(text)), remedy)),
     };
     let millis = number.parse::<u64>().ok().and_then(|number| number.checked_mul(unit));
-    match millis.map(Duration::from_millis).filter(|period| PERIODS.contains(period)) {
+    match millis.map(Duration::from_millis).filter(|period| range.contains(period)) {
         Some(period) => Ok(period),
         None => Err(Fault::new(format!("{} is out of range", quoted(text)), remedy)),
     }

@@ -558,12 +558,13 @@ impl Daemon {
         if made_of == self.made_of && self.holds.deadline().is_none_or(|deadline| now < deadline) {
             return;
         }
-        let known = known(&self.config, &self.kept, &made_of, &self.holds, now);
+        let config = plan::as_it_is(&self.config, &self.kept);
+        let known = known(&config, &self.kept, &made_of, &self.holds, now);
         let built = match assemble::build(&known) {
             Ok(built) => built,
             Err(error) => {
+                let error = plan::explain(&error, &config).to_string();
                 self.holds.postpone(now);
-                let error = plan::explain(&error, &self.config).to_string();
                 if self.told.build.as_ref() != Some(&error) {
                     log::error(format_args!("the tables stay as they are: {error}"));
                     self.told.build = Some(error);
@@ -611,7 +612,12 @@ impl Daemon {
         self.host.want(tables.wanted_neighbours());
         self.interfaces.apply(&self.config, &self.mtus());
         #[cfg(target_os = "linux")]
-        self.steering.set(&self.config, &self.kept, &self.view.routes, &mut self.ports);
+        self.steering.set(
+            &plan::as_it_is(&self.config, &self.kept),
+            &self.kept,
+            &self.view.routes,
+            &mut self.ports,
+        );
         self.tell_tunnels();
     }
 

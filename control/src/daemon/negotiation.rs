@@ -44,6 +44,7 @@ impl Daemon {
                 kept.outbound = installed.outbound.into_iter().collect();
                 kept.inbound = installed.inbound;
                 kept.udp = installed.udp;
+                kept.ends = installed.ends.map(|ends| (ends.source, ends.destination));
             }
         }
         self.generation += 1;

@@ -17,6 +17,7 @@ use crate::api::{CaptureOf, Line, Question};
 use crate::config::{Config, Payload};
 use crate::explain::{self, Live};
 use crate::filter::{self, HeadersAlone};
+use crate::plan;
 use crate::trace::report::{CaptureStart, Direction, Link, Names, PacketReport, WayReport};
 
 /// How often lanes are looked into: a fraction of the time in which they fill up.
@@ -99,7 +100,12 @@ impl Daemon {
     /// # Errors
     /// The question contradicts itself.
     pub(super) fn explain(&self, question: &Question) -> Result<Value, Failure> {
-        Ok(json!(explain::explain(question, &self.config, &self.tables.load(), self)?))
+        Ok(json!(explain::explain(
+            question,
+            &plan::as_it_is(&self.config, &self.kept),
+            &self.tables.load(),
+            self
+        )?))
     }
 
     /// The ways of the next `count` packets that the expression takes.

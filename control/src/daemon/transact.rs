@@ -519,7 +519,8 @@ impl Daemon {
             remote(&self.config) != remote(&config)
         };
         let holds = self.holds.without(touched.iter().copied().filter(moved));
-        let built = assemble::build(&known(&config, &self.kept, &made_of, &holds, now));
+        let built =
+            assemble::build(&known(&plan::as_it_is(&config, &self.kept), &self.kept, &made_of, &holds, now));
         let tunnels = std::mem::replace(&mut self.kept.tunnels, before);
         let built = built.map_err(|error| Failure::configuration(&[plan::explain(&error, &config)]));
         let nested = match (nesting, &built) {

@@ -96,8 +96,8 @@ impl Daemon {
             let state = self.state(number);
             let port = tunnel.way_out().ok().and_then(|port| self.config.ports.get(port));
             let status = TunnelStatus {
-                local: config.local.to_string(),
-                remote: config.remote,
+                local: kept.ends.map_or_else(|| config.local.to_string(), |(local, _)| local.to_string()),
+                remote: kept.ends.map_or(config.remote, |(_, remote)| remote),
                 state: match &state {
                     Ok(()) => "up",
                     Err(_) if kept.backup && config.enabled => "backup",

@@ -138,6 +138,9 @@ fn proofs(tunnel: &Tunnel, ike: &Ike) -> (Message, Message) {
 #[must_use]
 pub fn load(tunnel: &Tunnel, ike: &Ike, reqid: u32) -> Message {
     let (local, remote) = proofs(tunnel, ike);
+    // The first is spoken to; one that may move is known by its identity, wherever it speaks from.
+    let anywhere = ike.mobike.then(|| "%any".to_owned());
+    let remotes: Vec<String> = [tunnel.remote.to_string()].into_iter().chain(anywhere).collect();
     let child = Message::new()
         .with(
             "mode",
@@ -165,11 +168,11 @@ pub fn load(tunnel: &Tunnel, ike: &Ike, reqid: u32) -> Message {
         Message::new()
             .with("version", "2")
             .with_list("local_addrs", [address(tunnel)])
-            .with_list("remote_addrs", [tunnel.remote.to_string()])
+            .with_list("remote_addrs", remotes)
             .with_list("proposals", ike_proposals(ike))
             .with("unique", "replace")
-            .with("mobike", "no")
-            .with("dpd_delay", "30s")
+            .with("mobike", if ike.mobike { "yes" } else { "no" })
+            .with("dpd_delay", format!("{}s", ike.dpd.as_secs()))
             .with("rekey_time", "4h")
             .with("keyingtries", "1")
             .with_section("local-1", local)

@@ -148,9 +148,17 @@ impl Pilot {
             let credentials = connection::credentials(tunnel, ike);
             let load = connection::load(tunnel, ike, reqid);
             let kept = before.remove(&tunnel.name);
+            let changed = kept.as_ref().is_some_and(|kept| kept.connection != load);
             let same = kept
                 .as_ref()
                 .is_some_and(|kept| (&kept.credentials, &kept.connection) == (&credentials, &load));
+            // What was negotiated by other settings, or with another far end, is not kept on.
+            if let Some(State::Up | State::Connecting) = kept.as_ref().map(|kept| &kept.state)
+                && changed
+                && self.connected
+            {
+                self.ask(Purpose::Other, &tunnel.name, terminate(&tunnel.name), ask);
+            }
             let flight = match kept {
                 Some(kept) if same => Flight { enabled: tunnel.enabled, ..kept },
                 _ => Flight {
@@ -268,7 +276,9 @@ impl Pilot {
 
     /// Has new SAs negotiated for the tunnel, beside those that it has.
     pub fn rekey(&mut self, name: &str, ask: &mut dyn FnMut(Order) -> u64) {
-        if self.tunnels.get(name).is_some_and(|flight| flight.state == State::Up) {
+        // While it is looked whether there is something to replace, charon knows better.
+        let may = |flight: &Flight| matches!(flight.state, State::Up | State::Looking);
+        if self.tunnels.get(name).is_some_and(may) {
             let rekey = Message::new().with("child", connection::name(name));
             self.ask(Purpose::Other, name, ("rekey", rekey), ask);
         }

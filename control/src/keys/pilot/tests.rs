@@ -228,6 +228,17 @@ fn private_keys_are_unloaded_when_no_tunnel_needs_them() {
     assert_eq!(bench.settle(true), ["terminate", "unload-conn", "unload-shared", "unload-key"]);
 }
 
+/// The SAs that were negotiated with another far end are ended.
+#[test]
+fn another_far_end_is_negotiated_with_anew() {
+    let mut bench = Bench::new("192.0.2.1");
+    bench.hear(Told::Connected);
+    bench.settle(true);
+    bench.config = config("192.0.2.3", true);
+    bench.steer();
+    assert_eq!(bench.settle(false), ["terminate", "load-shared", "load-conn", "list-sas"]);
+}
+
 /// EAP's responder looks whether the far end has begun, and never begins itself.
 #[test]
 fn a_responder_never_begins() {
