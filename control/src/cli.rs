@@ -52,7 +52,7 @@ pub enum Action {
     Rollback(Rollback),
     /// Say what an apply would change; changes nothing
     Diff(Diff),
-    /// Switch a tunnel on or off, or ask for new keys, by hand
+    /// Switch a tunnel on or off, ask for new keys, or show what strongSwan has of it
     Tunnel(Tunnel),
     /// Tell the daemon what this router is in a group of routers that share an address
     Carp(Carp),
@@ -288,6 +288,8 @@ pub enum TunnelAction {
     Down,
     /// Negotiate new keys now; fixed keys are changed by an apply
     Rekey,
+    /// Show what strongSwan was told of it, what it has loaded, and how the two differ
+    ShowIke,
 }
 
 /// Arguments of `culvert carp`.

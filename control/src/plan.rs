@@ -403,7 +403,9 @@ fn port_spec(number: usize, port: &Port) -> PortSpec {
 pub fn as_it_is<'c>(config: &'c Config, kept: &Kept) -> Cow<'c, Config> {
     let now = |tunnel: &Tunnel, kept: &KeptTunnel| {
         let (local, remote) = kept.ends.filter(|_| tunnel.enabled)?;
-        (tunnel.local != Local::Address(local) || tunnel.remote != remote).then_some((local, remote))
+        // An address that routers share stays where it is.
+        let local = if tunnel.local.group().is_some() { tunnel.local.address()? } else { local };
+        (tunnel.local.address() != Some(local) || tunnel.remote != remote).then_some((local, remote))
     };
     let moved: Vec<_> = (0..)
         .zip(config.tunnels.iter().zip(&kept.tunnels))
@@ -413,19 +415,22 @@ pub fn as_it_is<'c>(config: &'c Config, kept: &Kept) -> Cow<'c, Config> {
         return Cow::Borrowed(config);
     }
     let mut config = config.clone();
-    let id = |tunnel: &Tunnel| (tunnel.local.to_string(), tunnel.remote, tunnel.key);
+    let id = |tunnel: &Tunnel| (tunnel.local.address(), tunnel.remote, tunnel.key);
     let mut taken: HashMap<_, usize> = HashMap::new();
     config.tunnels.iter().for_each(|tunnel| *taken.entry(id(tunnel)).or_default() += 1);
     for (number, (local, remote)) in moved {
         let Some(tunnel) = config.tunnels.get_mut(number) else { continue };
-        if taken.contains_key(&(local.to_string(), remote, tunnel.key)) {
+        if taken.contains_key(&(Some(local), remote, tunnel.key)) {
             continue;
         }
         if let Some(left) = taken.get_mut(&id(tunnel)) {
             *left -= 1;
         }
         taken.retain(|_, tunnels| *tunnels > 0);
-        (tunnel.local, tunnel.remote) = (Local::Address(local), remote);
+        tunnel.remote = remote;
+        if tunnel.local.group().is_none() {
+            tunnel.local = Local::Address(local);
+        }
         taken.insert(id(tunnel), 1);
     }
     Cow::Owned(config)

@@ -37,6 +37,23 @@ impl Counts {
     }
 }
 
+/// What strongSwan was told of a tunnel, beside what it has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IkeReport {
+    /// Its version; null where it is not there.
+    pub strongswan: Option<String>,
+    /// The connection as it was told, in the form of swanctl.conf(5).
+    pub generated: String,
+    /// What it was given of secrets and keys: what kind, and whose. Not what they are.
+    pub credentials: Vec<String>,
+    /// The connection as strongSwan lists it; null where it has not answered.
+    pub loaded: Option<String>,
+    /// How the two differ.
+    pub differences: Vec<String>,
+    /// It has been asked, and will have answered if this is asked for again.
+    pub waiting: bool,
+}
+
 /// An SA.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]

@@ -75,6 +75,11 @@ pub enum Command {
         /// What it is.
         role: Role,
     },
+    /// What strongSwan was told of a tunnel, beside what it has.
+    ShowIke {
+        /// Its name.
+        name: String,
+    },
     /// State, again and again: a stream.
     Watch {
         /// Of what, all in one record.

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use zeroize::Zeroizing;
 
-use super::model::{Auth, Certified, Ike, KeyPair, Revocation, Role, Secret, Suite, Trust};
+use super::model::{Auth, Certified, Ike, KeyPair, Profile, Revocation, Role, Secret, Suite, Trust};
 use super::pki;
 use super::reader::Table;
 use super::report::{Fault, Report};
@@ -48,6 +48,17 @@ pub(super) fn read(
     let auth = method.and_then(|method| read_auth(method, &mut table, report));
     let local_id = table.text("local_id", report, identity);
     let remote_id = table.text("remote_id", report, identity);
+    let profile = table.text("profile", report, |text| values::word(text, &Profile::ALL)).unwrap_or_default();
+    let suites: Vec<Suite> = suites.into_iter().filter(|suite| profile.takes(*suite)).collect();
+    if suites.is_empty() {
+        let why = format!("far ends of the profile {:?} take none of the suites", profile.name());
+        report.error(
+            table.name_of("profile"),
+            &table.at,
+            Fault::new(why, "add an AES suite, or choose another"),
+        );
+        return None;
+    }
     let mobike = table.boolean("mobike", report).unwrap_or(false);
     let dpd = table.text("dpd", report, values::dpd).unwrap_or(DPD);
     let at = table.at.clone();
@@ -59,10 +70,11 @@ pub(super) fn read(
         pad: shared.pad,
         suites,
         replay_window: shared.replay_window,
-        esn: shared.esn.unwrap_or(true),
+        esn: shared.esn.unwrap_or(profile.takes_esn()),
         auth: auth?,
         local_id,
         remote_id,
+        profile,
         mobike,
         dpd,
         at,

@@ -30,8 +30,8 @@ use std::path::Path;
 pub use model::{
     Auth, Carp, CarpGroup, Certified, Config, Device, Direction, Encapsulation, Engine, Group, Idle, Ike,
     Keepalive, KeyPair, Local, Log, LogFormat, LogLevel, MAX_DEPTH, Mac, Manual, ManualSa, Metrics, Mode,
-    Mtu, Neighbour, Payload, Port, Prefix, Protect, Revocation, Role, Route, RouteTarget, Router, Secret,
-    Suite, Trust, Tunnel, UdpEncap,
+    Mtu, Neighbour, Payload, Port, Prefix, Profile, Protect, Revocation, Role, Route, RouteTarget, Router,
+    Secret, Suite, Trust, Tunnel, UdpEncap,
 };
 pub use report::{ConfigErrors, Position, Problem, Warning};
 pub use sources::{Digest, Sources};

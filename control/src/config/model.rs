@@ -674,12 +674,59 @@ pub struct Ike {
     pub local_id: Option<String>,
     /// The far router's IKE identity; `None`: its outer address.
     pub remote_id: Option<String>,
+    /// What is offered beside the suites.
+    pub profile: Profile,
     /// Whether either end may move to another address (MOBIKE, RFC 4555).
     pub mobike: bool,
     /// How long the far router may be silent before it is asked whether it is there: 1 s to 1 h.
     pub dpd: Duration,
     /// Where the `ike` table stands.
     pub at: Position,
+}
+
+/// What is offered beside the tunnel's suites, for far ends that do not take everything.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Profile {
+    /// Curves and authenticated ciphers alone.
+    #[default]
+    Modern,
+    /// Cisco IOS XE and the like.
+    Cisco,
+    /// Amazon's VPN gateways.
+    Aws,
+    /// Microsoft's.
+    Azure,
+    /// Google's.
+    Google,
+}
+
+impl Profile {
+    /// All, by the names that the configuration has for them.
+    pub const ALL: [(&'static str, Profile); 5] = [
+        ("modern", Profile::Modern),
+        ("cisco", Profile::Cisco),
+        ("aws", Profile::Aws),
+        ("azure", Profile::Azure),
+        ("google", Profile::Google),
+    ];
+
+    /// What the configuration calls it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        Profile::ALL.iter().find(|(_, profile)| *profile == self).map_or("modern", |(name, _)| name)
+    }
+
+    /// Does the far end take that suite?
+    #[must_use]
+    pub fn takes(self, suite: Suite) -> bool {
+        self == Profile::Modern || suite != Suite::ChaCha20Poly1305
+    }
+
+    /// Does it take extended sequence numbers (RFC 4304)?
+    #[must_use]
+    pub fn takes_esn(self) -> bool {
+        self == Profile::Modern
+    }
 }
 
 /// How two routers prove to each other who they are.

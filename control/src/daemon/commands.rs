@@ -32,6 +32,7 @@ impl Daemon {
             Command::Tunnel { name, up } => self.switch(&name, up).map(Answer::Once),
             Command::Rekey { name } => self.rekey(&name).map(Answer::Once),
             Command::CarpNotify { group, role } => self.notify_carp(&group, role).map(Answer::Once),
+            Command::ShowIke { name } => self.show_ike(&name).map(Answer::Once),
             Command::Watch { what, every } => self.watch(what, every).map(Answer::Stream),
             Command::Metrics {} => Ok(Answer::Once(self.metrics().into())),
             Command::Trace { matching, count } => self.trace(&matching, count).map(Answer::Stream),

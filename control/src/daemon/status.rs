@@ -356,7 +356,7 @@ fn protection(protect: &Protect) -> Value {
 
 /// The `ike` table, without what it names files for.
 fn ike_settings(ike: &crate::config::Ike) -> Value {
-    let mut settings = json!({"auth": ike.auth.name(), "local_id": ike.local_id, "remote_id": ike.remote_id, "mobike": ike.mobike, "dpd": ike.dpd.as_secs()});
+    let mut settings = json!({"auth": ike.auth.name(), "local_id": ike.local_id, "remote_id": ike.remote_id, "profile": ike.profile.name(), "mobike": ike.mobike, "dpd": ike.dpd.as_secs()});
     if let Some(role) = ike.auth.role() {
         settings["role"] = json!(match role {
             crate::config::Role::Initiator => "initiator",

@@ -441,6 +441,16 @@ impl Daemon {
         }
     }
 
+    /// What strongSwan was told of a tunnel, beside what it has.
+    ///
+    /// # Errors
+    /// There is no such tunnel, or nobody negotiates its keys.
+    pub(super) fn show_ike(&mut self, name: &str) -> Result<Value, Failure> {
+        self.named(name)?;
+        let shown = self.keys.show_ike(name, Instant::now());
+        shown.map(|report| json!(report)).map_err(|why| Failure::failed(format!("tunnel {name:?}: {why}")))
+    }
+
     /// New keys for a tunnel.
     ///
     /// # Errors

@@ -10,7 +10,7 @@ use ring::digest::{SHA256, digest};
 
 use super::pilot::Order;
 use super::vici::Message;
-use crate::config::{Auth, Ike, Mode, Role, Suite, Tunnel};
+use crate::config::{Auth, Ike, Mode, Profile, Role, Suite, Tunnel};
 
 /// What all names of ours begin with.
 const PREFIX: &str = "culvert-";
@@ -141,6 +141,7 @@ pub fn load(tunnel: &Tunnel, ike: &Ike, reqid: u32) -> Message {
     // The first is spoken to; one that may move is known by its identity, wherever it speaks from.
     let anywhere = ike.mobike.then(|| "%any".to_owned());
     let remotes: Vec<String> = [tunnel.remote.to_string()].into_iter().chain(anywhere).collect();
+    let (ike_rekey, child_rekey) = offer(ike.profile).rekey;
     let child = Message::new()
         .with(
             "mode",
@@ -156,9 +157,9 @@ pub fn load(tunnel: &Tunnel, ike: &Ike, reqid: u32) -> Message {
         .with("reqid", reqid.to_string())
         // The engine protects what goes into its tunnels; a policy of the kernel's would have it do the same once more.
         .with("policies", "no")
-        .with("rekey_time", "3600s")
-        .with("life_time", "4320s")
-        .with("rand_time", "600s")
+        .with("rekey_time", format!("{child_rekey}s"))
+        .with("life_time", format!("{}s", child_rekey + child_rekey / 5))
+        .with("rand_time", format!("{}s", child_rekey / 6))
         // The engine's tunnel is there all the time; when to negotiate is decided here.
         .with("start_action", "none")
         .with("close_action", "none")
@@ -173,7 +174,7 @@ pub fn load(tunnel: &Tunnel, ike: &Ike, reqid: u32) -> Message {
             .with("unique", "replace")
             .with("mobike", if ike.mobike { "yes" } else { "no" })
             .with("dpd_delay", format!("{}s", ike.dpd.as_secs()))
-            .with("rekey_time", "4h")
+            .with("rekey_time", format!("{ike_rekey}s"))
             .with("keyingtries", "1")
             .with_section("local-1", local)
             .with_section("remote-1", remote)
@@ -190,18 +191,64 @@ fn cipher(suite: Suite) -> &'static str {
     }
 }
 
-/// Elliptic curves that are offered, best first: X25519 and the NIST curves (RFC 8031, RFC 5903).
-const GROUPS: &str = "x25519-ecp256-ecp384";
+/// What a profile offers. The README's table says where it is from.
+struct Offer {
+    /// Groups for the key exchange, best first (X25519 and NIST curves: RFC 8031, RFC 5903; RFC 3526).
+    groups: &'static str,
+    /// Proposals for the IKE SA beside those with the tunnel's suites.
+    ike: &'static [&'static str],
+    /// Is a child SA without a key exchange of its own offered as well?
+    without_pfs: bool,
+    /// Seconds until the IKE SA and the child SA are rekeyed.
+    rekey: (u32, u32),
+}
+
+fn offer(profile: Profile) -> Offer {
+    match profile {
+        Profile::Modern => {
+            Offer { groups: "x25519-ecp256-ecp384", ike: &[], without_pfs: false, rekey: (14_400, 3600) }
+        }
+        Profile::Cisco => Offer {
+            groups: "ecp256-ecp384-modp2048",
+            ike: &["aes256-sha256-ecp256-ecp384-modp2048", "aes128-sha256-ecp256-ecp384-modp2048"],
+            without_pfs: true,
+            rekey: (72_000, 3300),
+        },
+        Profile::Aws => Offer {
+            groups: "ecp256-ecp384-modp2048-modp4096",
+            ike: &["aes256-sha256-ecp256-ecp384-modp2048"],
+            without_pfs: false,
+            rekey: (26_000, 3300),
+        },
+        Profile::Azure => Offer {
+            groups: "ecp256-ecp384-modp2048",
+            ike: &["aes256-sha256-ecp256-ecp384-modp2048", "aes256-sha384-ecp256-ecp384-modp2048"],
+            without_pfs: true,
+            rekey: (26_000, 25_000),
+        },
+        Profile::Google => Offer {
+            groups: "x25519-ecp256-ecp384-modp2048",
+            ike: &["aes256-sha256-x25519-ecp256-ecp384-modp2048"],
+            without_pfs: false,
+            rekey: (33_000, 9900),
+        },
+    }
+}
 
 /// One proposal a suite, best first: each is whole, since charon takes the first that both ends have.
 fn esp_proposals(ike: &Ike) -> Vec<String> {
-    let esn = if ike.esn { "esn" } else { "noesn" };
-    ike.suites.iter().map(|suite| format!("{}-{GROUPS}-{esn}", cipher(*suite))).collect()
+    let (offer, esn) = (offer(ike.profile), if ike.esn { "esn" } else { "noesn" });
+    let with = ike.suites.iter().map(|suite| format!("{}-{}-{esn}", cipher(*suite), offer.groups));
+    let without = ike.suites.iter().map(|suite| format!("{}-{esn}", cipher(*suite)));
+    with.chain(without.filter(|_| offer.without_pfs)).collect()
 }
 
 /// The IKE SA is protected by the suites that the tunnel is.
 fn ike_proposals(ike: &Ike) -> Vec<String> {
-    ike.suites.iter().map(|suite| format!("{}-prfsha256-prfsha384-{GROUPS}", cipher(*suite))).collect()
+    let offer = offer(ike.profile);
+    let suites = ike.suites.iter();
+    let suites = suites.map(|suite| format!("{}-prfsha256-prfsha384-{}", cipher(*suite), offer.groups));
+    suites.chain(offer.ike.iter().map(|proposal| (*proposal).to_owned())).collect()
 }
 
 /// Does our end begin the exchange, rather than wait for the other? With EAP the initiator alone does. Else both may; that one

@@ -14,6 +14,7 @@
 pub mod associations;
 pub mod connection;
 mod kernel;
+pub mod loaded;
 pub mod pfkey;
 pub mod pilot;
 pub mod plugin;
@@ -38,7 +39,7 @@ use self::sa::{Change, Ends, Id, Origin, Sa};
 use self::source::{Answer, Ear, Heard, Said, Saying};
 use self::vici::Vici;
 use crate::config::{Direction, Ike, Protect, Tunnel};
-use crate::report::SaReport;
+use crate::report::{IkeReport, SaReport};
 use crate::socket::Listener;
 
 /// How often SAs are looked at: always, and while one has just come.
@@ -317,6 +318,17 @@ impl Keys {
         let vici = &mut open.ok_or("its keys are not negotiated")?.vici;
         self.pilot.rekey(tunnel, &mut |(command, message)| vici.ask(command, message));
         Ok(())
+    }
+
+    /// What strongSwan was told of the tunnel, beside what it has of it. Where its answer is not there yet, `waiting` is true, and
+    /// it has been asked.
+    ///
+    /// # Errors
+    /// The tunnel's keys are not negotiated, in words.
+    pub fn show_ike(&mut self, tunnel: &str, now: Instant) -> Result<IkeReport, String> {
+        let open = self.open.as_mut().filter(|_| self.tunnels.contains_key(tunnel));
+        let vici = &mut open.ok_or("its keys are not negotiated")?.vici;
+        self.pilot.show(tunnel, now, &mut |(command, message)| vici.ask(command, message))
     }
 
     /// Why a tunnel has no SA to send with.

@@ -16,8 +16,10 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
 use super::connection::{self, Turn};
+use super::loaded;
 use super::vici::{Answer, Message, Told};
 use crate::config::{Ike, Tunnel};
+use crate::report::IkeReport;
 
 /// Pauses between attempts: the first, and the longest. Each is half again as long as the one before, and up to a quarter
 /// longer by chance, so that a thousand tunnels do not try as one.
@@ -33,6 +35,9 @@ const SOON: Duration = Duration::from_millis(500);
 
 /// What charon says within this time of a failure is about that failure.
 const ONE_STORY: Duration = Duration::from_secs(2);
+
+/// For how long what charon has listed is taken for what it has.
+const FRESH: Duration = Duration::from_secs(2);
 
 /// A request for charon.
 pub type Order = (&'static str, Message);
@@ -87,6 +92,8 @@ struct Flight {
     enabled: bool,
     state: State,
     attempts: u32,
+    /// What charon lists of the connection, and when it did so.
+    listed: Option<(Vec<Message>, Instant)>,
     /// When its SAs are to be looked at anyway.
     look: Instant,
     /// What charon last said that explains why there are none, and when.
@@ -100,6 +107,7 @@ enum Purpose {
     Credential,
     Connection,
     Look,
+    List,
     Initiate,
     Other,
 }
@@ -165,6 +173,7 @@ impl Pilot {
                     credentials,
                     connection: load,
                     key: None,
+                    listed: None,
                     turn: connection::turn(tunnel, ike),
                     enabled: tunnel.enabled,
                     state: State::Away,
@@ -284,6 +293,41 @@ impl Pilot {
         }
     }
 
+    /// What charon was told of the tunnel, beside what it has.
+    ///
+    /// # Errors
+    /// There is no such tunnel, in words.
+    pub fn show(
+        &mut self,
+        name: &str,
+        now: Instant,
+        ask: &mut dyn FnMut(Order) -> u64,
+    ) -> Result<IkeReport, String> {
+        let flight = self.tunnels.get(name).ok_or("its keys are not negotiated")?;
+        let listed = flight.listed.as_ref().filter(|(_, at)| now < *at + FRESH).map(|(listed, _)| listed);
+        let whose = |(command, message): &Order| {
+            let of = message.list("owners").collect::<Vec<_>>().join(", ");
+            let kind = message.text("type").unwrap_or_default();
+            if of.is_empty() { format!("{command}: {kind}") } else { format!("{command}: {kind}, for {of}") }
+        };
+        let waiting = self.connected && listed.is_none();
+        let report = IkeReport {
+            strongswan: self.version.clone(),
+            generated: flight.connection.to_swanctl(),
+            credentials: flight.credentials.iter().map(whose).collect(),
+            loaded: listed.map(|listed| listed.iter().map(Message::to_swanctl).collect()),
+            differences: listed
+                .map(|listed| loaded::differences(name, &flight.connection, listed))
+                .unwrap_or_default(),
+            waiting,
+        };
+        if waiting {
+            let list = Message::new().with("ike", connection::name(name));
+            self.ask(Purpose::List, name, ("list-conns", list), ask);
+        }
+        Ok(report)
+    }
+
     /// Why the tunnel has no SAs, or that it waits for them; `None` where charon has them, or does not know the tunnel.
     #[must_use]
     pub fn trouble(&self, name: &str) -> Option<String> {
@@ -350,8 +394,13 @@ impl Pilot {
         {
             flight.key = Some(key.to_owned());
         }
+        if purpose == Purpose::List {
+            flight.listed = answer.response.is_ok().then_some((answer.listed, now));
+            return;
+        }
         match (purpose, answer.outcome()) {
-            (Purpose::Version | Purpose::Other, _) | (Purpose::Credential | Purpose::Initiate, Ok(())) => {}
+            (Purpose::Version | Purpose::List | Purpose::Other, _)
+            | (Purpose::Credential | Purpose::Initiate, Ok(())) => {}
             (Purpose::Credential | Purpose::Connection, Err(why)) => flight.state = State::Refused(why),
             (Purpose::Connection, Ok(())) => {
                 if flight.state != State::Loading {

@@ -3,6 +3,8 @@
 
 use std::io::{self, Write};
 use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -11,7 +13,11 @@ use zeroize::Zeroizing;
 use super::diff::Changes;
 use crate::api::{Command, client};
 use crate::config::Config;
+use crate::report::IkeReport;
 use crate::{Failure, cli};
+
+/// How long strongSwan may take to list a connection.
+const STRONGSWAN: Duration = Duration::from_secs(5);
 
 /// `culvert apply`.
 ///
@@ -91,12 +97,45 @@ pub fn tunnel(arguments: &cli::Tunnel) -> Result<(), Failure> {
         cli::TunnelAction::Up => (Command::Tunnel { name, up: true }, "is switched on"),
         cli::TunnelAction::Down => (Command::Tunnel { name, up: false }, "is switched off"),
         cli::TunnelAction::Rekey => (Command::Rekey { name }, "gets new keys"),
+        cli::TunnelAction::ShowIke => return show_ike(arguments),
     };
     let result = client::call(&arguments.socket, &command).map_err(|failure| failure.about("tunnel"))?;
     if arguments.json {
         return write(&format!("{result}\n"));
     }
     write(&format!("tunnel {} {done}\n", arguments.name))
+}
+
+/// `culvert tunnel show-ike`: asks until strongSwan has answered as well, or it is clear that it does not.
+fn show_ike(arguments: &cli::Tunnel) -> Result<(), Failure> {
+    let command = Command::ShowIke { name: arguments.name.clone() };
+    let end = Instant::now() + STRONGSWAN;
+    let (result, report) = loop {
+        let result = client::call(&arguments.socket, &command).map_err(|failure| failure.about("tunnel"))?;
+        let report = IkeReport::deserialize(&result)
+            .map_err(|error| Failure::failed(format!("the daemon's answer: {error}")))?;
+        if !report.waiting || Instant::now() >= end {
+            break (result, report);
+        }
+        thread::sleep(Duration::from_millis(100));
+    };
+    if arguments.json {
+        return write(&format!("{result}\n"));
+    }
+    let version = report.strongswan.as_deref().unwrap_or("which is not there");
+    let mut text = format!("# what strongSwan was told\n{}", report.generated);
+    report.credentials.iter().for_each(|credential| text += &format!("# {credential}\n"));
+    text += &match &report.loaded {
+        Some(loaded) => format!("\n# what strongSwan {version} has\n{loaded}\n"),
+        None => format!("\n# strongSwan {version} has not answered\n"),
+    };
+    for difference in &report.differences {
+        text += &format!("differs: {difference}\n");
+    }
+    if report.loaded.is_some() && report.differences.is_empty() {
+        text += "no difference\n";
+    }
+    write(&text)
 }
 
 /// The configuration's files, which are read here: what is wrong with them is told before anybody is asked.

@@ -171,8 +171,8 @@ impl Message {
         })
     }
 
-    /// The message as lines of `name = value`, `name = [ a, b ]` and `name { .. }`, in the form of swanctl.conf(5). Bytes that
-    /// are no text are shown in hexadecimal.
+    /// The message as lines of `name = value`, `name = [ a, b ]` and `name { .. }`, in the form of swanctl.conf(5). Of bytes that
+    /// are no text only their number is shown.
     #[must_use]
     pub fn to_swanctl(&self) -> String {
         let mut out = String::new();
@@ -183,7 +183,7 @@ impl Message {
     fn write_swanctl(&self, out: &mut String, depth: usize) {
         let shown = |value: &[u8]| match std::str::from_utf8(value) {
             Ok(text) => text.to_owned(),
-            Err(_) => value.iter().fold("0x".to_owned(), |hex, byte| hex + &format!("{byte:02x}")),
+            Err(_) => format!("({} bytes)", value.len()),
         };
         let indent = "  ".repeat(depth);
         for (name, element) in &self.0 {
