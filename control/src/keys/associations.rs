@@ -638,6 +638,15 @@ mod tests {
         assert_eq!(bench.pass(Duration::from_secs(100)).sends(), 0);
     }
 
+    #[test]
+    fn a_life_that_no_clock_holds_is_a_long_one() {
+        let mut bench = Bench::new();
+        let limits = Limits { life: Some(Limits::lasting(u64::MAX)), ..Limits::default() };
+        bench.add(Sa { limits, ..sa(Direction::In, 0x101, true) });
+        bench.add(Sa { limits, ..sa(Direction::Out, 0x201, true) });
+        assert_eq!(bench.pass(Duration::from_secs(10_000_000)).sends(), 0x201);
+    }
+
     /// RFC 4303 section 3.3.3: the numbers of an SA without ESN end; there is a new one long before.
     #[test]
     fn the_end_of_the_sequence_numbers_wants_a_rekey() {

@@ -206,13 +206,7 @@ impl Pairs<'_> {
             window: self.value("window")?,
             esn: self.is("esn")?,
             ready: true,
-            limits: Limits {
-                life: life.map(Duration::from_secs),
-                rekey_bytes,
-                rekey_packets,
-                bytes,
-                packets,
-            },
+            limits: Limits { life: life.map(Limits::lasting), rekey_bytes, rekey_packets, bytes, packets },
         })
     }
 }

@@ -56,6 +56,14 @@ pub struct Limits {
     pub packets: Option<u64>,
 }
 
+impl Limits {
+    /// A life of so many seconds, but no more than a century: lives are added to the clock, which holds only so much.
+    #[must_use]
+    pub fn lasting(seconds: u64) -> Duration {
+        Duration::from_secs(seconds.min(100 * 365 * 24 * 3600))
+    }
+}
+
 /// Who tells of an SA.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Origin {

@@ -2,7 +2,6 @@
 //! how long it is and what it is about; those that are not known are stepped over.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::time::Duration;
 
 use netmap_sys::{
     AF_INET, AF_INET6, IPSEC_MODE_TRANSPORT, IPSEC_MODE_TUNNEL, PF_KEY_V2, SADB_DUMP, SADB_EXT_ADDRESS_DST,
@@ -174,7 +173,7 @@ impl Parts<'_> {
         };
         let packets = |lifetime: &sadb_lifetime| lifetime.sadb_lifetime_allocations.into();
         Limits {
-            life: limit(self.hard, |lifetime| lifetime.sadb_lifetime_addtime).map(Duration::from_secs),
+            life: limit(self.hard, |lifetime| lifetime.sadb_lifetime_addtime).map(Limits::lasting),
             rekey_bytes: limit(self.soft, |lifetime| lifetime.sadb_lifetime_bytes),
             rekey_packets: limit(self.soft, packets),
             bytes: limit(self.hard, |lifetime| lifetime.sadb_lifetime_bytes),

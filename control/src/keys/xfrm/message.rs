@@ -1,7 +1,6 @@
 //! The kernel's messages about SAs (linux/xfrm.h), behind the netlink header, as values.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::time::Duration;
 
 use netmap_sys::{
     XFRM_INF, XFRM_MODE_TRANSPORT, XFRM_MODE_TUNNEL, XFRM_MSG_DELSA, XFRM_MSG_EXPIRE, XFRM_MSG_FLUSHSA,
@@ -156,7 +155,7 @@ fn cipher(bytes: &[u8]) -> Result<Result<(Suite, Secret), &'static str>, Damaged
 fn limits(limits: &xfrm_lifetime_cfg) -> Limits {
     let limit = |value: u64| Some(value).filter(|value| !matches!(*value, 0 | XFRM_INF));
     Limits {
-        life: limit(limits.hard_add_expires_seconds).map(Duration::from_secs),
+        life: limit(limits.hard_add_expires_seconds).map(Limits::lasting),
         rekey_bytes: limit(limits.soft_byte_limit),
         rekey_packets: limit(limits.soft_packet_limit),
         bytes: limit(limits.hard_byte_limit),
