@@ -285,9 +285,8 @@ impl Pilot {
 
     /// Has new SAs negotiated for the tunnel, beside those that it has.
     pub fn rekey(&mut self, name: &str, ask: &mut dyn FnMut(Order) -> u64) {
-        // While it is looked whether there is something to replace, charon knows better.
-        let may = |flight: &Flight| matches!(flight.state, State::Up | State::Looking);
-        if self.tunnels.get(name).is_some_and(may) {
+        // While it is looked, one that has just come may be half of a pair whose other half is on its way.
+        if self.tunnels.get(name).is_some_and(|flight| flight.state == State::Up) {
             let rekey = Message::new().with("child", connection::name(name));
             self.ask(Purpose::Other, name, ("rekey", rekey), ask);
         }

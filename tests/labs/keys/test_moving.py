@@ -54,8 +54,13 @@ def test_nat(pair):
     assert 20000 <= far_port(pair) < 21000
     assert pair.state(2)["remote"] == nat.outside
     before = pair.spis(2)["out"]
-    pair.rekey(2)
-    wait_for(lambda: pair.spis(2)["out"] not in ([], before), 20, "new keys")
+
+    def rekeyed():
+        # Not heeded while it is being looked how far an exchange is.
+        pair.rekey(2)
+        return pair.spis(2)["out"] not in ([], before)
+
+    wait_for(rekeyed, MOVED, "new keys", interval=2)
     goes_on(pair, "after a rekey")
 
 
