@@ -75,6 +75,7 @@ class RekeyingFor:
         self.pair, self.seen, self.thread = pair, seen, None
 
     def __enter__(self):
+        self._look()
         self.stop = threading.Event()
         self.thread = threading.Thread(target=self._run)
         self.thread.start()
@@ -83,6 +84,10 @@ class RekeyingFor:
     def __exit__(self, *_):
         self.stop.set()
         self.thread.join()
+        self._look()
+
+    def _look(self):
+        self.seen.update(self.pair.spis(1)["out"])
 
     def _run(self):
         turn = 0
@@ -91,7 +96,7 @@ class RekeyingFor:
                 self.pair.rekey(site)
             turn += 1
             self.stop.wait(1.5)
-            self.seen.update(self.pair.spis(1)["out"])
+            self._look()
 
 
 def test_charon_restarts(pair):
