@@ -22,6 +22,8 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use super::port::{Health, Port, RxQueue, Sink, Source, TxQueue};
 use super::renewal::Renewal;
@@ -44,6 +46,9 @@ const FRAME_OVERHEAD: u32 = 18;
 
 /// Rings of its region that a port takes for each queue.
 pub const RINGS_PER_QUEUE: usize = 2;
+
+/// How long a queue may be held by another socket before that is somebody else's.
+const STILL_HELD: Duration = Duration::from_secs(2);
 
 /// How many ring pairs a port of that interface has: one for each of its receive queues.
 ///
@@ -135,8 +140,7 @@ impl Attached {
         let entries = umem.region().slots().next_power_of_two();
         let (mut sockets, mut rings) = (Vec::new(), Vec::new());
         for queue in 0..interface.queues {
-            let (socket, both) = umem
-                .open(interface.index, queue, entries)
+            let (socket, both) = patiently(|| umem.open(interface.index, queue, entries))
                 .map_err(|source| error::of_socket(source, &interface.name, queue))?;
             sockets.push(socket);
             rings.push(both);
@@ -294,6 +298,20 @@ impl XdpPort {
             sum.tx_lent += socket.sending.load(Ordering::Relaxed);
         }
         Ok(sum)
+    }
+}
+
+/// The kernel gives a queue up some time after the process that held it has ended, so that one that was killed and is started again at
+/// once finds its own queues held.
+fn patiently<T>(mut open: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    let until = Instant::now() + STILL_HELD;
+    loop {
+        match open() {
+            Err(error) if error.raw_os_error() == Some(libc::EBUSY) && Instant::now() < until => {
+                thread::sleep(STILL_HELD / 100);
+            }
+            opened => return opened,
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 mod lab;
 mod packets;
 
-use std::io::{BufRead, BufReader};
+use std::io::{self, BufRead, BufReader};
 use std::net::IpAddr;
 use std::os::fd::AsRawFd;
 use std::process::{Command, Stdio};
@@ -634,4 +634,20 @@ fn refusals_say_what_is_in_the_way() {
         let error = refusal(&umem, "v0", options);
         assert!(error.starts_with(&format!("not permitted while {what}: run as root")), "{error}");
     }
+}
+
+/// A queue that the kernel has not given up yet is asked for again; what is wrong otherwise is told at once.
+#[test]
+fn a_queue_that_is_still_held_is_waited_for() {
+    let answers = |first: Vec<libc::c_int>| {
+        let mut first = first.into_iter();
+        let mut asked = 0;
+        let last = super::patiently(|| {
+            asked += 1;
+            first.next().map_or(Ok(()), |errno| Err(io::Error::from_raw_os_error(errno)))
+        });
+        (asked, last.map_err(|error| error.raw_os_error()))
+    };
+    assert_eq!(answers(vec![libc::EBUSY, libc::EBUSY]), (3, Ok(())));
+    assert_eq!(answers(vec![libc::EBUSY, libc::ENODEV]), (2, Err(Some(libc::ENODEV))));
 }
