@@ -17,8 +17,8 @@ use std::os::fd::AsFd;
 use std::thread;
 use std::time::Duration;
 
+use netlink_sys::Socket;
 use netlink_sys::protocols::NETLINK_XFRM;
-use netlink_sys::{Socket, SocketAddr};
 use netmap_sys::{XFRMNLGRP_EXPIRE, XFRMNLGRP_SA};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use zeroize::Zeroizing;
@@ -28,15 +28,12 @@ use super::kernel::Ledger;
 use super::sa::{Change, Origin};
 use super::source::Ear;
 use crate::routes::datagram::Damaged;
-use crate::routes::netlink::message as netlink;
-use crate::routes::netlink::{damaged, receive, unanswered};
+use crate::routes::netlink::{Requests, message as netlink, receive};
 
 /// Bytes asked for as room for events; the kernel may give less (`net.core.rmem_max`).
 const RECEIVE_BUFFER: i32 = 4 << 20;
 /// Room for a datagram, as much as the kernel fills of a list.
 const DATAGRAM: usize = 64 << 10;
-/// SAs that change while they are listed are listed again, this often in a row.
-const ATTEMPTS: usize = 5;
 /// How long after a list that failed the next is tried.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -53,8 +50,7 @@ pub fn follow(ear: Ear) -> io::Result<()> {
 /// See the module page.
 struct Source {
     events: Socket,
-    requests: Socket,
-    sequence: u32,
+    requests: Requests,
     /// There are keys in it.
     datagram: Zeroizing<Vec<u8>>,
     follower: Follower,
@@ -117,13 +113,9 @@ impl Source {
         for group in [XFRMNLGRP_SA, XFRMNLGRP_EXPIRE] {
             events.add_membership(group)?;
         }
-        let mut requests = Socket::new(NETLINK_XFRM)?;
-        requests.bind_auto()?;
-        requests.connect(&SocketAddr::new(0, 0))?;
         Ok(Source {
             events,
-            requests,
-            sequence: 0,
+            requests: Requests::open(NETLINK_XFRM)?,
             datagram: Zeroizing::new(Vec::with_capacity(DATAGRAM)),
             follower: Follower::default(),
         })
@@ -151,40 +143,11 @@ impl Source {
         changes.into_iter().all(tell)
     }
 
-    /// All SAs of now. One list that changed meanwhile may lack what was there all the time, and is read again.
+    /// All SAs of now.
     fn list(&mut self) -> io::Result<Vec<Event>> {
-        for _ in 0..ATTEMPTS {
-            let mut all = Vec::new();
-            self.sequence = self.sequence.wrapping_add(1);
-            self.requests.send(&message::dump_request(self.sequence), 0)?;
-            if self.take_list(&mut all)? {
-                return Ok(all);
-            }
-        }
-        Err(io::Error::other("SAs change faster than they can be read"))
-    }
-
-    /// Takes in a list up to its end; false: it changed meanwhile, or more came than there was room for.
-    fn take_list(&mut self, all: &mut Vec<Event>) -> io::Result<bool> {
-        let mut whole = true;
-        loop {
-            whole &= receive(&self.requests, &mut self.datagram).map_err(unanswered)?;
-            for message in netlink::messages(&self.datagram) {
-                let message = message.map_err(damaged)?;
-                // What is left of a list that was given up.
-                if message.sequence != self.sequence {
-                    continue;
-                }
-                whole &= message.flags & netlink::NLM_F_DUMP_INTR == 0;
-                match message.kind {
-                    netlink::NLMSG_DONE => return Ok(whole),
-                    netlink::NLMSG_ERROR => {
-                        let code = netlink::error_code(message.payload).map_err(damaged)?;
-                        return Err(io::Error::from_raw_os_error(code));
-                    }
-                    _ => all.extend(message::event(message).map_err(damaged)?),
-                }
-            }
-        }
+        self.requests.list(&mut self.datagram, message::dump_request, |all: &mut Vec<Event>, message| {
+            all.extend(message::event(message)?);
+            Ok(())
+        })
     }
 }

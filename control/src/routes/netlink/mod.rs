@@ -12,6 +12,7 @@
 
 mod follow;
 pub(crate) mod message;
+mod requests;
 #[cfg(test)]
 mod tests;
 
@@ -20,10 +21,11 @@ use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Instant;
 
+use netlink_sys::Socket;
 use netlink_sys::protocols::NETLINK_ROUTE;
-use netlink_sys::{Socket, SocketAddr};
 
 use self::follow::{Follower, Tables};
+pub(crate) use self::requests::Requests;
 use super::datagram::Damaged;
 use super::state::{HostState, LinkIndex};
 use super::{Changes, HostSource, ResolveError, SourceError};
@@ -37,8 +39,6 @@ const GROUP_NEXTHOP: u32 = 32;
 const RECEIVE_BUFFER: usize = 8 << 20;
 /// Room for a datagram. The kernel fills up to 32 KiB of a dump; what is longer is noticed, and the room grows.
 const DATAGRAM: usize = 64 << 10;
-/// A table that changes while it is read is read again, this often in a row.
-const ATTEMPTS: usize = 5;
 /// Datagrams taken in before a report, so that a host that never stops talking is reported on nevertheless.
 const BATCH: usize = 4096;
 
@@ -46,8 +46,7 @@ const BATCH: usize = 4096;
 #[derive(Debug)]
 pub struct NetlinkSource {
     events: Socket,
-    requests: Socket,
-    sequence: u32,
+    requests: Requests,
     datagram: Vec<u8>,
     follower: Follower,
 }
@@ -71,13 +70,9 @@ impl NetlinkSource {
                 _ => {}
             }
         }
-        let mut requests = Socket::new(NETLINK_ROUTE)?;
-        requests.bind_auto()?;
-        requests.connect(&SocketAddr::new(0, 0))?;
         Ok(NetlinkSource {
             events,
-            requests,
-            sequence: 0,
+            requests: Requests::open(NETLINK_ROUTE)?,
             datagram: Vec::with_capacity(DATAGRAM),
             follower: Follower::new(message::RT_TABLE_MAIN),
         })
@@ -123,63 +118,16 @@ impl NetlinkSource {
         let routes = [("next hops", message::RTM_GETNEXTHOP), ("routes", message::RTM_GETROUTE)];
         let mut tables = Tables::default();
         for &(table, kind) in all.iter().filter(|_| everything).chain(&routes) {
-            match self.dump(kind, &mut tables) {
+            let request = |sequence| message::dump_request(kind, sequence);
+            match self.requests.list(&mut self.datagram, request, Tables::take) {
                 // A kernel without next hop objects: no route names one.
                 Err(error)
                     if kind == message::RTM_GETNEXTHOP && error.raw_os_error() == Some(libc::EOPNOTSUPP) => {}
                 Err(error) => return Err(SourceError::Table { table, error }),
-                Ok(()) => {}
+                Ok(table) => tables.extend(table),
             }
         }
         Ok(tables)
-    }
-
-    /// Reads one table. One that changed meanwhile may lack what was there all the time, and is read again.
-    fn dump(&mut self, kind: u16, tables: &mut Tables) -> io::Result<()> {
-        for _ in 0..ATTEMPTS {
-            let mut attempt = Tables::default();
-            self.sequence = self.sequence.wrapping_add(1);
-            self.requests.send(&message::dump_request(kind, self.sequence), 0)?;
-            if self.take_dump(&mut attempt)? {
-                tables.extend(attempt);
-                return Ok(());
-            }
-        }
-        Err(io::Error::other("it changes faster than it can be read"))
-    }
-
-    /// Takes in a table up to its end; false: it changed meanwhile, or more came than there was room for.
-    fn take_dump(&mut self, tables: &mut Tables) -> io::Result<bool> {
-        let mut whole = true;
-        loop {
-            whole &= receive(&self.requests, &mut self.datagram).map_err(unanswered)?;
-            for message in message::messages(&self.datagram) {
-                let message = message.map_err(damaged)?;
-                // What is left of a table that was given up.
-                if message.sequence != self.sequence {
-                    continue;
-                }
-                whole &= message.flags & message::NLM_F_DUMP_INTR == 0;
-                match message.kind {
-                    message::NLMSG_DONE => return Ok(whole),
-                    message::NLMSG_ERROR => return acknowledged(message.payload).map(|()| whole),
-                    _ => tables.take(message).map_err(damaged)?,
-                }
-            }
-        }
-    }
-
-    /// Waits for the answer to a request that is not for a table; the kernel has it ready when the request has been sent.
-    fn answer(&mut self) -> io::Result<()> {
-        loop {
-            receive(&self.requests, &mut self.datagram).map_err(unanswered)?;
-            for message in message::messages(&self.datagram) {
-                let message = message.map_err(damaged)?;
-                if message.sequence == self.sequence && message.kind == message::NLMSG_ERROR {
-                    return acknowledged(message.payload);
-                }
-            }
-        }
     }
 }
 
@@ -211,10 +159,12 @@ impl HostSource for NetlinkSource {
     /// The kernel takes it as a packet to that station: it asks for the address if it does not know it, and checks one
     /// that is stale.
     fn resolve(&mut self, link: LinkIndex, address: IpAddr) -> Result<(), ResolveError> {
-        self.sequence = self.sequence.wrapping_add(1);
-        let request = message::use_request(link, address, self.sequence);
-        let answer = self.requests.send(&request, 0).and_then(|_| self.answer());
-        answer.map_err(|error| ResolveError::Refused { link, address, error })
+        let request = |sequence| message::use_request(link, address, sequence);
+        self.requests.ask(&mut self.datagram, request).map_err(|error| ResolveError::Refused {
+            link,
+            address,
+            error,
+        })
     }
 }
 
@@ -232,20 +182,13 @@ pub(crate) fn receive(socket: &Socket, datagram: &mut Vec<u8>) -> io::Result<boo
 }
 
 /// The kernel answers while it takes the request, or the last part of the answer.
-pub(crate) fn unanswered(error: io::Error) -> io::Error {
+fn unanswered(error: io::Error) -> io::Error {
     match error.kind() {
         io::ErrorKind::WouldBlock => io::Error::new(io::ErrorKind::TimedOut, "the kernel does not answer"),
         _ => error,
     }
 }
 
-pub(crate) fn damaged(_: Damaged) -> io::Error {
+fn damaged(_: Damaged) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, "the answer is damaged")
-}
-
-fn acknowledged(payload: &[u8]) -> io::Result<()> {
-    match message::error_code(payload).map_err(damaged)? {
-        0 => Ok(()),
-        code => Err(io::Error::from_raw_os_error(code)),
-    }
 }
