@@ -56,6 +56,9 @@ pub enum Action {
     Tunnel(Tunnel),
     /// Tell the daemon what this router is in a group of routers that share an address
     Carp(Carp),
+    /// Run hooks for the daemon at the other end of standard input, which starts this
+    #[command(hide = true)]
+    CarpHooks,
     /// Show what the daemon is doing
     Show(Show),
     /// Watch tunnels, workers and drops on the terminal, live
@@ -305,6 +308,51 @@ pub struct Carp {
 pub enum CarpAction {
     /// Say what this router is now: for up and down scripts of ucarp, and notify scripts of keepalived
     Notify(CarpNotify),
+    /// Say whether this router is ready to be master, for scripts that start ucarp and checks of keepalived: 0 yes, 1 no
+    Ready(CarpReady),
+    /// Hand over to the other router, and carry what still comes until it is master; this one stays backup until `carp resume`
+    Yield(CarpYield),
+    /// Let this router be master again after `carp yield`
+    Resume(CarpResume),
+}
+
+/// Arguments of `culvert carp yield`.
+#[derive(Args, Debug)]
+pub struct CarpYield {
+    /// Hand over also where the other router cannot go on with the SAs that are there
+    #[arg(long)]
+    pub force: bool,
+    /// Wait until the other router is master, at most so long (such as 60s, 5m)
+    #[arg(long, value_name = "TIME", value_parser = window, default_value = "30s")]
+    pub wait: Duration,
+    /// Do not wait; asked again, the command says how far it is
+    #[arg(long, conflicts_with = "wait")]
+    pub no_wait: bool,
+    /// Print what has become of it as JSON
+    #[arg(long)]
+    pub json: bool,
+    /// UNIX socket that the daemon listens on
+    #[arg(long, value_name = "PATH", default_value = daemon::SOCKET, value_hint = clap::ValueHint::FilePath)]
+    pub socket: PathBuf,
+}
+
+/// Arguments of `culvert carp resume`.
+#[derive(Args, Debug)]
+pub struct CarpResume {
+    /// UNIX socket that the daemon listens on
+    #[arg(long, value_name = "PATH", default_value = daemon::SOCKET, value_hint = clap::ValueHint::FilePath)]
+    pub socket: PathBuf,
+}
+
+/// Arguments of `culvert carp ready`.
+#[derive(Args, Debug)]
+pub struct CarpReady {
+    /// Wait for it, at most so long (such as 60s, 5m)
+    #[arg(long, value_name = "TIME", value_parser = window)]
+    pub wait: Option<Duration>,
+    /// UNIX socket that the daemon listens on
+    #[arg(long, value_name = "PATH", default_value = daemon::SOCKET, value_hint = clap::ValueHint::FilePath)]
+    pub socket: PathBuf,
 }
 
 /// Arguments of `culvert carp notify`.

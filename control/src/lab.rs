@@ -12,7 +12,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use ::ring::rand::{SecureRandom, SystemRandom};
-use culvert_engine::counters::{TunnelCounterBank, WorkerCounters};
+use culvert_engine::counters::{Copying, TunnelCounterBank, WorkerCounters};
 use culvert_engine::drops::Reason;
 use culvert_engine::esp::replay::ReplayWindow;
 use culvert_engine::esp::{InboundSa, IvRange, Key, Mode, OutboundSa, Router, Suite};
@@ -38,7 +38,7 @@ pub const WAN: usize = 1;
 /// Slots in each ring: a batch in each of the places a frame can wait, and some.
 const SLOTS: u32 = 256;
 /// Slots in each ring where workers share what comes by one queue: room for [`BURST`] packets.
-const LONG_SLOTS: u32 = 1024;
+const LONG_SLOTS: u32 = 2 * BURST as u32;
 /// Packets that are on their way at once then: enough for workers to be busy nearly all of the time until the last is through.
 pub const BURST: usize = 8 * ring::BATCH;
 /// The replay window of the lab's SAs, in packets.
@@ -128,7 +128,7 @@ impl Lab {
     /// # Errors
     /// No memory, no random numbers, or too many tunnels.
     pub fn lanes(plan: Plan, workers: usize) -> Result<Vec<Lab>, LabError> {
-        Lab::build(plan, workers, workers, SLOTS)
+        Lab::build(plan, workers, workers, SLOTS, 2 * ring::BATCH as u32)
     }
 
     /// Builds the lab with `workers` workers in each router, of which the first receives everything: every tunnel has one pair of
@@ -138,12 +138,13 @@ impl Lab {
     /// # Errors
     /// No memory, no random numbers, or too many tunnels.
     pub fn one_queue(plan: Plan, workers: usize) -> Result<(Lab, Vec<[Worker; 2]>), LabError> {
-        let mut lanes = Lab::build(plan, workers, 1, LONG_SLOTS)?.into_iter();
+        let mut lanes = Lab::build(plan, workers, 1, LONG_SLOTS, BURST as u32)?.into_iter();
         let first = lanes.next().ok_or(LabError::Tunnels(0))?;
         Ok((first, lanes.map(|lane| [lane.a.worker, lane.b.worker]).collect()))
     }
 
-    fn build(plan: Plan, workers: usize, sas: usize, slots: u32) -> Result<Vec<Lab>, LabError> {
+    /// `slots` in each ring, and room for `flight` packets on each wire.
+    fn build(plan: Plan, workers: usize, sas: usize, slots: u32, flight: u32) -> Result<Vec<Lab>, LabError> {
         if plan.tunnels > MAX_TUNNELS {
             return Err(LabError::Tunnels(plan.tunnels));
         }
@@ -152,17 +153,18 @@ impl Lab {
         // the first-level cache and push each other out (1 to 2 ns a packet).
         let buffer_size = (lines | 1) * 64;
         // Three links in each lane, and in each router a wire between any two workers.
-        let wires = 3 * workers + workers * (workers - 1);
+        let between = workers * (workers - 1);
+        let wires = 3 * workers + between;
+        let flights = 2 * 3 * workers as u32 * flight.next_power_of_two();
         let region = Region::new(
             wires * ring::RINGS_PER_QUEUE,
             slots,
             buffer_size as u32,
-            wires as u32 * ring::SPARE_PER_QUEUE + 2 * workers as u32 * FAN_OUT_BUFFERS,
+            flights + between as u32 * ring::SPARE_PER_QUEUE + 2 * workers as u32 * FAN_OUT_BUFFERS,
             false,
         )?;
-        let (left, a_lan) = ring::wire(&region, workers, true)?;
-        let (a_wan, b_wan) = ring::wire(&region, workers, true)?;
-        let (b_lan, right) = ring::wire(&region, workers, true)?;
+        let wire = || ring::long_wire(&region, workers, true, flight);
+        let ((left, a_lan), (a_wan, b_wan), (b_lan, right)) = (wire()?, wire()?, wire()?);
 
         let (to_right, to_left) = (keys(plan, sas)?, keys(plan, sas)?);
         let mtu = u16::try_from(plan.longest + HEADERS).unwrap_or(u16::MAX).max(1500);
@@ -209,11 +211,9 @@ fn lab_routers(
 }
 
 impl LabRouter {
-    /// Lets go what waits for room on the wire of port `port`.
-    pub fn flush(&mut self, port: usize) {
-        if let Some(queue) = self.worker.transmit_queue(port) {
-            queue.sync();
-        }
+    /// Frames whose bytes were copied on their way.
+    pub fn copied(&self) -> u64 {
+        Copying::ALL.iter().map(|kind| self.counters.copied(*kind).0).sum()
     }
 
     /// All packets dropped, with their reasons.
@@ -348,7 +348,7 @@ fn protection(
         let window = ReplayWindow::new(WINDOW, true).map_err(|_| LabError::Random)?;
         inbound.push(Arc::new(InboundSa::new(spi(in_base, worker), key(receive)?, true, window)));
     }
-    Ok(Protection { mode: Mode::Transport, pad: 16, udp: None, outbound, inbound })
+    Ok(Protection { mode: Mode::Transport, pad: 16, udp: None, outbound, inbound, negotiated: false })
 }
 
 /// A frame length: the inner IP packet, in bytes.
@@ -449,11 +449,6 @@ impl Station {
         }
         self.tx.sync();
         done
-    }
-
-    /// Lets go what waits for room on the wire.
-    pub fn flush(&mut self) {
-        self.tx.sync();
     }
 
     /// Sends one frame of any content. False when the ring is full or the frame longer than a buffer.

@@ -12,6 +12,7 @@ pub mod check;
 pub mod cli;
 pub mod config;
 pub mod daemon;
+mod datagram;
 pub mod demo;
 pub mod explain;
 mod failure;
@@ -22,11 +23,14 @@ pub mod keys;
 pub mod lab;
 pub mod metrics;
 pub mod nesting;
+#[cfg(target_os = "linux")]
+mod netlink;
 pub mod plan;
 pub mod replay;
 pub mod report;
 pub mod routes;
 mod socket;
+pub mod sync;
 pub mod table;
 pub mod text;
 pub mod trace;
@@ -67,6 +71,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<(), Failure>
         Action::Confirm(arguments) => transaction::client::confirm(arguments),
         Action::Rollback(arguments) => transaction::client::rollback(arguments),
         Action::Diff(arguments) => transaction::client::diff(arguments),
+        Action::CarpHooks => carp::hooks::helper::run(),
         Action::Carp(arguments) => carp::client::run(arguments),
         Action::Tunnel(arguments) => transaction::client::tunnel(arguments),
         Action::Metrics(arguments) => metrics::run(arguments),

@@ -4,6 +4,12 @@
 use std::io;
 use std::process::ExitCode;
 
+use culvert_engine::ring::HugePages;
+
+/// What packets look at lies in huge pages, as far as there are any.
+#[global_allocator]
+static ALLOCATOR: HugePages = HugePages;
+
 fn main() -> ExitCode {
     match culvert::run(std::env::args_os()) {
         Ok(()) => ExitCode::SUCCESS,

@@ -28,7 +28,7 @@ use culvert_engine::wire::ethernet::MacAddr;
 use crate::Failure;
 use crate::config::{
     Config, Encapsulation, Local, Mac, Manual, ManualSa, Mode, Mtu, Payload, Port, Position, Prefix, Problem,
-    Protect, RouteTarget, Suite, Tunnel, UdpEncap,
+    Protect, RouteTarget, Router, Suite, Tunnel, UdpEncap,
 };
 use crate::nesting::{Detours, Nesting};
 use crate::transaction::ledger::{Ledger, Refused};
@@ -493,6 +493,7 @@ fn stand_in_tunnel(place: usize, kept: &KeptTunnel) -> TunnelSpec {
             udp: None,
             outbound: Vec::new(),
             inbound: Vec::new(),
+            negotiated: false,
         }),
         gre_in_udp: false,
         bridge: None,
@@ -545,7 +546,9 @@ fn protection(tunnel: &Tunnel, kept: &KeptTunnel) -> Option<Protection> {
         Mode::Transport => esp::Mode::Transport,
         Mode::Tunnel => esp::Mode::Tunnel,
     };
-    Some(Protection { mode, pad, udp, outbound: kept.outbound.clone(), inbound: kept.inbound.clone() })
+    let negotiated = matches!(tunnel.protect, Protect::Ike(_));
+    let (outbound, inbound) = (kept.outbound.clone(), kept.inbound.clone());
+    Some(Protection { mode, pad, udp, outbound, inbound, negotiated })
 }
 
 /// Gives the tunnel its manual SAs.
@@ -579,6 +582,14 @@ pub fn suite(suite: Suite) -> esp::Suite {
         Suite::Aes128Gcm16 => esp::Suite::Aes128Gcm16,
         Suite::Aes256Gcm16 => esp::Suite::Aes256Gcm16,
         Suite::ChaCha20Poly1305 => esp::Suite::ChaCha20Poly1305,
+    }
+}
+
+/// The engine's name for a router of a pair.
+pub fn router(router: Router) -> esp::Router {
+    match router {
+        Router::First => esp::Router::First,
+        Router::Second => esp::Router::Second,
     }
 }
 

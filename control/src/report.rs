@@ -69,6 +69,9 @@ pub struct SaReport {
     pub numbers: Numbers,
     /// `live` or `exhausted`.
     pub state: String,
+    /// Where its keys come from: `manual`, `plugin`, `xfrm`, `pfkey`, or `partner`, the other router of a pair.
+    #[serde(default)]
+    pub source: String,
 }
 
 /// The sequence numbers of an SA.
@@ -112,13 +115,18 @@ pub fn sas<'a>(
                 .find(|inbound| inbound.spi() == sa.spi)
                 .map(|inbound| Numbers::In { highest: inbound.window().highest() }),
         }?;
-        Some(sa_report(sa.direction, sa.spi, sa.suite, sa.esn, numbers))
+        Some(sa_report(sa.direction, (sa.spi, sa.suite, sa.esn), numbers, "manual"))
     };
     Some(manual.sas.iter().filter_map(report).collect())
 }
 
-/// What is reported of an SA whose sequence numbers stand there.
-pub fn sa_report(direction: Direction, spi: u32, suite: Suite, esn: bool, numbers: Numbers) -> SaReport {
+/// What is reported of an SA (its SPI, its suite, whether it has ESN) whose sequence numbers stand there, and whose keys come from `source`.
+pub fn sa_report(
+    direction: Direction,
+    (spi, suite, esn): (u32, Suite, bool),
+    numbers: Numbers,
+    source: &str,
+) -> SaReport {
     let last = if esn { u64::MAX } else { u64::from(u32::MAX) };
     let exhausted = match numbers {
         Numbers::Out { remaining, .. } => remaining == 0,
@@ -134,5 +142,6 @@ pub fn sa_report(direction: Direction, spi: u32, suite: Suite, esn: bool, number
         suite: suite.name().to_owned(),
         numbers,
         state: if exhausted { "exhausted" } else { "live" }.to_owned(),
+        source: source.to_owned(),
     }
 }

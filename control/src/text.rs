@@ -51,6 +51,16 @@ pub fn wrap(text: &str, width: usize) -> Vec<String> {
     lines
 }
 
+/// What somebody else says, for logs and terminals: without what would move a cursor or change a colour.
+pub fn harmless(text: &str) -> String {
+    text.chars().filter(|char| !char.is_control()).collect()
+}
+
+/// The first `most` bytes, or as many fewer as make whole characters.
+pub fn cut(text: &str, most: usize) -> &str {
+    text.get(..text.floor_char_boundary(most)).unwrap_or_default()
+}
+
 /// Are colours wanted on standard output? On a terminal that has them, unless `NO_COLOR` says otherwise (no-color.org).
 pub fn colours() -> bool {
     let set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());

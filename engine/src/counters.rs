@@ -1,8 +1,8 @@
 //! Counters. Each worker has its own and is their only writer, so counting is a load and a store, without a lock or an
 //! atomic read-modify-write; readers add all workers' up.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use crate::drops::Reason;
 
@@ -32,7 +32,7 @@ pub struct PortCounters {
     pub tx: Counter,
 }
 
-/// What a transmit ring counts of frames whose bytes it had to copy, because their buffers could not be swapped: none where all
+/// Frames whose bytes had to be copied, because their buffers could not be swapped, or had no room for headers: none where all
 /// ports share their buffers and give headroom.
 #[derive(Debug, Default)]
 pub struct Copies {
@@ -42,8 +42,62 @@ pub struct Copies {
     pub bytes: Counter,
 }
 
-/// What a worker counts for each tunnel. Bytes are those of inner packets.
+impl Copies {
+    /// Counts one frame of so many bytes.
+    #[inline]
+    pub(crate) fn add(&self, bytes: usize) {
+        self.frames.add(1);
+        self.bytes.add(bytes as u64);
+    }
+}
+
+/// Where a worker has to copy the bytes of frames. What a system does behind a port (it reads from a TAP and writes to it, and
+/// AF_XDP without zero copy) is the port's, and not counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Copying {
+    /// Into a port's transmit ring, which has no buffers in common with the one that the frame came by, or does not let it start
+    /// so far into its buffer.
+    Transmit,
+    /// Further back in the same buffer: the port that the frame came by left too little room in front for headers.
+    Headroom,
+    /// To where any worker may seal or open it ([`crate::fan_out`]), from a ring without buffers in common.
+    FanOut,
+    /// To a tunnel's host interface, from a ring without buffers in common.
+    Interfaces,
+    /// To the exception thread, from a ring without buffers in common; and whatever comes from there, since that thread copies what
+    /// it takes, and what it makes of it.
+    Exceptions,
+    /// To another worker, from a ring without buffers in common.
+    HandOver,
+}
+
+impl Copying {
+    /// All kinds, in the order of their numbers.
+    pub const ALL: [Copying; 6] = [
+        Copying::Transmit,
+        Copying::Headroom,
+        Copying::FanOut,
+        Copying::Interfaces,
+        Copying::Exceptions,
+        Copying::HandOver,
+    ];
+
+    /// The kind as the outside sees it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Copying::Transmit => "transmit",
+            Copying::Headroom => "headroom",
+            Copying::FanOut => "fan-out",
+            Copying::Interfaces => "interfaces",
+            Copying::Exceptions => "exceptions",
+            Copying::HandOver => "hand-over",
+        }
+    }
+}
+
+/// What a worker counts for each tunnel, in one cache line. Bytes are those of inner packets.
 #[derive(Debug, Default)]
+#[repr(align(32))]
 pub struct TunnelCounters {
     /// Packets that came out of the tunnel.
     pub in_packets: Counter,
@@ -112,7 +166,12 @@ impl TunnelCounterBank {
 #[derive(Debug)]
 pub struct WorkerCounters {
     ports: Box<[PortCounters]>,
+    /// What the ports' transmit rings count.
     copies: Box<[Arc<Copies>]>,
+    /// By kind, but for those.
+    others: [Arc<Copies>; Copying::ALL.len()],
+    /// What the fan-out's ring counts: copied into it, and moved in it for headroom.
+    fan_out: OnceLock<[Arc<Copies>; 2]>,
     drops: [Counter; Reason::COUNT],
 }
 
@@ -123,6 +182,8 @@ impl WorkerCounters {
         WorkerCounters {
             ports: copies.iter().map(|_| PortCounters::default()).collect(),
             copies,
+            others: std::array::from_fn(|_| Arc::default()),
+            fan_out: OnceLock::new(),
             drops: std::array::from_fn(|_| Counter::default()),
         }
     }
@@ -136,6 +197,31 @@ impl WorkerCounters {
     /// Frames that were copied on their way out of port number `index`.
     pub fn copies(&self, index: usize) -> Option<&Copies> {
         self.copies.get(index).map(|copies| &**copies)
+    }
+
+    /// Where rings count frames that are copied for that reason.
+    pub(crate) fn copying(&self, kind: Copying) -> &Arc<Copies> {
+        let [first, ..] = &self.others;
+        self.others.get(kind as usize).unwrap_or(first)
+    }
+
+    /// What is copied into the ring of a fan-out, and moved in it for headroom, is counted there.
+    pub(crate) fn count_fan_out(&self, copies: [Arc<Copies>; 2]) {
+        // A worker has a part in one fan-out.
+        let _ = self.fan_out.set(copies);
+    }
+
+    /// Frames of which the worker copied bytes for that reason, and these bytes.
+    pub fn copied(&self, kind: Copying) -> (u64, u64) {
+        let ports = self.copies.iter().filter(|_| kind == Copying::Transmit);
+        let fan_out = self.fan_out.get().and_then(|[into, within]| match kind {
+            Copying::FanOut => Some(into),
+            Copying::Headroom => Some(within),
+            _ => None,
+        });
+        ports.chain(fan_out).chain([self.copying(kind)]).fold((0, 0), |(frames, bytes), copies| {
+            (frames + copies.frames.get(), bytes + copies.bytes.get())
+        })
     }
 
     /// Counts a drop.

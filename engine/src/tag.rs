@@ -75,10 +75,12 @@ pub enum Cause {
     Keepalive,
     /// The frame is a GRE packet out of a tunnel that carries nothing: a keepalive of ours that came back.
     Returned,
+    /// The frame is an Ethernet frame, or an IP packet out of a tunnel, with ESP from a far end by an SA that is not known yet.
+    UnknownSpi,
 }
 
 impl Cause {
-    const ALL: [Cause; 10] = [
+    const ALL: [Cause; 11] = [
         Cause::TtlExceeded,
         Cause::TooBig,
         Cause::NoNeighbour,
@@ -89,6 +91,7 @@ impl Cause {
         Cause::IcmpError,
         Cause::Keepalive,
         Cause::Returned,
+        Cause::UnknownSpi,
     ];
 
     /// The name in reports, kebab-case.
@@ -104,6 +107,7 @@ impl Cause {
             Cause::IcmpError => "icmp-error",
             Cause::Keepalive => "keepalive",
             Cause::Returned => "returned-keepalive",
+            Cause::UnknownSpi => "unknown-spi",
         }
     }
 
@@ -131,6 +135,7 @@ impl Cause {
             Cause::Datagram | Cause::Local | Cause::IcmpError => Reason::NoHost,
             Cause::Keepalive => Reason::Nested,
             Cause::Returned => Reason::GreUnknown,
+            Cause::UnknownSpi => Reason::EspUnknownSpi,
         }
     }
 

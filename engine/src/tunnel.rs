@@ -40,6 +40,8 @@ pub struct Protection {
     pub outbound: Vec<Arc<OutboundSa>>,
     /// The SAs that receive.
     pub inbound: Vec<Arc<InboundSa>>,
+    /// SAs are negotiated: packets may come by one before it is here, and wait for it a moment.
+    pub negotiated: bool,
 }
 
 /// Sizes in bytes of what a tunnel adds to a packet, and the MTU that follows.

@@ -18,9 +18,9 @@ use std::time::Instant;
 use arc_swap::ArcSwap;
 use arc_swap::cache::Cache;
 
-use crate::counters::WorkerCounters;
+use crate::counters::{Copying, WorkerCounters};
 use crate::drops::Reason;
-use crate::exception::settled::{LONGEST, Settled};
+use crate::exception::settled::{self, Settled};
 use crate::fan_out::FanOut;
 use crate::path::inbound::Here;
 use crate::path::transmit::Exits;
@@ -91,6 +91,9 @@ impl Worker {
         let exits = Exits { host, worker: number, ..Exits::default() };
         let counters =
             Arc::new(WorkerCounters::new(transmit.iter().map(|queue| Arc::clone(queue.ring.copies()))));
+        for (rx, _) in &mut receive {
+            rx.ring.count_copies_in(counters.copying(Copying::Headroom));
+        }
         let taps = Taps::new(0);
         let watch = RefCell::new(Watch::new(&taps, number));
         Worker {
@@ -118,19 +121,25 @@ impl Worker {
         self
     }
 
-    /// The same worker, which also serves the tunnels' host interfaces.
-    pub fn with_interfaces(mut self, (rx, tx): QueuePair) -> Worker {
-        self.exits.interfaces = Some(self.transmit.len());
-        self.receive.push((rx, Role::Interfaces));
+    /// One more pair of queues; what is copied on its way into the transmit queue is of that kind.
+    fn add(&mut self, (mut rx, mut tx): QueuePair, role: Role, kind: Copying) {
+        rx.ring.count_copies_in(self.counters.copying(Copying::Headroom));
+        tx.ring.count_copies_in(self.counters.copying(kind));
+        self.receive.push((rx, role));
         self.transmit.push(tx);
+    }
+
+    /// The same worker, which also serves the tunnels' host interfaces.
+    pub fn with_interfaces(mut self, pair: QueuePair) -> Worker {
+        self.exits.interfaces = Some(self.transmit.len());
+        self.add(pair, Role::Interfaces, Copying::Interfaces);
         self
     }
 
     /// The same worker, with a way to the exception thread and back.
-    pub fn with_exceptions(mut self, (rx, tx): QueuePair) -> Worker {
+    pub fn with_exceptions(mut self, pair: QueuePair) -> Worker {
         self.exits.exceptions = Some(self.transmit.len());
-        self.receive.push((rx, Role::Exceptions));
-        self.transmit.push(tx);
+        self.add(pair, Role::Exceptions, Copying::Exceptions);
         self
     }
 
@@ -138,9 +147,8 @@ impl Worker {
     /// over to it. Together they are as many as the tables are told.
     pub fn with_peers(mut self, peers: Vec<QueuePair>) -> Worker {
         self.exits.peers = Some(self.transmit.len());
-        for (rx, tx) in peers {
-            self.receive.push((rx, Role::Peer));
-            self.transmit.push(tx);
+        for pair in peers {
+            self.add(pair, Role::Peer, Copying::HandOver);
         }
         self
     }
@@ -153,19 +161,22 @@ impl Worker {
     }
 
     /// The same worker, which sends by port `port` what comes from `rx`: complete frames of a worker that has no queue of the port.
-    pub fn with_borrower(mut self, port: usize, rx: RxQueue) -> Worker {
+    pub fn with_borrower(mut self, port: usize, mut rx: RxQueue) -> Worker {
+        rx.ring.count_copies_in(self.counters.copying(Copying::Headroom));
         self.receive.push((rx, Role::Borrower(port)));
         self
     }
 
     /// The same worker, which shares the cipher's work with the others that have a part in the same fan-out.
     pub fn with_fan_out(mut self, part: FanOut) -> Worker {
+        self.counters.count_fan_out(part.copies());
         self.fan_out = Some(part);
         self
     }
 
     /// The same worker, which also receives on another queue of port `port`. It sends by the one that it has of that port.
-    pub fn with_queue(mut self, port: usize, rx: RxQueue) -> Worker {
+    pub fn with_queue(mut self, port: usize, mut rx: RxQueue) -> Worker {
+        rx.ring.count_copies_in(self.counters.copying(Copying::Headroom));
         let before = self.receive.iter().filter(|(_, role)| *role == Role::Port(port)).count();
         self.further.push((self.receive.len(), before));
         self.receive.push((rx, Role::Port(port)));
@@ -244,7 +255,16 @@ impl Worker {
         if self.unsettled.is_some() {
             return before;
         }
-        let received = before + (0..self.receive.len()).map(|queue| self.turn(queue)).sum::<usize>();
+        let turns = (0..self.receive.len()).map(|queue| self.take_in(queue, Some(tables)));
+        let received = before + turns.sum::<usize>();
+        // Others were published meanwhile, and come first: the rest is the next round's, which is soon.
+        if self.tables.load().number() != tables {
+            self.unsettled = Some(Instant::now());
+        }
+        if received == 0 {
+            // What waits for room goes as soon as there is some.
+            self.transmit.iter_mut().for_each(TxQueue::sync);
+        }
         if self.fan_out.is_some() { received + self.share(received == 0) } else { received }
     }
 
@@ -256,14 +276,14 @@ impl Worker {
         // What others seal or open was looked up in older tables, and is not to be overtaken on its way to the thread.
         let mut count = if self.fan_out.is_some() { self.share(true) } else { 0 };
         let aside = self.fan_out.as_ref().is_some_and(FanOut::is_waiting);
-        let settled = !aside && !self.is_unread_by_exceptions() && self.settled.is_settled(tables);
+        let settled = !aside && self.settled.is_settled(tables, || self.is_unread_by_exceptions());
         // Looked at after that was asked.
         if let Some(queue) = queue {
             while let more @ 1.. = self.turn(queue) {
                 count += more;
             }
         }
-        if settled || self.unsettled.get_or_insert_with(Instant::now).elapsed() > LONGEST {
+        if settled || self.unsettled.get_or_insert_with(Instant::now).elapsed() > settled::LONGEST {
             (self.settled_with, self.unsettled) = (tables, None);
         }
         count
@@ -306,6 +326,12 @@ impl Worker {
     /// Takes one batch from receive queue `queue` all the way. Returns the number of frames.
     #[inline]
     pub fn turn(&mut self, queue: usize) -> usize {
+        self.take_in(queue, None)
+    }
+
+    /// The same, or nothing where the tables have another number than `settled`, if that is given.
+    #[inline]
+    fn take_in(&mut self, queue: usize, settled: Option<u64>) -> usize {
         let Worker {
             number, tables, receive, transmit, exits, further, fan_out, counters, taps, watch, ..
         } = self;
@@ -313,10 +339,17 @@ impl Worker {
         let Some((queue, role)) = receive.get_mut(queue) else { return 0 };
         queue.sync();
         if let Role::Borrower(port) = *role {
-            return transmit.get_mut(port).map_or(0, |to| lend(queue, to, counters));
+            let lent = transmit.get_mut(port).map_or(0, |to| lend(queue, to, counters));
+            if lent > 0 {
+                transmit.iter_mut().for_each(TxQueue::sync);
+            }
+            return lent;
         }
         let snapshot = tables.load();
         let tables: &Tables = snapshot;
+        if settled.is_some_and(|settled| settled != tables.number()) {
+            return 0;
+        }
 
         let mut broken = 0;
         let mut batch: Batch<'_> = Batch::new();
@@ -359,8 +392,8 @@ impl Worker {
         }
         drop(batch);
         queue.ring.release(slots);
-        for queue in transmit.iter_mut() {
-            queue.sync();
+        if received > 0 {
+            transmit.iter_mut().for_each(TxQueue::sync);
         }
         received
     }
@@ -393,7 +426,6 @@ fn lend(from: &mut RxQueue, to: &mut TxQueue, counters: &WorkerCounters) -> usiz
         slots = all;
     }
     from.ring.release(slots);
-    to.sync();
     frames
 }
 
@@ -464,8 +496,7 @@ fn classify(
             let origin = Origin::Port(port as u32).encode();
             for packet in batch.iter_mut() {
                 packet.origin = origin;
-                receive::receive(packet, entry, tables, worker);
-                stages.note(packet.next);
+                receive::receive(packet, entry, tables, worker, &mut stages);
             }
             if let Some(counters) = counters.port(port) {
                 counters.rx.add(batch.len() as u64);
@@ -478,6 +509,9 @@ fn classify(
             }
         }
         Role::Exceptions | Role::Peer | Role::Borrower(_) => {
+            if role == Role::Exceptions {
+                batch.iter().for_each(|packet| counters.copying(Copying::Exceptions).add(packet.frame.len()));
+            }
             for packet in batch.iter_mut() {
                 inject::injected(packet, tables, worker);
                 stages.note(packet.next);

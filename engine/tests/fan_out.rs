@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use culvert_engine::counters::Copying;
 use culvert_engine::drops::Reason;
 use culvert_engine::esp::{Mode, Suite};
 use culvert_engine::gre::{Options, Payload};
@@ -206,6 +207,13 @@ fn several_workers_seal_as_one() {
             }
             assert_eq!(router.drops(), []);
             assert!(out == wanted, "{workers} workers, {arrival} receives, {plan:?}");
+            // Nothing is copied but what has no room for headers, once.
+            let without_room = if plan.offsets.0 { 0 } else { (BURSTS * BURST) as u64 };
+            for kind in Copying::ALL {
+                let copied: u64 = router.counters.iter().map(|counters| counters.copied(kind).0).sum();
+                let wanted = if kind == Copying::Headroom { without_room } else { 0 };
+                assert_eq!(copied, wanted, "{}, {plan:?}", kind.name());
+            }
             helped
         });
     }
@@ -245,6 +253,12 @@ fn several_workers_open_as_one() {
             assert_eq!(router.inbound.window().highest(), highest, "{what}");
             let [received, sent, host, dropped] = router.account();
             assert_eq!(received, sent + host + dropped, "{what}");
+            if plan.offsets == (true, true) {
+                // The host's rings have no headroom.
+                let copied =
+                    |kind| router.counters.iter().map(move |counters| counters.copied(kind).0).sum::<u64>();
+                assert_eq!(Copying::ALL.map(copied), [host, 0, 0, 0, 0, 0], "{what}");
+            }
             helped
         });
     }

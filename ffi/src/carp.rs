@@ -41,6 +41,42 @@ const GET_VHID: Ioctl = Ioctl::both_ways::<ifreq>("SIOCGVH", 246);
 
 pub(crate) const FREEBSD_IOCTLS: &[Ioctl] = &[GET_VHID];
 
+/// `net.inet.carp.demotion`: what all on this host have added to the skew of what CARP advertises.
+///
+/// # Errors
+/// What the kernel says; `ENOENT`: it has no CARP.
+#[cfg(target_os = "freebsd")]
+pub fn carp_demotion() -> std::io::Result<i32> {
+    let (mut value, mut length) = (0_i32, size_of::<i32>());
+    // SAFETY: the name ends with a NUL, and the kernel writes no more than `length` bytes to `value`, which outlives the call.
+    let outcome = unsafe {
+        libc::sysctlbyname(DEMOTION.as_ptr(), (&raw mut value).cast(), &raw mut length, core::ptr::null(), 0)
+    };
+    if outcome == 0 { Ok(value) } else { Err(std::io::Error::last_os_error()) }
+}
+
+/// Adds `by` to `net.inet.carp.demotion`: what is written there is added to what is there (carp(4)).
+///
+/// # Errors
+/// What the kernel says; `EPERM` for want of privileges.
+#[cfg(target_os = "freebsd")]
+pub fn carp_demote(by: i32) -> std::io::Result<()> {
+    // SAFETY: the name ends with a NUL, and the kernel reads the 4 bytes of `by`, which outlives the call.
+    let outcome = unsafe {
+        libc::sysctlbyname(
+            DEMOTION.as_ptr(),
+            core::ptr::null_mut(),
+            core::ptr::null_mut(),
+            (&raw const by).cast(),
+            size_of::<i32>(),
+        )
+    };
+    if outcome == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+}
+
+#[cfg(target_os = "freebsd")]
+const DEMOTION: &core::ffi::CStr = c"net.inet.carp.demotion";
+
 /// The state of virtual host `vhid` of the interface that `name` names, with its NUL, as [`carpreq::carpr_state`] has it.
 ///
 /// # Errors

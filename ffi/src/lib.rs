@@ -53,9 +53,9 @@ mod ring;
 mod route;
 mod xfrm;
 
-#[cfg(target_os = "freebsd")]
-pub use carp::carp_state;
 pub use carp::{CARP_KEY_LEN, SIOCGVH, carpreq};
+#[cfg(target_os = "freebsd")]
+pub use carp::{carp_demote, carp_demotion, carp_state};
 pub use interface::freebsd::*;
 pub use interface::linux::*;
 pub use interface::{SIOCGIFCAP, SIOCSIFCAP, ethtool_drvinfo, ethtool_value, ifreq};

@@ -134,7 +134,7 @@ def measure_tunnels(run, count):
 
         def started(text):
             process, begun = timed("run", "-c", FILE, "--socket", router.socket, name="run", text=text)
-            process.wait_text("ready", timeout=60)
+            process.wait_ready(timeout=60)
             return process, time.monotonic() - begun
 
         def used(process):

@@ -88,14 +88,20 @@ class Process:
 
     def wait_text(self, text, timeout=5.0):
         """Waits until it has printed `text`."""
+        self._wait_printed(lambda: text in self.text(), text, timeout)
 
+    def wait_ready(self, timeout=5.0):
+        """Waits until it has printed the line `ready`."""
+        self._wait_printed(lambda: "ready" in self.text().splitlines(), "ready", timeout)
+
+    def _wait_printed(self, printed, what, timeout):
         def seen():
-            found = text in self.text()
+            found = printed()
             if not found and not self.running:
-                raise Trouble(f"{self.name} ended with {self.child.returncode} before {text!r}:\n{self.text()}")
+                raise Trouble(f"{self.name} ended with {self.child.returncode} before {what!r}:\n{self.text()}")
             return found
 
-        wait_for(seen, timeout, f"{self.name} prints {text!r}", interval=0.02)
+        wait_for(seen, timeout, f"{self.name} prints {what!r}", interval=0.02)
 
     def wait(self, timeout=30.0):
         """Waits for its end; returns the exit status."""
@@ -217,9 +223,12 @@ class Run:
         self.clean_up_after_others()
         self.id = "cv" + secrets.token_hex(2)
         self.record = RECORDS / self.id
-        self.record.mkdir()
-        self.lock = open(self.record / "lock", "w")
+        # It appears with its lock held: another run would take one without for a dead run's.
+        being_made = RECORDS.with_name(f"{RECORDS.name}-{self.id}")
+        being_made.mkdir()
+        self.lock = open(being_made / "lock", "w")
         fcntl.flock(self.lock, fcntl.LOCK_EX)
+        being_made.rename(self.record)
         self.labs = 0
 
     def note(self, *words):

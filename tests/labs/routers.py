@@ -176,7 +176,7 @@ class Router:
         if self.user:
             words += ["--user", self.user]
         self.daemon = self.namespace.start(*words, name=f"culvert-{self.starts}")
-        self.daemon.wait_text("ready", READY)
+        self.daemon.wait_ready(READY)
         assert "ready" in self.daemon.out.read_text().splitlines(), self.daemon.text()
         return self
 
@@ -308,7 +308,7 @@ class Sites:
         if self.relay:
             self.relay.stop()
         self.relay = start_tool(self.mid, "relay", "to1", "to2", *map(str, options))
-        self.relay.wait_text("ready")
+        self.relay.wait_ready()
 
     def configuration(self, site, carrier, ports=XDP_PORTS, engine="", **tunnel):
         """The whole configuration of one router."""

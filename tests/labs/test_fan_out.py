@@ -46,6 +46,11 @@ def test_order_under_load(two_workers):
     assert min(helped) > 0
     for router in routers:
         assert not {"esp-auth", "esp-replay", "handover-late"} & drops(router).keys(), drops(router)
+        # Sealed and opened by another worker, both ways, and not a byte copied. (A first packet may wait for its neighbour.)
+        for worker in router.show("workers"):
+            copied = worker["copied"]
+            assert copied.pop("exceptions")["frames"] < 100, worker
+            assert all(count == {"frames": 0, "bytes": 0} for count in copied.values()), worker
     assert ping(sites.h1, host(2, 4), count=20).loss == 0
 
 

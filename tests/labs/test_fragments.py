@@ -75,13 +75,15 @@ def is_fragment(frame):
     return frame[12:14] == b"\x86\xdd" and frame[20] == 44
 
 
+@pytest.mark.parametrize("df", [False, True], ids=["may be", "by configuration"])
 @pytest.mark.parametrize("carrier", [GRE, TRANSPORT], ids=str)
-def test_fragmented_before_the_tunnel(sites, carrier):
-    """IPv4 without DF that is too long for the tunnel goes through in fragments; on the WAN nothing is a fragment."""
-    sites.start(carrier)
+def test_fragmented_before_the_tunnel(sites, carrier, df):
+    """IPv4 that is too long for the tunnel goes through in fragments where it may be fragmented, and with `fragment = true` whatever
+    it says; on the WAN nothing is a fragment."""
+    sites.start(carrier, extra=["fragment = true"] if df else [])
     wait_ping(sites.h1, host(2, 4))
     with capture(sites.mid, "to1", "ip") as wan, capture(sites.h2, "lan", "ip", direction="in") as lan:
-        assert ping(sites.h1, host(2, 4), count=10, size=1472, df=False).loss == 0
+        assert ping(sites.h1, host(2, 4), count=10, size=1472, df=df).loss == 0
     assert not [frame for frame in wan.frames() if is_fragment(frame)]
     fragments = [frame for frame in lan.frames() if is_fragment(frame)]
     assert len(fragments) == 20

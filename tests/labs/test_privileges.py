@@ -94,7 +94,7 @@ def test_unlimited(sites):
     router.daemon = router.namespace.start(
         CULVERT, "run", "-c", router.file, "--socket", router.socket, "--unlimited", name="unlimited"
     )
-    router.daemon.wait_text("ready", 5)
+    router.daemon.wait_ready(5)
     for thread in statuses(router.daemon.pid):
         assert (thread["Seccomp"], thread["NoNewPrivs"]) == ("0", "0")
         assert int(thread["CapEff"], 16) & 1 << CAP_FOWNER
@@ -232,7 +232,7 @@ def test_by_the_unit(strangers):
     router.namespace.run(*words("ExecStartPre"))
     for _ in range(2):
         router.daemon = router.namespace.start(*words("ExecStart"), "--socket", router.socket, name="unit")
-        router.daemon.wait_text("ready", 10)
+        router.daemon.wait_ready(10)
         wait_ping(sites.h1, host(2, 4), timeout=15)
         shown = router.show("privileges")
         assert shown["user"] == pwd.getpwnam(NOBODY).pw_uid and shown["missing"] == []

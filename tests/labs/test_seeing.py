@@ -100,7 +100,7 @@ def test_the_dashboard_finds_what_it_asks_for(sites, tmp_path):
     # A series that nobody looks at is one too many.
     names = {name for name, _ in samples(scrape(sites.r1))}
     seen = {name for name in names if any(name in expression for _, expression in asked)}
-    assert names - seen <= {"culvert_build_info", "culvert_port_mtu_bytes", "culvert_sa_live", "culvert_sa_sequence_number",
+    assert names - seen <= {"culvert_build_info", "culvert_carp_hooks_total", "culvert_worker_copied_bytes_total", "culvert_worker_copied_frames_total", "culvert_port_mtu_bytes", "culvert_sa_live", "culvert_sa_sequence_number",
                             "culvert_worker_receive_packets_total", "culvert_worker_transmit_packets_total"}, names - seen
     load.stop()
     prometheus.stop()
@@ -153,7 +153,7 @@ def test_the_log(sites):
     router.file.chmod(0o600)
     words = [CULVERT, "run", "-c", router.file, "--socket", router.socket, "--log", "debug"]
     daemon = router.namespace.start(*words, name="culvert-log")
-    daemon.wait_text("ready")
+    daemon.wait_ready()
 
     def lines():
         return [json.loads(line) for line in daemon.err.read_text().splitlines()]
@@ -181,7 +181,7 @@ def test_the_log_is_changed_by_an_apply(sites):
 
     write("error", "text")
     daemon = router.namespace.start(CULVERT, "run", "-c", router.file, "--socket", router.socket, name="culvert-log")
-    daemon.wait_text("ready")
+    daemon.wait_ready()
     assert daemon.err.read_text() == ""
     write("info", "json")
     assert "log.level: error -> info" in apply().stdout

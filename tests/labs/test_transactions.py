@@ -54,7 +54,7 @@ def test_untouched_tunnels_lose_nothing(sites):
     index = link(router.namespace, "oslo")["ifindex"]
     before = sas(router)["out"]["used"], router.tunnel()["out_packets"]
     waiting = start_tool(sites.h2, "datagrams", "receive", host(2, 4))
-    waiting.wait_text("ready")
+    waiting.wait_ready()
     sender = start_tool(sites.h1, "datagrams", "send", host(2, 4), DATAGRAMS, 1000, 200)
     for file in (with_more, with_others, router.file, with_others):
         time.sleep(0.3)
@@ -415,7 +415,7 @@ def test_ten_thousand_tunnels_beside_one_under_load(sites):
     big = write(router, base + many)
     others = write(router, base + many.replace('"t7"', '"seven"').replace('"198.18.0.9"\n', '"198.18.0.9"\nttl = 9\n'), "others.toml")
     waiting = start_tool(sites.h2, "datagrams", "receive", host(2, 4))
-    waiting.wait_text("ready")
+    waiting.wait_ready()
     # As long as it takes.
     sender = start_tool(sites.h1, "datagrams", "send", host(2, 4), 1_000_000, 1000, 200)
     times = {}

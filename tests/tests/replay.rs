@@ -117,8 +117,8 @@ fn through_two_routers_and_what_is_told_of_their_sas() {
     ran.succeeds();
     let sas = &ran.json()["tunnels"]["oslo"]["sas"];
     let expected = serde_json::json!([
-        {"direction": "out", "spi": 0x1001, "suite": "aes128gcm16", "used": 150, "remaining": u32::MAX - 150, "state": "live"},
-        {"direction": "in", "spi": 0x2001, "suite": "aes128gcm16", "highest": 0, "state": "live"},
+        {"direction": "out", "spi": 0x1001, "suite": "aes128gcm16", "used": 150, "remaining": u32::MAX - 150, "state": "live", "source": "manual"},
+        {"direction": "in", "spi": 0x2001, "suite": "aes128gcm16", "highest": 0, "state": "live", "source": "manual"},
     ]);
     assert_eq!(*sas, expected);
 

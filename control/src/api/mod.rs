@@ -75,6 +75,16 @@ pub enum Command {
         /// What it is.
         role: Role,
     },
+    /// Whether this router is ready to be master.
+    CarpReady {},
+    /// This router lets the other one of its pair be master.
+    CarpYield {
+        /// Also where the other one cannot go on with what is there.
+        #[serde(default)]
+        force: bool,
+    },
+    /// It may be master again.
+    CarpResume {},
     /// What strongSwan was told of a tunnel, beside what it has.
     ShowIke {
         /// Its name.

@@ -15,6 +15,9 @@ fn command() -> impl Strategy<Value = Command> {
         (any::<u64>(), any::<Option<u64>>(), proptest::collection::vec(any::<std::net::IpAddr>(), 0..4))
             .prop_map(|(length, confirm, watch)| Command::Apply { length, confirm, watch }),
         Just(Command::Metrics {}),
+        Just(Command::CarpReady {}),
+        any::<bool>().prop_map(|force| Command::CarpYield { force }),
+        Just(Command::CarpResume {}),
         (any::<String>(), proptest::sample::select(vec![Role::Init, Role::Backup, Role::Master]))
             .prop_map(|(group, role)| Command::CarpNotify { group, role }),
         (proptest::collection::vec(what(), 0..9), any::<u64>())

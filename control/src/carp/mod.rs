@@ -10,6 +10,8 @@
 
 pub mod address;
 pub mod client;
+pub mod demotion;
+pub mod hooks;
 #[cfg(any(target_os = "freebsd", test))]
 pub mod kernel;
 #[cfg(test)]

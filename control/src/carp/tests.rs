@@ -28,7 +28,7 @@ fn carp(groups: &[(&str, &str)]) -> Carp {
         address: ip(address),
         at: Position::nowhere(),
     });
-    Carp { router: Router::First, groups: groups.collect(), at: None }
+    Carp { router: Router::First, groups: groups.collect(), ..Carp::default() }
 }
 
 /// A host with the links `names`, numbered from 1.

@@ -6,12 +6,12 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use zeroize::Zeroizing;
 
-use super::model::{Auth, Certified, Ike, KeyPair, Profile, Revocation, Role, Secret, Suite, Trust};
-use super::pki;
+use super::model::{Auth, Certified, Ike, KeyPair, MlKem, Profile, Revocation, Role, Secret, Suite, Trust};
 use super::reader::Table;
 use super::report::{Fault, Report};
 use super::sections::{Shared, read_secret};
 use super::values::{self, quoted};
+use super::{lifetimes, pki};
 
 /// The longest certificate, key or revocation list that VICI carries, in bytes.
 const LONGEST: usize = 65_535;
@@ -61,6 +61,9 @@ pub(super) fn read(
     }
     let mobike = table.boolean("mobike", report).unwrap_or(false);
     let dpd = table.text("dpd", report, values::dpd).unwrap_or(DPD);
+    let lifetimes = lifetimes::read(&mut table, profile, report);
+    let ml_kem = table.text("ml_kem", report, |text| values::word(text, &MlKem::ALL));
+    let sas = table.number("sas", 1..=64, report).unwrap_or(1);
     let at = table.at.clone();
     if method.is_some() {
         table.finish(report);
@@ -77,6 +80,9 @@ pub(super) fn read(
         profile,
         mobike,
         dpd,
+        lifetimes,
+        ml_kem: ml_kem.unwrap_or(MlKem::of(profile)),
+        sas,
         at,
     })
 }
@@ -132,14 +138,16 @@ fn read_role(table: &mut Table<'_>, report: &mut Report) -> Option<Role> {
 }
 
 /// `cert_file` and `key_file`: our certificate, with those between it and the CA behind it, and its private key.
-fn read_certified(table: &mut Table<'_>, report: &mut Report) -> Option<Certified> {
+pub(super) fn read_certified(table: &mut Table<'_>, report: &mut Report) -> Option<Certified> {
     let document = table.document;
     table.require("cert_file", "name the file of this router's certificate", report);
     table.require("key_file", "name the file of its private key", report);
     let (what, at) = (table.name_of("cert_file"), table.at.clone());
     let chain = table.text("cert_file", report, |name| {
         let path = document.resolve(name);
-        objects(&path, &document.read_public(&path)?, pki::certificate)
+        let chain = objects(&path, &document.read_public(&path)?, pki::certificate)?;
+        linked(&path, chain.iter().map(|(_, certificate)| certificate))?;
+        Ok(chain)
     });
     let key = read_key(table, report);
     let (chain, (key, public)) = (chain?, key?);
@@ -164,6 +172,23 @@ fn read_certified(table: &mut Table<'_>, report: &mut Report) -> Option<Certifie
     Some(Certified { chain: chain.into_iter().map(|(der, _)| der).collect(), key })
 }
 
+/// The certificates behind the first in a file are those of CAs between it and the one that the far router trusts, in whatever order.
+fn linked<'c>(path: &Path, chain: impl Iterator<Item = &'c pki::Certificate> + Clone) -> Result<(), Fault> {
+    for (number, certificate) in (1..).zip(chain.clone()).skip(1) {
+        let signed = |other: &pki::Certificate| other.issuer == certificate.subject && other != certificate;
+        let why = if !certificate.authority {
+            "is no CA's"
+        } else if !chain.clone().any(signed) {
+            "is of a CA that has signed none of the others"
+        } else {
+            continue;
+        };
+        let remedy = "put this router's own certificate first, and behind it only those of the CAs between it and the last, which the far router trusts";
+        return Err(Fault::new(format!("{}: certificate {number} {why}", path.display()), remedy));
+    }
+    Ok(())
+}
+
 /// `key_file`: a private key, as its file has it, and its public half.
 fn read_key(table: &mut Table<'_>, report: &mut Report) -> Option<(Secret, Vec<u8>)> {
     let document = table.document;
@@ -180,8 +205,8 @@ fn read_key(table: &mut Table<'_>, report: &mut Report) -> Option<(Secret, Vec<u
     })
 }
 
-/// `ca_files`, `crl_files`, `revocation`: whose signature is believed, and what is asked about revocation.
-fn read_trust(table: &mut Table<'_>, report: &mut Report) -> Option<Trust> {
+/// `ca_files`: the certificates of those who sign the other router's, in DER; at least one.
+pub(super) fn read_cas(table: &mut Table<'_>, report: &mut Report) -> Option<Vec<Vec<u8>>> {
     let document = table.document;
     table.require(
         "ca_files",
@@ -193,16 +218,15 @@ fn read_trust(table: &mut Table<'_>, report: &mut Report) -> Option<Trust> {
     let cas = table.texts("ca_files", report, |name| {
         named = true;
         let path = document.resolve(name);
-        objects(&path, &document.read_public(&path)?, pki::certificate)
+        let cas = objects(&path, &document.read_public(&path)?, pki::certificate)?;
+        match (1..).zip(&cas).find(|(_, (_, ca))| !ca.authority) {
+            None => Ok(cas),
+            Some((number, _)) => {
+                let why = format!("{}: certificate {number} is no CA's (basic constraints)", path.display());
+                Err(Fault::new(why, "name the certificate of who signs the far router's"))
+            }
+        }
     });
-    let crls = table.texts("crl_files", report, |name| {
-        let path = document.resolve(name);
-        objects(&path, &document.read_public(&path)?, pki::revocation_list)
-    });
-    let strict = crls.is_some();
-    let words =
-        [("strict", Revocation::Strict), ("ifuri", Revocation::IfUri), ("relaxed", Revocation::Relaxed)];
-    let revocation = table.text("revocation", report, |text| values::word(text, &words));
     let cas: Vec<_> = cas?.into_iter().flat_map(|(cas, _)| cas).collect();
     let now = now();
     for (_, ca) in &cas {
@@ -218,10 +242,27 @@ fn read_trust(table: &mut Table<'_>, report: &mut Report) -> Option<Trust> {
         }
         return None;
     }
+    Some(cas.into_iter().map(|(der, _)| der).collect())
+}
+
+/// `ca_files`, `crl_files`, `revocation`: whose signature is believed, and what is asked about revocation.
+fn read_trust(table: &mut Table<'_>, report: &mut Report) -> Option<Trust> {
+    let document = table.document;
+    let cas = read_cas(table, report);
+    let crls = table.texts("crl_files", report, |name| {
+        let path = document.resolve(name);
+        objects(&path, &document.read_public(&path)?, pki::revocation_list)
+    });
+    let strict = crls.is_some();
+    let words =
+        [("strict", Revocation::Strict), ("ifuri", Revocation::IfUri), ("relaxed", Revocation::Relaxed)];
+    let revocation = table.text("revocation", report, |text| values::word(text, &words));
+    let cas = cas?;
     let crls = crls
         .unwrap_or_default()
         .into_iter()
         .flat_map(|(crls, at)| crls.into_iter().map(move |crl| (crl, at.clone())));
+    let now = now();
     let mut lists = Vec::new();
     for ((der, next), at) in crls {
         if let Some(next) = next.filter(|next| now > *next) {
@@ -235,11 +276,7 @@ fn read_trust(table: &mut Table<'_>, report: &mut Report) -> Option<Trust> {
         lists.push(der);
     }
     let otherwise = if strict { Revocation::Strict } else { Revocation::Relaxed };
-    Some(Trust {
-        cas: cas.into_iter().map(|(der, _)| der).collect(),
-        crls: lists,
-        revocation: revocation.unwrap_or(otherwise),
-    })
+    Some(Trust { cas, crls: lists, revocation: revocation.unwrap_or(otherwise) })
 }
 
 /// `key_file` and `remote_key_file`: our private key, and the far router's public one.

@@ -11,6 +11,7 @@
 mod carp;
 mod checks;
 mod ike;
+mod lifetimes;
 mod model;
 mod pki;
 mod reader;
@@ -27,11 +28,12 @@ mod tests;
 use std::cell::RefCell;
 use std::path::Path;
 
+pub use lifetimes::{Life, Lifetimes};
 pub use model::{
-    Auth, Carp, CarpGroup, Certified, Config, Device, Direction, Encapsulation, Engine, Group, Idle, Ike,
-    Keepalive, KeyPair, Local, Log, LogFormat, LogLevel, MAX_DEPTH, Mac, Manual, ManualSa, Metrics, Mode,
-    Mtu, Neighbour, Payload, Port, Prefix, Profile, Protect, Revocation, Role, Route, RouteTarget, Router,
-    Secret, Suite, Trust, Tunnel, UdpEncap,
+    Auth, Carp, CarpGroup, CarpHook, Certified, Config, Device, Direction, Encapsulation, Engine, Group,
+    HookEvent, Idle, Ike, Keepalive, KeyPair, Local, Log, LogFormat, LogLevel, MAX_DEPTH, Mac, Manual,
+    ManualSa, Metrics, MlKem, Mode, Mtu, Neighbour, Payload, Port, Prefix, Profile, Protect, Revocation,
+    Role, Route, RouteTarget, Router, Secret, Suite, Sync, SyncProof, Trust, Tunnel, UdpEncap,
 };
 pub use report::{ConfigErrors, Position, Problem, Warning};
 pub use sources::{Digest, Sources};

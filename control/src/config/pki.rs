@@ -6,6 +6,7 @@ use zeroize::Zeroizing;
 use super::report::Fault;
 
 const SEQUENCE: u8 = 0x30;
+const BOOLEAN: u8 = 0x01;
 const INTEGER: u8 = 0x02;
 const BIT_STRING: u8 = 0x03;
 const OCTET_STRING: u8 = 0x04;
@@ -16,11 +17,15 @@ const GENERALIZED_TIME: u8 = 0x18;
 /// `[0]` and `[1]` around a value.
 const TAGGED_0: u8 = 0xa0;
 const TAGGED_1: u8 = 0xa1;
+/// `[3]` around a value: a certificate's extensions.
+const TAGGED_3: u8 = 0xa3;
 
 /// Object identifiers, as DER has their contents: rsaEncryption, id-ecPublicKey (RFC 3279), id-Ed25519 (RFC 8410).
 const RSA: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x01];
 const EC: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01];
 const ED25519: &[u8] = &[0x2b, 0x65, 0x70];
+/// id-ce-basicConstraints (RFC 5280 section 4.2.1.9).
+const BASIC_CONSTRAINTS: &[u8] = &[0x55, 0x1d, 0x13];
 
 /// One object of a file.
 pub(super) struct Block {
@@ -159,6 +164,11 @@ pub(super) struct Certificate {
     pub(super) key: Vec<u8>,
     /// The first and the last moment at which it is valid, in seconds since 1970.
     pub(super) valid: (i64, i64),
+    /// The name of who signed it, and of whose it is, in DER.
+    pub(super) issuer: Vec<u8>,
+    pub(super) subject: Vec<u8>,
+    /// May it sign others?
+    pub(super) authority: bool,
 }
 
 /// The certificate in a block.
@@ -173,15 +183,34 @@ fn read_certificate(der: &[u8]) -> Option<Certificate> {
     signed.optional(BIT_STRING)?;
     body.optional(TAGGED_0);
     body.optional(INTEGER)?;
-    // Signature algorithm, issuer.
+    // Signature algorithm.
     body.sequence()?;
-    body.sequence()?;
+    let issuer = body.optional(SEQUENCE)?.whole.to_vec();
     let mut validity = body.sequence()?;
     let valid = (time(&validity.any()?)?, time(&validity.any()?)?);
-    // Subject.
-    body.sequence()?;
+    let subject = body.optional(SEQUENCE)?.whole.to_vec();
     let key = body.optional(SEQUENCE)?.whole.to_vec();
-    Some(Certificate { key, valid })
+    // Unique identifiers of version 2 may stand before the extensions.
+    let mut authority = false;
+    while let Some(value) = body.any() {
+        authority |= value.tag == TAGGED_3 && read_authority(value.contents)?;
+    }
+    Some(Certificate { key, valid, issuer, subject, authority })
+}
+
+/// Do a certificate's extensions say that it is a CA's?
+fn read_authority(extensions: &[u8]) -> Option<bool> {
+    let mut all = Reader::only(extensions)?;
+    while let Some(mut extension) = all.sequence() {
+        let kind = extension.optional(OBJECT)?.contents;
+        // Whether it is critical.
+        extension.optional(BOOLEAN);
+        if kind == BASIC_CONSTRAINTS {
+            let mut constraints = Reader::only(extension.optional(OCTET_STRING)?.contents)?;
+            return Some(constraints.optional(BOOLEAN).is_some_and(|value| value.contents != [0]));
+        }
+    }
+    Some(false)
 }
 
 /// The moment, in seconds since 1970, at which the revocation list in a block is to be replaced by the next; `None` where it

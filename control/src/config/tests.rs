@@ -298,6 +298,80 @@ fn a_tunnel_has_the_address_of_its_group() {
     }
     let twice = group.to_owned() + &group[group.find("[[").unwrap()..] + &shared("");
     assert_says(&load_text(&twice).unwrap_err().problems[0], "carp, group", "2@vmx0", "keep one");
+    let ike = "[tunnel.protect.ike]\nauth = \"psk\"\npsk = \"hush\"\nmobike = true\n";
+    let moves = group.to_owned() + &shared("").replace("protect = \"none\"\n", ike);
+    let problem = &load_text(&moves).unwrap_err().problems[0];
+    assert_says(problem, "tunnel \"t\", protect, ike, mobike", "CARP that moves it", "take mobike out");
+    assert!(load_text(&moves.replace("mobike = true\n", "")).is_ok());
+}
+
+#[test]
+fn the_link_of_a_pair_is_read() {
+    let text = "[carp]\nrouter = \"first\"\n[carp.sync]\nlisten = \"10.9.0.1:4790\"\npartner = \"10.9.0.2:4790\"\nsecret = \"0123456789abcdef0123456789abcdef\"\n";
+    let sync = load_text(text).unwrap().0.carp.sync.unwrap();
+    assert_eq!(
+        (sync.listen.to_string(), sync.partner.to_string()),
+        ("10.9.0.1:4790".into(), "10.9.0.2:4790".into())
+    );
+    assert_eq!((sync.heartbeat, sync.dead), (Duration::from_secs(1), Duration::from_secs(3)));
+    let fast = load_text(&(text.to_owned() + "heartbeat = \"200ms\"\n")).unwrap().0.carp.sync.unwrap();
+    assert_eq!((fast.heartbeat, fast.dead), (Duration::from_millis(200), Duration::from_millis(600)));
+    for (from, to, what, why, remedy) in [
+        ("listen = \"10.9.0.1:4790\"\n", "", "carp, sync, listen", "is missing", "10.9.0.1:4790"),
+        ("partner = \"10.9.0.2:4790\"\n", "", "carp, sync, partner", "is missing", "10.9.0.2:4790"),
+        (
+            "10.9.0.1:4790",
+            "10.9.0.1",
+            "carp, sync, listen",
+            "no IP address with a port",
+            "[2001:db8::1]:4790",
+        ),
+        ("10.9.0.1:4790", "10.9.0.1:0", "carp, sync, listen", "port 0", "10.9.0.1:4790"),
+        ("10.9.0.1:4790", "0.0.0.0:4790", "carp, sync, listen", "0.0.0.0", ""),
+        ("10.9.0.2", "10.9.0.1", "carp, sync, partner", "`listen` as well", "the other router's"),
+        ("10.9.0.2", "[2001:db8::2]", "carp, sync, partner", "another family", "the other router's"),
+        ("cdef\"", "cde\"", "carp, sync, secret", "31 characters", "openssl rand -hex 32"),
+        ("secret =", "secrets =", "carp, sync", "`secret_file` is missing", "secret_file"),
+        ("secret =", "dead = \"1900ms\"\nsecret =", "carp, sync, dead", "two heartbeats", "three times"),
+        ("secret =", "heartbeat = \"1ms\"\nsecret =", "carp, sync, heartbeat", "out of range", "50ms"),
+        ("secret =", "cert_file = \"x\"\nsecret =", "carp, sync", "both given", "keep one"),
+    ] {
+        assert!(text.contains(from), "{from}");
+        let errors = load_text(&text.replacen(from, to, 1)).unwrap_err();
+        assert_says(&errors.problems[0], what, why, remedy);
+    }
+}
+
+#[test]
+fn hooks_are_read() {
+    let text = "[carp]\nrouter = \"first\"\nready_after = \"20s\"\n[[carp.hook]]\non = [\"master\", \"unready\"]\ncommand = [\"/bin/sh\", \"-c\", \"true\"]\n";
+    let (config, warnings) = load_text(text).unwrap();
+    assert_eq!((config.carp.ready_after, warnings.len()), (Duration::from_secs(20), 0));
+    let hook = &config.carp.hooks[0];
+    assert_eq!(
+        (&hook.on[..], hook.timeout),
+        (&[HookEvent::Master, HookEvent::Unready][..], Duration::from_secs(10))
+    );
+    assert_eq!(hook.command, ["/bin/sh", "-c", "true"]);
+    for (from, to, what, why, remedy) in [
+        ("on = [\"master\", \"unready\"]\n", "", "carp, hook 1, on", "is missing", "backup"),
+        ("\"master\"", "\"mister\"", "carp, hook 1, on", "not known", "master"),
+        ("\"unready\"", "\"master\"", "carp, hook 1, on", "twice", "keep one"),
+        ("[\"master\", \"unready\"]", "[]", "carp, hook 1, command", "`on` is empty", ""),
+        ("/bin/sh", "sh", "carp, hook 1, command", "no whole path", "/usr/local/sbin/move-mac"),
+        ("[\"/bin/sh\", \"-c\", \"true\"]", "[]", "carp, hook 1, command", "names no program", "move-mac"),
+        ("command", "comand", "carp, hook 1, command", "is missing", "move-mac"),
+        ("20s", "0s", "carp, ready_after", "out of range", "1s"),
+    ] {
+        assert!(text.contains(from), "{from}");
+        let errors = load_text(&text.replacen(from, to, 1)).unwrap_err();
+        assert_says(&errors.problems[0], what, why, remedy);
+    }
+    let warnings = load_text(&text.replace("/bin/sh", "/nonexistent")).unwrap().1;
+    assert!(
+        warnings.len() == 1 && warnings[0].to_string().contains("no file that can be run"),
+        "{warnings:?}"
+    );
 }
 
 #[test]
@@ -935,6 +1009,57 @@ fn secrets_stay_hidden() {
     let (config, _) = Folder::with_examples().load("manual.toml").unwrap();
     let shown = format!("{config:?}");
     assert!(shown.contains("key: <hidden>") && !shown.contains("17, 34, 51"), "{shown}");
+}
+
+/// When SAs are replaced: what is said, else what the profile has; an end comes after what it is the end of.
+#[test]
+fn lifetimes() {
+    let read = |more: &str| {
+        let text = format!("{ENDS}[tunnel.protect.ike]\nauth = \"psk\"\npsk = \"hush\"\n{more}\n");
+        load_text(&text).map(|(config, _)| match &config.tunnels[0].protect {
+            Protect::Ike(ike) => ike.lifetimes,
+            _ => panic!("IKE"),
+        })
+    };
+    let life = |rekey, end| Life { rekey: Duration::from_secs(rekey), end: Duration::from_secs(end) };
+    let default = read("").unwrap();
+    assert_eq!((default.time, default.ike), (life(3600, 4320), life(14_400, 17_280)));
+    assert_eq!((default.bytes, default.packets, default.reauth, default.jitter), (None, None, None, 15));
+    assert_eq!(read("profile = \"azure\"").unwrap().time, life(25_000, 30_000));
+    let said = read(
+        "rekey = \"10m\"\nike_rekey = \"2h\"\nike_life = \"90m\"\nreauth = \"1h\"\njitter = \"0%\"\n\
+         rekey_bytes = 5_000_000\nrekey_packets = 1_000\nlife_packets = 1_001",
+    )
+    .unwrap();
+    assert_eq!((said.time, said.ike, said.jitter), (life(600, 720), life(7200, 5400), 0));
+    assert_eq!(said.reauth, Some(Duration::from_secs(3600)));
+    assert_eq!(said.bytes, Some(Life { rekey: 5_000_000, end: 6_000_000 }));
+    assert_eq!(said.packets, Some(Life { rekey: 1000, end: 1001 }));
+
+    for (more, key, why, remedy) in [
+        (
+            "life = \"1h\" #!",
+            "life",
+            "is over before SAs are to be replaced, which is after 3600 s",
+            "longer",
+        ),
+        ("rekey = \"9s\" #!", "rekey", "out of range", "\"10s\" to \"720h\""),
+        ("rekey = \"10500ms\" #!", "rekey", "no whole number of seconds", "\"10s\" to \"720h\""),
+        ("reauth = \"1h\"\nike_life = \"50m\" #!", "ike_life", "after 3600 s", "longer"),
+        ("reauth = \"soon\" #!", "reauth", "not a duration", "\"10s\""),
+        ("life_bytes = 2_000_000 #!", "life_bytes", "no number for it to be larger than", "`rekey_bytes`"),
+        ("rekey_packets = 2_000\nlife_packets = 2_000 #!", "life_packets", "is reached before", "larger"),
+        ("rekey_packets = 999 #!", "rekey_packets", "out of range", "give 1000 to"),
+        ("rekey_bytes = 900_000_000_000_000 #!", "rekey_bytes", "out of range", "give 1000000 to"),
+        ("jitter = \"51%\" #!", "jitter", "left to chance", "\"0%\" to \"50%\""),
+        ("jitter = \"15\" #!", "jitter", "left to chance", "per cent"),
+    ] {
+        let text = format!("{ENDS}[tunnel.protect.ike]\nauth = \"psk\"\npsk = \"hush\"\n{more}\n");
+        let errors = load_text(&text).expect_err(more);
+        assert_eq!(errors.problems.len(), 1, "{errors}");
+        assert_place(&errors.problems[0], &text);
+        assert_says(&errors.problems[0], &format!("tunnel \"t\", protect, ike, {key}"), why, remedy);
+    }
 }
 
 /// An Ed25519 key (RFC 8410), in DER, is known by its public half.

@@ -1,7 +1,7 @@
 //! From the text of a setting to its value: addresses, names, durations, keys. A refusal quotes the text unless it is a
 //! secret, and shows how to write it.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use zeroize::Zeroizing;
@@ -210,6 +210,48 @@ pub(super) fn period(text: &str) -> Result<Duration, Fault> {
 /// How long a far router may be silent before it is asked whether it is there.
 pub(super) fn dpd(text: &str) -> Result<Duration, Fault> {
     duration(text, SILENCES, "write a whole number and s, m or h, from \"1s\" to \"1h\"")
+}
+
+/// How long an SA lives.
+const LIVES: std::ops::RangeInclusive<Duration> = Duration::from_secs(10)..=Duration::from_secs(720 * 3600);
+
+/// The time until an SA is replaced, or ends.
+pub(super) fn lifetime(text: &str) -> Result<Duration, Fault> {
+    let remedy = "write a whole number and s, m or h, from \"10s\" to \"720h\"";
+    let time = duration(text, LIVES, remedy)?;
+    if time.subsec_nanos() > 0 {
+        return Err(Fault::new(format!("{} is no whole number of seconds", quoted(text)), remedy));
+    }
+    Ok(time)
+}
+
+/// How often the two routers of a pair say that they are there.
+const HEARTBEATS: std::ops::RangeInclusive<Duration> = Duration::from_millis(50)..=Duration::from_secs(60);
+
+/// How long the other router of a pair may be silent.
+const DEAD: std::ops::RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(600);
+
+/// How often the two routers of a pair say that they are there.
+pub(super) fn heartbeat(text: &str) -> Result<Duration, Fault> {
+    duration(text, HEARTBEATS, "write a whole number and ms, s or m, from \"50ms\" to \"1m\"")
+}
+
+/// How long the other router of a pair may be silent before it is taken for dead.
+pub(super) fn dead(text: &str) -> Result<Duration, Fault> {
+    duration(text, DEAD, "write a whole number and ms, s or m, from \"100ms\" to \"10m\"")
+}
+
+/// An address and a port of a host.
+pub(super) fn endpoint(text: &str) -> Result<SocketAddr, Fault> {
+    const REMEDY: &str = "give an address and a port: \"10.9.0.1:4790\" or \"[2001:db8::1]:4790\"";
+    let endpoint: SocketAddr = text
+        .parse()
+        .map_err(|_| Fault::new(format!("{} is no IP address with a port", quoted(text)), REMEDY))?;
+    if endpoint.port() == 0 {
+        return Err(Fault::new("port 0 is any port", REMEDY));
+    }
+    host_address(&endpoint.ip().to_string())?;
+    Ok(endpoint)
 }
 
 fn duration(text: &str, range: std::ops::RangeInclusive<Duration>, remedy: &str) -> Result<Duration, Fault> {

@@ -9,7 +9,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering, fence};
 
 /// A bell for one sleeper.
-pub(super) struct Bell {
+pub(crate) struct Bell {
     rope: UnixStream,
     clapper: UnixStream,
     asleep: AtomicBool,
@@ -20,7 +20,7 @@ impl Bell {
     ///
     /// # Errors
     /// The system has no descriptors left.
-    pub(super) fn new() -> io::Result<Bell> {
+    pub(crate) fn new() -> io::Result<Bell> {
         let (rope, clapper) = UnixStream::pair()?;
         rope.set_nonblocking(true)?;
         clapper.set_nonblocking(true)?;
@@ -28,18 +28,18 @@ impl Bell {
     }
 
     /// Wakes the sleeper, or keeps it from falling asleep the next time it means to.
-    pub(super) fn ring(&self) {
+    pub(crate) fn ring(&self) {
         // A bell that takes no more has been rung.
         let _ = (&self.rope).write(&[1]);
     }
 
     /// Rings if the sleeper is asleep, or about to be.
-    pub(super) fn wake(&self) {
+    pub(crate) fn wake(&self) {
         self.wake_if(|| true);
     }
 
     /// Rings if the sleeper is asleep, or about to be, and there is something for it.
-    pub(super) fn wake_if(&self, something: impl FnOnce() -> bool) {
+    pub(crate) fn wake_if(&self, something: impl FnOnce() -> bool) {
         // What was made for the sleeper comes before the question whether it sleeps.
         fence(Ordering::SeqCst);
         if self.asleep.load(Ordering::Relaxed) && something() && self.asleep.swap(false, Ordering::Relaxed) {
@@ -48,14 +48,14 @@ impl Bell {
     }
 
     /// From here on, [`Bell::wake`] rings.
-    pub(super) fn lie_down(&self) {
+    pub(crate) fn lie_down(&self) {
         self.asleep.store(true, Ordering::Relaxed);
         // It comes before the last look for work.
         fence(Ordering::SeqCst);
     }
 
     /// The sleeper is up: the bell is silent again.
-    pub(super) fn get_up(&self) {
+    pub(crate) fn get_up(&self) {
         self.asleep.store(false, Ordering::Relaxed);
         let mut rung = [0; 64];
         while matches!((&self.clapper).read(&mut rung), Ok(length) if length == rung.len()) {}

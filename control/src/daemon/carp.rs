@@ -6,9 +6,10 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
-use super::status::{CarpStatus, GroupStatus};
+use super::status::{CarpStatus, GroupStatus, LinkStatus};
 use super::{Daemon, log};
 use crate::Failure;
+use crate::carp::hooks::Occasion;
 use crate::carp::{Followed, Member, Role, Turn};
 use crate::config::{Group, Tunnel};
 use crate::plan::KeptTunnel;
@@ -17,16 +18,55 @@ impl Daemon {
     /// Looks at the roles, and has those in force that have changed.
     pub(super) fn follow_carp(&mut self, now: Instant) {
         let turns = self.carp.look(self.host.state(), now);
+        // Before roles are applied: what is carried on is not silent in between.
+        self.follow_yield(now);
         if turns.is_empty() {
-            return;
+            return self.look_at_roles(now);
         }
-        assign(&self.carp, &self.config.tunnels, &mut self.kept.tunnels);
-        self.generation += 1;
-        self.rebuild();
+        if turns.iter().any(|turn| turn.from == Role::Master) {
+            // What was received last, while it is still this router that receives.
+            self.tell_partner(now);
+        }
+        self.apply_roles(now);
         turns.iter().for_each(tell);
+        self.run_hooks(&turns);
+        self.look_at_roles(now);
+    }
+
+    /// Has tunnels send, or be silent, as the roles are.
+    pub(super) fn apply_roles(&mut self, now: Instant) {
+        assign(&self.active(), &self.config.tunnels, &mut self.kept.tunnels);
+        self.stand();
+        self.install_keys();
+        self.rebuild();
         self.tell_tunnels();
+        self.tell_partner(now);
         // Packets first: charon takes its time.
         self.steer_keys();
+    }
+
+    /// Groups on whose tunnels this router sends and receives: those of which it is master, unless the other one is as well and this
+    /// one has to be quiet; and those that it carries on until the other one is.
+    pub(super) fn active(&self) -> Vec<Group> {
+        let is_quiet = |group: &Group| self.pair.is_split(group) && self.is_loser();
+        let is_carried = |group: &Group| self.yielded.as_ref().is_some_and(|yielded| yielded.carries(group));
+        let active = |(group, member): &(&Group, &Member)| {
+            (member.role == Role::Master || is_carried(group)) && !is_quiet(group)
+        };
+        self.carp.members().filter(active).map(|(group, _)| group.clone()).collect()
+    }
+
+    /// Has the hooks run that are for these changes.
+    pub(super) fn run_hooks(&mut self, turns: &[Turn]) {
+        for turn in turns {
+            let address = self
+                .carp
+                .members()
+                .find(|(group, _)| **group == turn.group)
+                .map(|(_, member)| member.address);
+            let group = address.map(|address| (turn.group.clone(), address));
+            self.hooks.happen(Occasion { event: turn.to.into(), group });
+        }
     }
 
     /// Somebody says what this router is.
@@ -52,21 +92,39 @@ impl Daemon {
                 seconds: member.since.elapsed().as_secs_f64(),
                 changes: member.changes,
                 tunnels: tunnels.collect(),
+                split: self.pair.is_split(group),
             };
             (group.to_string(), status)
         };
         CarpStatus {
             followed: true,
             router: self.config.carp.router.name().to_owned(),
+            yielded: self.yielded.is_some(),
+            missing: if self.config.carp.at.is_some() { self.missing(Instant::now()) } else { Vec::new() },
+            hooks_done: self.hooks.counts.0,
+            hooks_failed: self.hooks.counts.1,
             groups: self.carp.members().map(group).collect(),
+            sync: self.show_sync(),
         }
+    }
+
+    /// The link, with what the partner says of itself.
+    fn show_sync(&self) -> Option<LinkStatus> {
+        let mut link = self.partner.status()?;
+        if let (Some(partner), Some(missing)) = (&mut link.partner, self.pair.missing()) {
+            (partner.ready, partner.missing) = (Some(missing.is_empty()), missing.to_vec());
+        }
+        Some(link)
     }
 
     /// Why the tunnel is silent, if it is for its near end being another router's.
     pub(super) fn backup(&self, number: usize) -> Option<String> {
         let kept = self.kept.tunnels.get(number).filter(|kept| kept.backup);
-        let group = self.config.tunnels.get(number)?.local.group();
-        kept.and(group).map(|group| format!("this router is {} for {group}", self.carp.role(group)))
+        let group = kept.and(self.config.tunnels.get(number)?.local.group())?;
+        Some(match self.carp.role(group) {
+            Role::Master => format!("both routers are master for {group}, and this one is silent"),
+            role => format!("this router is {role} for {group}"),
+        })
     }
 }
 
@@ -79,11 +137,16 @@ pub(super) fn negotiated<'t>(tunnels: &'t [Tunnel], kept: &[KeptTunnel]) -> Vec<
     tunnels.iter().zip(kept).map(quiet).collect()
 }
 
-/// Tunnels are silent where this router is not master of their near end's group.
-pub(super) fn assign(carp: &Followed, tunnels: &[Tunnel], kept: &mut [KeptTunnel]) {
+/// Tunnels are silent whose near end belongs to a group that is not one of these.
+pub(super) fn assign(active: &[Group], tunnels: &[Tunnel], kept: &mut [KeptTunnel]) {
     for (tunnel, kept) in tunnels.iter().zip(kept) {
-        kept.backup = tunnel.local.group().is_some_and(|group| carp.role(group) != Role::Master);
+        kept.backup = tunnel.local.group().is_some_and(|group| !active.contains(group));
     }
+}
+
+/// Groups of which this router is master.
+pub(super) fn masters(carp: &Followed) -> Vec<Group> {
+    carp.members().filter(|(_, member)| member.role == Role::Master).map(|(group, _)| group.clone()).collect()
 }
 
 pub(super) fn tell(Turn { group, from, to, why }: &Turn) {

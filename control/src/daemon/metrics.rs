@@ -16,7 +16,7 @@ use super::Daemon;
 use super::bell::Bell;
 use super::log;
 use super::server::{Answer, Query};
-use super::status::PortStatus;
+use super::status::{Copied, PortStatus};
 use crate::api::Command;
 use crate::carp::Role;
 use crate::metrics::exposition::{Exposition, Kind};
@@ -59,6 +59,8 @@ impl Endpoint {
     }
 }
 
+/// What is measured of copies.
+type OfCopied = fn(&Copied) -> u64;
 /// What is counted of a port.
 type OfPort = fn(&PortStatus) -> u64;
 
@@ -112,6 +114,54 @@ impl Daemon {
         let help = "Changes of this router's role.";
         let mut changes = text.family(Kind::Counter, "culvert_carp_changes_total", help);
         carp.groups.iter().for_each(|(group, of)| changes.sample(&[("group", group)], of.changes));
+        let help = "Whether both routers are master.";
+        let mut split = text.family(Kind::Gauge, "culvert_carp_split", help);
+        carp.groups.iter().for_each(|(group, of)| split.sample(&[("group", group)], flag(of.split)));
+        if self.config.carp.at.is_some() {
+            text.family(Kind::Gauge, "culvert_carp_ready", "Whether this router is ready to be master.")
+                .sample(&[], flag(carp.missing.is_empty()));
+        }
+        let help = "Hooks that have ended, by result.";
+        let mut hooks = text.family(Kind::Counter, "culvert_carp_hooks_total", help);
+        hooks.sample(&[("result", "done")], carp.hooks_done);
+        hooks.sample(&[("result", "failed")], carp.hooks_failed);
+        let Some(link) = carp.sync else { return };
+        let version = link.partner.as_ref().map_or(String::new(), |partner| partner.version.to_string());
+        let program = link.partner.as_ref().map_or("", |partner| &partner.program);
+        text.family(Kind::Gauge, "culvert_carp_sync_up", "Whether the other router of the pair is linked.")
+            .sample(&[("program", program), ("version", &version)], flag(link.up));
+        if let Some(ready) = link.partner.as_ref().and_then(|partner| partner.ready) {
+            let help = "Whether the other router says that it is ready to be master.";
+            text.family(Kind::Gauge, "culvert_carp_partner_ready", help).sample(&[], flag(ready));
+        }
+        text.family(Kind::Counter, "culvert_carp_sync_sessions_total", "Links with it so far.")
+            .sample(&[], link.sessions);
+        let help = "Connections refused: not the other router, or not able to prove it.";
+        text.family(Kind::Counter, "culvert_carp_sync_refused_total", help).sample(&[], link.refused);
+        for (kind, name, help, [sent, received]) in [
+            (
+                Kind::Counter,
+                "culvert_carp_sync_frames_total",
+                "What the two say to each other.",
+                [link.out_frames, link.in_frames],
+            ),
+            (
+                Kind::Counter,
+                "culvert_carp_sync_bytes_total",
+                "The same in bytes.",
+                [link.out_bytes, link.in_bytes],
+            ),
+            (
+                Kind::Gauge,
+                "culvert_carp_sync_waiting_bytes",
+                "What waits to be sent, or to be heard.",
+                [link.waiting_out as u64, link.waiting_in as u64],
+            ),
+        ] {
+            let mut family = text.family(kind, name, help);
+            family.sample(&[("direction", "out")], sent);
+            family.sample(&[("direction", "in")], received);
+        }
     }
 
     fn measure_ports(&self, text: &mut Exposition) {
@@ -168,6 +218,24 @@ impl Daemon {
             names,
             counts.iter().map(|(number, counts)| (number.as_str(), *counts)),
         );
+        let families: [(_, _, OfCopied); 2] = [
+            (
+                "culvert_worker_copied_frames_total",
+                "Frames whose bytes had to be copied, by the reason: 0 between ports that share buffers and give headroom.",
+                |copied| copied.frames,
+            ),
+            ("culvert_worker_copied_bytes_total", "Bytes of frames that had to be copied.", |copied| {
+                copied.bytes
+            }),
+        ];
+        for (metric, help, of) in families {
+            let mut family = text.family(Kind::Counter, metric, help);
+            for (number, worker) in numbered() {
+                for (kind, copied) in &worker.copied {
+                    family.sample(&[("worker", number.as_str()), ("kind", kind)], of(copied));
+                }
+            }
+        }
     }
 
     fn measure_tunnels(&self, text: &mut Exposition) {

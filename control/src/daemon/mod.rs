@@ -32,8 +32,10 @@ mod lookout;
 mod metrics;
 mod negotiation;
 mod offloads;
+mod pair;
 mod placed;
 mod privileges;
+mod ready;
 mod server;
 mod service;
 mod show;
@@ -41,6 +43,7 @@ pub(crate) mod status;
 #[cfg(any(target_os = "linux", test))]
 mod steering;
 mod stream;
+mod sync;
 mod taps;
 #[cfg(test)]
 mod tests;
@@ -49,6 +52,7 @@ mod top;
 mod transact;
 mod view;
 mod watch;
+mod yielding;
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -73,7 +77,6 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use ring::rand::{SecureRandom, SystemRandom};
 
 use self::assemble::{Built, Known, Link};
-use self::bell::Bell;
 use self::devices::OpenPort;
 use self::exceptions::{Bells, ExceptionThread};
 use self::follow::Host;
@@ -86,13 +89,16 @@ use self::service::Signals;
 use self::threads::{Others, WorkerThread};
 use self::transact::{Proposal, Transactions};
 use self::watch::Watches;
+use self::yielding::Yielded;
 use crate::carp::Followed;
+use crate::carp::hooks::Hooks;
 use crate::config::{Config, Local, Problem, Protect, Tunnel};
 use crate::keys::Keys;
 use crate::plan::{self, Kept};
 use crate::routes::HostTables;
 use crate::{Failure, cli, replay};
 
+pub(crate) use bell::Bell;
 pub(crate) use devices::netmap_options;
 pub(crate) use live::{Live, live};
 pub use server::SOCKET;
@@ -150,12 +156,16 @@ pub fn run(arguments: &cli::Run) -> Result<(), Failure> {
     let offloads = OffloadFile::beside(&socket);
     offloads.restore();
     offloads.note(transactions.config()).map_err(Failure::failed)?;
+    let carp = &transactions.config().carp;
+    let hooks = Hooks::start(&carp.hooks, carp.router.name()).map_err(failed)?;
+    let readiness = ready::Readiness::new(&socket);
     let privileges =
         if arguments.unlimited { Ok(Privileges::all()) } else { privileges::limit(&Needs { read, written }) };
     let woken = Arc::clone(&bell);
     let keys = Keys::new(negotiation::places(&socket, &arguments.vici), move || woken.wake());
-    let started =
-        privileges.and_then(|privileges| Daemon::start(transactions, privileges, keys, &bell, &stop));
+    let started = privileges.and_then(|privileges| {
+        Daemon::start(transactions, privileges, keys, (hooks, readiness), &bell, &stop)
+    });
     if started.is_err() {
         // All has been given back.
         offloads.remove();
@@ -240,6 +250,14 @@ struct Daemon {
     privileges: Privileges,
     keys: Keys,
     carp: Followed,
+    /// The other router of the pair.
+    partner: sync::Partner,
+    /// What it has said.
+    pair: pair::Pair,
+    /// This router has yielded.
+    yielded: Option<Yielded>,
+    hooks: Hooks,
+    readiness: ready::Readiness,
     /// Counts changes of negotiated SAs, and of roles.
     generation: u64,
     #[cfg(target_os = "linux")]
@@ -290,6 +308,7 @@ impl Daemon {
         transactions: Transactions,
         privileges: Privileges,
         keys: Keys,
+        (hooks, readiness): (Hooks, ready::Readiness),
         bell: &Arc<Bell>,
         stop: &Arc<AtomicBool>,
     ) -> Result<Daemon, Failure> {
@@ -304,8 +323,9 @@ impl Daemon {
         let mut kept = Kept::new(&config, devices.shares.len())?;
         let mut carp = Followed::new(crate::carp::source());
         carp.steer(&config.carp, started);
-        carp.look(host.state(), started).iter().for_each(carp::tell);
-        carp::assign(&carp, &config.tunnels, &mut kept.tunnels);
+        let turns = carp.look(host.state(), started);
+        turns.iter().for_each(carp::tell);
+        carp::assign(&carp::masters(&carp), &config.tunnels, &mut kept.tunnels);
         let count = config.tunnels.len();
         let learned =
             Learned { path_mtus: vec![None; count], liveness: vec![None; count], ..Learned::default() };
@@ -375,6 +395,11 @@ impl Daemon {
             privileges,
             keys,
             carp,
+            partner: sync::Partner::default(),
+            pair: pair::Pair::default(),
+            yielded: None,
+            hooks,
+            readiness,
             generation: 0,
             #[cfg(target_os = "linux")]
             steering: steering::Steering::default(),
@@ -394,6 +419,8 @@ impl Daemon {
             return Err(failure);
         }
         daemon.steer_keys();
+        daemon.steer_partner();
+        daemon.run_hooks(&turns);
         // What the tunnels' interfaces brought about on the host.
         daemon.host.follow();
         daemon.rebuild();
@@ -434,6 +461,7 @@ impl Daemon {
 
     /// Runs until it is told to end.
     fn run(&mut self, queries: &Receiver<Query>, reload: &AtomicBool) {
+        self.follow_readiness(Instant::now());
         while !self.stop.load(Ordering::Relaxed) {
             self.wait(queries);
             while let Ok(event) = self.events.try_recv() {
@@ -447,6 +475,8 @@ impl Daemon {
             if moved || self.carp.is_told() {
                 self.follow_carp(Instant::now());
             }
+            self.hear_partner();
+            self.hear_hooks();
             while let Ok(query) = queries.try_recv() {
                 if query.take() {
                     // A client that has left wants no answer.
@@ -464,6 +494,7 @@ impl Daemon {
                 }
             }
             let now = Instant::now();
+            self.follow_yield(now);
             self.follow_keys(now);
             self.feed_watches(now);
             self.host.remind(now);
@@ -489,6 +520,8 @@ impl Daemon {
         let due = self.transactions.due().map_or(due, |next| due.min(next));
         let due = if self.interfaces.are_behind() { Instant::now() } else { due };
         let due = self.keys.deadline().map_or(due, |next| due.min(next));
+        let due = self.pair.deadline().map_or(due, |next| due.min(next));
+        let due = self.yielded.as_ref().and_then(Yielded::deadline).map_or(due, |next| due.min(next));
         // Rounded up, so as not to look in vain.
         let wait = due.saturating_duration_since(Instant::now()) + Duration::from_micros(999);
         let wait = PollTimeout::try_from(wait).unwrap_or(PollTimeout::from(1_000_u16));
@@ -498,8 +531,10 @@ impl Daemon {
             waited.push(PollFd::new(self.host.wait_fd(), PollFlags::POLLIN));
         }
         waited.extend(self.carp.wait_fd().map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
+        waited.extend(self.hooks.wait_fd().map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
         self.bell.lie_down();
-        let silent = self.events.is_empty() && queries.is_empty() && self.keys.is_silent();
+        let silent =
+            self.events.is_empty() && queries.is_empty() && self.keys.is_silent() && self.partner.is_silent();
         if silent && !self.stop.load(Ordering::Relaxed) {
             // Whatever it says: what there is to do is looked for.
             let _ = poll(&mut waited, wait);
@@ -702,6 +737,8 @@ impl Daemon {
             }
         }
         self.follow_carp(Instant::now());
+        self.look_after_partner();
+        self.follow_readiness(Instant::now());
         log::look_after();
         privileges::tell_refused();
         let mtus = self.mtus();
@@ -779,6 +816,7 @@ impl Daemon {
     /// Gives everything back. See the module page.
     fn stop(mut self) {
         std::mem::take(&mut self.watches).end("the daemon ends");
+        self.readiness.end();
         drop(std::mem::take(&mut self.ports));
         privileges::tell_refused();
         self.interfaces.remove();

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use super::{Daemon, log};
 use crate::keys::Places;
+use crate::plan;
 
 /// Where charon's plugin finds a daemon whose socket is at `socket`.
 pub(super) fn places(socket: &Path, vici: &Path) -> Places {
@@ -19,9 +20,10 @@ impl Daemon {
         let tunnels = super::carp::negotiated(&self.config.tunnels, &self.kept.tunnels);
         let counters = self.kept.tunnels.iter().map(|kept| &kept.counters);
         let tunnels = tunnels.iter().map(AsRef::as_ref).zip(counters);
-        if let Err(why) = self.keys.steer(tunnels, Instant::now()) {
+        if let Err(why) = self.keys.steer(tunnels, plan::router(self.config.carp.router), Instant::now()) {
             log::error(format_args!("keys cannot be negotiated: {why}"));
         }
+        self.stand();
         self.install_keys();
     }
 
@@ -31,6 +33,7 @@ impl Daemon {
             self.install_keys();
             self.rebuild();
             self.tell_tunnels();
+            self.tell_partner(now);
         }
         self.keys.settle();
         for origin in self.keys.news() {
@@ -38,10 +41,11 @@ impl Daemon {
         }
     }
 
-    fn install_keys(&mut self) {
+    /// The tables are to have what SAs there are now.
+    pub(super) fn install_keys(&mut self) {
         for (tunnel, kept) in self.config.tunnels.iter().zip(&mut self.kept.tunnels) {
             if let Some(installed) = self.keys.installed(&tunnel.name) {
-                kept.outbound = installed.outbound.into_iter().collect();
+                kept.outbound = installed.outbound.into_iter().chain(installed.more).collect();
                 kept.inbound = installed.inbound;
                 kept.udp = installed.udp;
                 kept.ends = installed.ends.map(|ends| (ends.source, ends.destination));

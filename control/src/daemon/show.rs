@@ -137,6 +137,7 @@ fn ports(ports: &BTreeMap<String, PortStatus>) -> Vec<Table> {
 fn workers(workers: &Vec<WorkerStatus>) -> Vec<Table> {
     let mut table = Table::new(0, ["worker", "core", "frames", "cpu seconds", "cpu %"]);
     let mut counts = Table::new(0, ["worker", "in packets", "in bytes", "out packets", "out bytes"]);
+    let mut copies = Table::new(2, ["worker", "copied", "copied frames", "copied bytes"]);
     for worker in workers {
         table.row([
             worker.worker.to_string(),
@@ -146,8 +147,12 @@ fn workers(workers: &Vec<WorkerStatus>) -> Vec<Table> {
             format!("{:.1}", worker.cpu_percent),
         ]);
         counts.row([worker.worker.to_string()].into_iter().chain(numbers(&worker.counts)));
+        for (kind, copied) in worker.copied.iter().filter(|(_, copied)| copied.frames > 0) {
+            let [frames, bytes] = [copied.frames, copied.bytes].map(|number| number.to_string());
+            copies.row([worker.worker.to_string(), kind.clone(), frames, bytes]);
+        }
     }
-    vec![table, counts]
+    vec![table, counts, copies]
 }
 
 fn numbers(counts: &Counts) -> impl Iterator<Item = String> {
@@ -217,7 +222,7 @@ fn nesting(tunnels: &BTreeMap<String, TunnelStatus>) -> Table {
 }
 
 fn sas(sas: &BTreeMap<String, Sas>) -> Vec<Table> {
-    let mut table = Table::new(4, ["tunnel", "SA", "suite", "state", "age"]);
+    let mut table = Table::new(5, ["tunnel", "SA", "suite", "state", "keys", "age"]);
     let mut numbers = Table::new(2, ["tunnel", "SA", "last number", "remaining"]);
     let all = sas.iter().flat_map(|(name, sas)| sas.iter().map(move |sa| (name, sa)));
     for (name, SaStatus { report: sa, age }) in all {
@@ -226,7 +231,8 @@ fn sas(sas: &BTreeMap<String, Sas>) -> Vec<Table> {
             Numbers::Out { used, remaining } => (used, Some(remaining.to_string())),
             Numbers::In { highest } => (highest, None),
         };
-        table.row([name.clone(), number.clone(), sa.suite.clone(), sa.state.clone(), text::age(*age)]);
+        let words = [name, &number, &sa.suite, &sa.state, &sa.source].map(Clone::clone);
+        table.row(words.into_iter().chain([text::age(*age)]));
         let cells = [name.clone(), number, last.to_string()];
         numbers.row(cells.into_iter().chain(remaining));
     }
@@ -267,8 +273,29 @@ fn carp(carp: &CarpStatus) -> Vec<Table> {
         if let Some(of_group) = &group.why {
             why.row([name.clone(), of_group.clone()]);
         }
+        if group.split {
+            why.row([name.clone(), "both routers are master; the second is silent".to_owned()]);
+        }
     }
-    vec![table, why]
+    let mut sync = Table::new(2, ["sync", "state", "since", "partner"]);
+    let mut no_sync = Table::new(1, ["no link with the partner"]);
+    let mut partner_missing = Table::new(1, ["the partner is not ready to be master"]);
+    if let Some(link) = &carp.sync {
+        let partner = link.partner.as_ref().map_or_else(
+            || link.to.to_string(),
+            |who| {
+                format!("router {} at {}, {}, version {}", who.router, who.address, who.program, who.version)
+            },
+        );
+        let state = if link.up { "up" } else { "down" };
+        sync.row([link.proof.clone(), state.to_owned(), text::age(link.seconds), partner]);
+        link.why.iter().for_each(|why| no_sync.row([why.clone()]));
+        let its = link.partner.iter().flat_map(|who| &who.missing);
+        its.for_each(|what| partner_missing.row([what.clone()]));
+    }
+    let mut missing = Table::new(1, ["not ready to be master"]);
+    carp.missing.iter().for_each(|what| missing.row([what.clone()]));
+    vec![table, why, missing, sync, no_sync, partner_missing]
 }
 
 fn drops(drops: &BTreeMap<String, u64>) -> Vec<Table> {
@@ -300,7 +327,8 @@ mod tests {
             (
                 What::Workers,
                 json!({"workers": [{"worker": 255, "core": 255, "frames": most, "cpu_seconds": 99999.5, "cpu_percent": 99.9,
-                    "in_packets": 9_999_999_999_999_u64, "in_bytes": 9_999_999_999_999_999_u64, "out_packets": 1, "out_bytes": 1},
+                    "in_packets": 9_999_999_999_999_u64, "in_bytes": 9_999_999_999_999_999_u64, "out_packets": 1, "out_bytes": 1,
+                    "copied": {"interfaces": {"frames": most, "bytes": most}, "headroom": {"frames": 0, "bytes": 0}}},
                     {"worker": 1, "core": null, "frames": 1, "cpu_seconds": 0.0, "cpu_percent": 0.0,
                     "in_packets": 1, "in_bytes": 1, "out_packets": 1, "out_bytes": 1}]}),
             ),

@@ -1,14 +1,14 @@
 //! What `culvert show` gives: an object with one key, the name of what was asked for.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use crate::carp::Role;
-use crate::config::{Config, Device, Mtu, Payload, Port, Protect, RouteTarget, Tunnel};
+use crate::config::{Config, Device, Mtu, Payload, Port, Protect, RouteTarget, Sync, SyncProof, Tunnel};
 use crate::report::{Counts, SaReport};
 
 /// What can be shown.
@@ -103,6 +103,22 @@ pub(super) struct WorkerStatus {
     /// What it took out of tunnels and put into them.
     #[serde(flatten)]
     pub(super) counts: Counts,
+    /// What it had to copy, by the reason: `transmit` (a port's buffers are not those that the frame came in), `headroom` (the port
+    /// that the frame came by leaves no room in front for headers), `fan-out`, `interfaces`, `hand-over` (what is shared among
+    /// workers, goes to the host by a tunnel's interface, or to another worker, has other buffers) and `exceptions` (what went through
+    /// the thread for what is not a matter of nanoseconds: fragments, errors, packets that wait for a neighbour). 0 for traffic between
+    /// ports that share buffers and give headroom.
+    #[serde(default)]
+    pub(super) copied: BTreeMap<String, Copied>,
+}
+
+/// Frames whose bytes were copied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(deny_unknown_fields))]
+pub(super) struct Copied {
+    pub(super) frames: u64,
+    /// These bytes.
+    pub(super) bytes: u64,
 }
 
 /// A tunnel, by its name.
@@ -169,8 +185,95 @@ pub(super) struct CarpStatus {
     pub(super) followed: bool,
     /// Which of the pair this router is: `first` or `second`.
     pub(super) router: String,
+    /// It was told to let the other one be master.
+    #[serde(default)]
+    pub(super) yielded: bool,
+    /// What keeps this router from being ready to be master; nothing: it is ready.
+    #[serde(default)]
+    pub(super) missing: Vec<String>,
+    /// Hooks that have ended well, and otherwise.
+    #[serde(default)]
+    pub(super) hooks_done: u64,
+    #[serde(default)]
+    pub(super) hooks_failed: u64,
     /// By `VHID@IF`.
     pub(super) groups: BTreeMap<String, GroupStatus>,
+    /// The link to the other router; null: `[carp.sync]` is not there.
+    #[serde(default)]
+    pub(super) sync: Option<LinkStatus>,
+}
+
+/// The link to the other router of the pair.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(deny_unknown_fields))]
+pub(super) struct LinkStatus {
+    pub(super) up: bool,
+    /// Who is there; null: nobody.
+    pub(super) partner: Option<PartnerStatus>,
+    /// Why it is not up.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(super) why: Option<String>,
+    /// For how long it has been so.
+    pub(super) seconds: f64,
+    /// Where this router listens, and where the other one should.
+    pub(super) listen: SocketAddr,
+    pub(super) to: SocketAddr,
+    /// `secret` or `certificate`.
+    pub(super) proof: String,
+    /// Sessions so far.
+    pub(super) sessions: u64,
+    /// Bytes that wait to be sent, and to be heard.
+    pub(super) waiting_out: usize,
+    pub(super) waiting_in: usize,
+    /// Frames sent and received, and their bytes.
+    pub(super) out_frames: u64,
+    pub(super) in_frames: u64,
+    pub(super) out_bytes: u64,
+    pub(super) in_bytes: u64,
+    /// Connections refused: not from the partner's address, or not able to prove to be the partner.
+    pub(super) refused: u64,
+}
+
+/// The router at the other end of the link.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(deny_unknown_fields))]
+pub(super) struct PartnerStatus {
+    pub(super) address: SocketAddr,
+    /// `first` or `second`.
+    pub(super) router: String,
+    /// What it runs.
+    pub(super) program: String,
+    /// The version of what the two say to each other.
+    pub(super) version: u16,
+    /// Whether it is ready to be master; null: it has not said, as those that speak version 1 do not.
+    #[serde(default)]
+    pub(super) ready: Option<bool>,
+    /// What keeps it from being ready.
+    #[serde(default)]
+    pub(super) missing: Vec<String>,
+}
+
+impl LinkStatus {
+    /// Before anything has happened.
+    pub(super) fn down(settings: &Sync) -> LinkStatus {
+        LinkStatus {
+            up: false,
+            partner: None,
+            why: None,
+            seconds: 0.0,
+            listen: settings.listen,
+            to: settings.partner,
+            proof: settings.proof.name().to_owned(),
+            sessions: 0,
+            waiting_out: 0,
+            waiting_in: 0,
+            out_frames: 0,
+            in_frames: 0,
+            out_bytes: 0,
+            in_bytes: 0,
+            refused: 0,
+        }
+    }
 }
 
 /// An address that is shared.
@@ -187,6 +290,9 @@ pub(super) struct GroupStatus {
     pub(super) seconds: f64,
     /// How often that has changed.
     pub(super) changes: u64,
+    /// Are both routers master, and have been for longer than it takes to hear of it? Then the second is silent.
+    #[serde(default)]
+    pub(super) split: bool,
     /// Tunnels that have it as their near end.
     pub(super) tunnels: Vec<String>,
 }
@@ -265,7 +371,36 @@ pub(crate) fn carp(config: &Config) -> Value {
     let groups = config.carp.groups.iter();
     let groups: Map<String, Value> =
         groups.map(|group| (group.group.to_string(), json!(group.address))).collect();
-    json!({"router": config.carp.router.name(), "group": groups})
+    let hooks = config.carp.hooks.iter().map(|hook| {
+        json!({
+            "on": hook.on.iter().map(|event| event.name()).collect::<Vec<_>>(),
+            "command": hook.command,
+            "timeout": format!("{}ms", hook.timeout.as_millis()),
+        })
+    });
+    json!({
+        "router": config.carp.router.name(),
+        "group": groups,
+        "sync": config.carp.sync.as_ref().map(sync),
+        "ready_after": format!("{}s", config.carp.ready_after.as_secs()),
+        "hook": hooks.collect::<Value>(),
+    })
+}
+
+/// Without the secret and what goes with a certificate.
+fn sync(sync: &Sync) -> Value {
+    let partner_name = match &sync.proof {
+        SyncProof::Secret(_) => None,
+        SyncProof::Certificate { partner_name, .. } => Some(partner_name),
+    };
+    json!({
+        "listen": sync.listen,
+        "partner": sync.partner,
+        "proof": sync.proof.name(),
+        "partner_name": partner_name,
+        "heartbeat": format!("{}ms", sync.heartbeat.as_millis()),
+        "dead": format!("{}ms", sync.dead.as_millis()),
+    })
 }
 
 pub(crate) fn port(port: &Port) -> Value {
@@ -363,6 +498,24 @@ fn ike_settings(ike: &crate::config::Ike) -> Value {
             crate::config::Role::Responder => "responder",
         });
     }
+    let lives = &ike.lifetimes;
+    let counts = [("bytes", lives.bytes), ("packets", lives.packets)];
+    for (what, life) in counts.into_iter().filter_map(|(what, life)| life.map(|life| (what, life))) {
+        settings[format!("rekey_{what}")] = json!(life.rekey);
+        settings[format!("life_{what}")] = json!(life.end);
+    }
+    for (name, time) in [
+        ("rekey", Some(lives.time.rekey)),
+        ("life", Some(lives.time.end)),
+        ("ike_rekey", Some(lives.ike.rekey)),
+        ("ike_life", Some(lives.ike.end)),
+        ("reauth", lives.reauth),
+    ] {
+        settings[name] = json!(time.map(|time| time.as_secs()));
+    }
+    settings["sas"] = json!(ike.sas);
+    settings["ml_kem"] = json!(ike.ml_kem.name());
+    settings["jitter"] = json!(format!("{}%", lives.jitter));
     if let Some(trust) = ike.auth.trust() {
         settings["revocation"] = json!(trust.revocation.name());
     }

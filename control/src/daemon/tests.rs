@@ -281,7 +281,7 @@ fn a_tunnel_is_silent_while_its_near_end_is_another_router_s() {
     for (role, way_out) in roles {
         script.set(&of, role);
         followed.look(&host, world.now);
-        carp::assign(&followed, &world.config.tunnels, &mut world.kept.tunnels);
+        carp::assign(&carp::masters(&followed), &world.config.tunnels, &mut world.kept.tunnels);
         let built = world.build();
         assert_eq!(built.tables.tunnels()[0].way_out(), way_out, "{role}");
         assert_eq!(built.tables.tunnels()[1].way_out(), Ok(WAN), "its neighbour does not care");

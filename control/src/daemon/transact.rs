@@ -484,7 +484,7 @@ impl Daemon {
         let config = self.transactions.numbers.arrange(&self.config, wanted, now);
         self.interfaces.free(&config);
         let mut tunnels = self.kept.succeed(&self.config.tunnels, &config.tunnels)?;
-        super::carp::assign(&self.carp, &config.tunnels, &mut tunnels);
+        super::carp::assign(&self.active(), &config.tunnels, &mut tunnels);
         let (mut learned, mut touched) = (self.learned.clone(), BTreeSet::new());
         learned.path_mtus.resize(config.tunnels.len(), None);
         learned.liveness.resize(config.tunnels.len(), None);
@@ -592,8 +592,10 @@ impl Daemon {
         self.interfaces.change(&before, &self.config, &touched);
         self.put_to_use(setup);
         self.steer_keys();
+        self.steer_partner();
         // Groups that are new.
         self.follow_carp(now);
+        self.tell_all(now);
         self.note_change();
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use culvert_engine::counters::{Copying, WorkerCounters};
 use culvert_engine::drops::Reason;
 use culvert_engine::ring::Health;
 use culvert_engine::tables::Gateway;
@@ -12,7 +13,7 @@ use serde_json::{Map, Value};
 use super::Daemon;
 use super::devices::OpenPort;
 use super::status::{
-    self, NeighbourStatus, PortStatus, RouteStatus, SaStatus, Sas, TunnelStatus, What, WorkerStatus,
+    self, Copied, NeighbourStatus, PortStatus, RouteStatus, SaStatus, Sas, TunnelStatus, What, WorkerStatus,
 };
 use crate::replay;
 use crate::report::{self, Counts};
@@ -83,6 +84,7 @@ impl Daemon {
                 cpu_seconds: cpu,
                 cpu_percent: if running > 0.0 { 100.0 * cpu / running } else { 0.0 },
                 counts,
+                copied: self.counters.get(number).map(|counters| copied(counters)).unwrap_or_default(),
             }
         };
         self.workers.iter().zip(counts).enumerate().map(worker).collect()
@@ -179,6 +181,15 @@ impl Daemon {
         };
         Reason::ALL.iter().map(dropped).filter(|(_, count)| *count > 0).collect()
     }
+}
+
+/// What a worker had to copy.
+fn copied(counters: &WorkerCounters) -> BTreeMap<String, Copied> {
+    let of = |kind: &Copying| {
+        let (frames, bytes) = counters.copied(*kind);
+        (kind.name().to_owned(), Copied { frames, bytes })
+    };
+    Copying::ALL.iter().map(of).collect()
 }
 
 fn value(of: &impl Serialize) -> Result<Value, String> {

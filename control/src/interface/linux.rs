@@ -10,14 +10,13 @@ use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
 
 use super::{Inner, Present, canonical};
-use crate::routes::netlink::message::{self, address_of, attributes, error_code, messages};
+use crate::netlink::DATAGRAM;
+use crate::netlink::message::{self, address_of, attributes, error_code, messages};
 
 /// Bytes of `struct ifinfomsg`.
 const LINK_HEADER: usize = 16;
 /// Bytes of `struct ifaddrmsg`.
 const ADDRESS_HEADER: usize = 8;
-/// Room for a datagram: the kernel fills up to 32 KiB of a dump.
-const DATAGRAM: usize = 64 << 10;
 /// Groups of interfaces to be deleted have this in their upper half, and the process's number in the lower.
 const GROUP: u32 = 0x6376_0000;
 

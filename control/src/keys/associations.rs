@@ -2,30 +2,38 @@
 //!
 //! - Every inbound SA receives for as long as its source has it: so a rekey loses nothing, whichever end switches first.
 //! - One outbound SA sends. A new one takes over when the far end is sure to have its half: its source says so, or a packet
-//!   came in by an inbound SA as young, or the old one is taken away, or [`PATIENCE`] has passed. Where two rekeys collide,
-//!   the younger pair sends until it goes.
+//!   came in by an inbound SA as young, or the old one is taken away or about to end, or [`PATIENCE`] has passed. Where two
+//!   rekeys collide, the younger pair sends until it goes.
 //! - An SA that was there before we listened may have sent packets that we know nothing of. It receives, and never sends
 //!   (no key and nonce twice); the tunnel wants a new one ([`Want::Rekey`]).
 //! - A key that comes back (some kernels move an SA by taking it away and adding it again) goes on with the numbers and the
 //!   window that it had.
 //! - A charon that starts anew has forgotten its SAs, and the far end has not: such orphans live until the new pair has been
-//!   in use for a while, or their time is over.
+//!   in use for a while, or their time is over. So do those that another router has negotiated, where this one is master now.
+//! - What the other router of a pair is told of them, and tells, is in [`shared`].
+
+pub mod shared;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use culvert_engine::esp::replay::ReplayWindow;
-use culvert_engine::esp::{InboundSa, IvRange, Key, OutboundSa, Router};
+use culvert_engine::esp::{InboundSa, Key, OutboundSa, Router};
 use culvert_engine::tunnel::UdpEncap;
 use ring::digest::{SHA256, digest};
 
+use self::shared::{Block, News};
+use super::outbound::Outbound;
 use super::sa::{Ends, Id, Origin, Sa};
 use crate::config::Direction;
 use crate::plan;
-use crate::report::{Numbers, SaReport, sa_report};
+use crate::report::{self, SaReport, sa_report};
+use crate::sync::marks::{Numbers, Outlet};
 
 /// How long a new outbound SA waits for a sign that the far end has its half: a round trip, and the time of its own doing.
 pub const PATIENCE: Duration = Duration::from_secs(2);
+/// One whose numbers end so soon is replaced without waiting for that sign: twice the time between two looks, and some.
+const LAST_WORDS: Duration = Duration::from_millis(300);
 /// How long orphans are kept beside a pair that works.
 const DRAIN: Duration = Duration::from_secs(5);
 /// Of the sequence numbers and IVs of an SA, the part that is left when it is time for a rekey: one in so many.
@@ -55,6 +63,8 @@ struct About {
     orphan: bool,
     /// Told of since the source began to tell anew.
     confirmed: bool,
+    /// The partner has been told of it in this session.
+    shared: bool,
 }
 
 /// An SA that receives.
@@ -66,16 +76,24 @@ struct Receiver {
     edge: (u64, Instant),
     /// What the tunnel had received when it was installed.
     bytes_before: u64,
+    /// The window's edge as the partner was told of it, and as the partner has told.
+    told_edge: u64,
+    partner_edge: u64,
 }
 
 /// An SA that sends.
 #[derive(Debug)]
 struct Sender {
     about: About,
-    outbound: Arc<OutboundSa>,
+    numbers: Numbers<Outbound>,
     ready: bool,
     /// What the tunnel had sent when it was installed.
     bytes_before: u64,
+    /// It has protected as much as it may.
+    spent: bool,
+    /// It had no numbers left when it was last looked at.
+    dry: bool,
+    block: Block,
 }
 
 /// An SA that is gone, lest its key begin again with the first number.
@@ -90,7 +108,7 @@ struct Retired {
 #[derive(Debug)]
 enum Engine {
     In(Arc<InboundSa>),
-    Out(Arc<OutboundSa>),
+    Out(Numbers<Outbound>),
     /// It may have sent before we listened.
     Unknown,
 }
@@ -100,8 +118,10 @@ enum Engine {
 pub struct Installed {
     /// All that receive.
     pub inbound: Vec<Arc<InboundSa>>,
-    /// The one that sends.
+    /// The one that sends; of several, the first.
     pub outbound: Option<Arc<OutboundSa>>,
+    /// The others that send.
+    pub more: Vec<Arc<OutboundSa>>,
     /// The UDP ports of its packets.
     pub udp: Option<UdpEncap>,
     /// Where its packets come from and go to.
@@ -132,67 +152,89 @@ pub struct Used {
 /// The SAs of a tunnel.
 #[derive(Debug, Default)]
 pub struct Associations {
+    /// Which of a pair this is.
+    router: Router,
     receivers: Vec<Receiver>,
     senders: Vec<Sender>,
     retired: Vec<Retired>,
+    /// How many send at once, less one.
+    more: usize,
     asked: Option<Instant>,
+    /// The last that sent has reached its end, and no other has come.
+    ended: bool,
+    /// Does the other router of the pair send?
+    silent: bool,
+    /// What the partner has to hear.
+    news: Vec<News>,
 }
 
 impl Associations {
+    /// None yet, on that router of a pair.
+    #[must_use]
+    pub fn new(router: Router) -> Associations {
+        Associations { router, ..Associations::default() }
+    }
+
+    /// From now on, that many send at once, if there are as many.
+    pub fn spread(&mut self, sas: u8) {
+        self.more = usize::from(sas).saturating_sub(1);
+    }
+
     /// Takes in an SA; `fresh` where nobody can have used it.
     /// An SA that is there already stays as it is, with all that it has counted.
     ///
     /// # Errors
     /// The engine does not take it, in words.
     pub fn add(&mut self, sa: Sa, fresh: bool, traffic: Traffic, now: Instant) -> Result<(), String> {
+        let silent = self.silent;
         if let Some(about) = self.find(sa.id)
             && about.sa.key.expose() == sa.key.expose()
         {
             (about.confirmed, about.orphan) = (true, false);
+            if !silent {
+                // Its life is in this router's hands again.
+                about.sa.origin = sa.origin;
+            }
             return Ok(());
         }
         let direction =
             sa.direction.ok_or("its packets go neither to this tunnel's ends nor come from them")?;
         // An SPI that is given out anew: the old SA is one that we were not told the end of.
-        self.remove(sa.id, now);
-        let fingerprint = fingerprint(&sa);
-        let before = self.retired.iter().position(|retired| retired.key == fingerprint);
-        let before = before.map(|place| self.retired.swap_remove(place).engine);
-        let key = || Key::new(plan::suite(sa.suite), sa.key.expose()).map_err(|error| error.to_string());
+        self.end(|about| about.id == sa.id, now);
+        let before = self.recall(&sa);
         match direction {
             Direction::In => {
                 let inbound = match before {
                     Some(Engine::In(inbound)) => inbound,
-                    _ => {
-                        let window =
-                            ReplayWindow::new(sa.window, sa.esn).map_err(|error| error.to_string())?;
-                        let port = sa.ends.udp.map_or(NAT_T_PORT, |udp| udp.destination);
-                        Arc::new(InboundSa::new(sa.id.spi, key()?, sa.esn, window).in_udp(port))
-                    }
+                    _ => inbound(&sa, 0)?,
                 };
-                let edge = (inbound.window().highest(), now);
                 let bytes_before = traffic.received;
-                self.receivers.push(Receiver { about: About::new(sa, now), inbound, edge, bytes_before });
+                self.receivers.push(Receiver::new(About::new(sa, now), inbound, bytes_before));
             }
             Direction::Out => {
-                let outbound = match before {
-                    Some(Engine::Out(outbound)) => outbound,
-                    None if fresh => {
-                        // This key is new and only this process sends with it: the first run is the only one.
-                        let iv = IvRange::of_run(Router::First, 0).ok_or("no IVs are left")?;
-                        Arc::new(OutboundSa::new(sa.id.spi, key()?, sa.esn, iv, 1))
-                    }
+                let numbers = match before {
+                    Some(Engine::Out(numbers)) => numbers,
+                    // This key is new and only this process sends with it.
+                    None if fresh => Numbers::all(Outbound::all(&sa, self.router)?),
                     _ => {
                         self.retire(&sa, Engine::Unknown, now);
                         return Ok(());
                     }
                 };
-                let (ready, bytes_before) = (sa.ready, traffic.sent);
-                self.senders.push(Sender { about: About::new(sa, now), outbound, ready, bytes_before });
-                self.asked = None;
+                self.senders.push(Sender::new(About::new(sa, now), numbers, traffic.sent));
+                self.ended = false;
+                // Of several that were asked for, the others come as well.
+                self.asked = self.asked.filter(|_| self.more > 0);
             }
         }
         Ok(())
+    }
+
+    /// What the engine had of an SA that is gone, if it comes back.
+    fn recall(&mut self, sa: &Sa) -> Option<Engine> {
+        let fingerprint = fingerprint(sa);
+        let place = self.retired.iter().position(|retired| retired.key == fingerprint)?;
+        Some(self.retired.swap_remove(place).engine)
     }
 
     fn retire(&mut self, sa: &Sa, engine: Engine, now: Instant) {
@@ -205,9 +247,16 @@ impl Associations {
         receivers.chain(self.senders.iter_mut().map(|sender| &mut sender.about)).find(|about| about.id == id)
     }
 
-    /// Takes an SA away. Returns whether it was there.
+    /// Takes an SA away, unless it is the partner's to take away. Returns whether it was there.
     pub fn remove(&mut self, id: Id, now: Instant) -> bool {
-        self.end(|about| about.id == id, now)
+        self.end(|about| about.id == id && about.sa.origin != Origin::Partner, now)
+    }
+
+    /// Is it there?
+    #[must_use]
+    pub fn has(&self, id: Id) -> bool {
+        let receivers = self.receivers.iter().map(|receiver| &receiver.about);
+        receivers.chain(self.senders.iter().map(|sender| &sender.about)).any(|about| about.id == id)
     }
 
     /// Takes all of an origin away. Returns whether there were any.
@@ -221,10 +270,12 @@ impl Associations {
         let senders: Vec<_> = self.senders.extract_if(.., |sender| ends(&sender.about)).collect();
         let any = !receivers.is_empty() || !senders.is_empty();
         for receiver in receivers {
+            self.gone(&receiver.about);
             self.retire(&receiver.about.sa, Engine::In(receiver.inbound), now);
         }
         for sender in senders {
-            self.retire(&sender.about.sa, Engine::Out(sender.outbound), now);
+            self.gone(&sender.about);
+            self.retire(&sender.about.sa, Engine::Out(sender.numbers), now);
         }
         any
     }
@@ -236,6 +287,9 @@ impl Associations {
         let Some(about) = self.find(id) else { return false };
         about.ends = ends;
         about.id.at = ends.destination;
+        if about.shared {
+            self.news.push(News::Moved(id, ends));
+        }
         true
     }
 
@@ -270,11 +324,14 @@ impl Associations {
             .filter(|receiver| receiver.edge.0 > 0)
             .map(|receiver| receiver.about.added)
             .max();
+        // There is no time for patience where what sends now is about to end.
+        let urgent =
+            self.sending().any(|sender| sender.block.ends_within(LAST_WORDS, sender.engine().remaining()));
         for sender in &mut self.senders {
             // The far end's inbound SA of a pair comes with its outbound one, which has just been heard of.
             let heard =
                 youngest_heard.is_some_and(|heard| heard + Duration::from_millis(500) >= sender.about.added);
-            sender.ready |= heard || now >= sender.about.added + PATIENCE;
+            sender.ready |= heard || urgent || now >= sender.about.added + PATIENCE;
         }
         let settled = self
             .senders
@@ -283,48 +340,92 @@ impl Associations {
         let over = |about: &About| {
             about.sa.limits.life.is_some_and(|life| now >= about.added + life) || about.orphan && settled
         };
+        let sent = !self.senders.is_empty();
         self.end(over, now);
+        self.ended |= sent && self.senders.is_empty();
         self.retired.retain(|retired| now < retired.until);
         before != (self.receivers.len(), self.current())
     }
 
-    /// The SA that sends: the youngest that is ready, else the oldest.
-    fn sender(&self) -> Option<&Sender> {
-        let usable = || self.senders.iter().filter(|sender| sender.outbound.remaining() > 0);
-        usable().rfind(|sender| sender.ready).or_else(|| usable().next())
+    /// The SAs that send, oldest first: the youngest that are ready, else the oldest.
+    fn sending(&self) -> impl Iterator<Item = &Sender> {
+        let usable = || self.senders.iter().filter(|sender| sender.engine().remaining() > 0 && !sender.spent);
+        let ready = || usable().filter(|sender| sender.ready);
+        let surplus = ready().count().saturating_sub(self.more + 1);
+        let oldest = usable().take(usize::from(ready().next().is_none()));
+        ready().skip(surplus).chain(oldest)
     }
 
-    fn current(&self) -> Option<Id> {
-        self.sender().map(|sender| sender.about.id)
+    fn current(&self) -> Vec<Id> {
+        self.sending().map(|sender| sender.about.id).collect()
     }
 
     /// What is to be installed.
     #[must_use]
     pub fn installed(&self) -> Installed {
-        let sender = self.sender();
+        let mut sending = self.sending();
+        let sender = sending.next();
         let ends = sender.map(|sender| sender.about.ends);
         Installed {
+            more: sending.map(|sender| Arc::clone(sender.engine())).collect(),
             inbound: self.receivers.iter().map(|receiver| Arc::clone(&receiver.inbound)).collect(),
-            outbound: sender.map(|sender| Arc::clone(&sender.outbound)),
+            outbound: sender.map(|sender| Arc::clone(sender.engine())),
             udp: ends.and_then(|ends| ends.udp).map(plan::udp),
             ends,
         }
     }
 
+    /// Looks at how much the SAs have protected, and how fast. Returns whether something else is to be installed now.
+    pub fn limit(&mut self, traffic: Traffic, now: Instant) -> bool {
+        let mut changed = false;
+        for sender in self.senders.iter_mut().filter(|sender| !sender.spent) {
+            // With a link, who tells the partner has looked, and asked it for more.
+            if sender.block.is_unseen(now) {
+                sender.block.look(sender.numbers.outlet().next(), now);
+            }
+            // The partner may give it more; until then another one has to send.
+            let dry = sender.engine().remaining() == 0;
+            changed |= dry && !sender.dry;
+            sender.dry = dry;
+            let sent = traffic.sent.saturating_sub(sender.bytes_before);
+            let most = sender.about.sa.limits.bytes;
+            sender.spent = sender.engine().until_end() == 0 || most.is_some_and(|most| sent >= most);
+            changed |= sender.spent;
+        }
+        changed
+    }
+
+    /// Is there none to send with because all have reached an end?
+    #[must_use]
+    pub fn is_used_up(&self) -> bool {
+        !self.can_send() && (self.ended || !self.senders.is_empty())
+    }
+
     /// What the tunnel wants now. Each want is told once in a while.
     pub fn want(&mut self, traffic: Traffic, now: Instant) -> Option<Want> {
-        let due = match self.sender() {
-            None => !self.receivers.is_empty(),
-            Some(sender) => {
-                let (used, left) = (sender.outbound.used(), sender.outbound.remaining());
-                let limits = &sender.about.sa.limits;
-                let beyond = |limit: Option<u64>, count: u64| limit.is_some_and(|limit| count >= limit);
-                sender.about.orphan
-                    || left < used / (RESERVE - 1)
-                    || beyond(limits.rekey_packets, used)
-                    || beyond(limits.rekey_bytes, traffic.sent.saturating_sub(sender.bytes_before))
-            }
+        let beyond = |limit: Option<u64>, count: u64| limit.is_some_and(|limit| count >= limit);
+        let due = |about: &About, packets, bytes| {
+            let limits = &about.sa.limits;
+            about.orphan
+                || limits.rekey.is_some_and(|rekey| now >= about.added + rekey)
+                || beyond(limits.rekey_packets, packets)
+                || beyond(limits.rekey_bytes, bytes)
         };
+        // Of those that receive, others than the youngest are about to go; and so is that one if another is about to come.
+        let sends_since = self.senders.last().map(|sender| sender.about.added);
+        let mut youngest = self.receivers.iter().rev().take(self.more + 1);
+        let received = youngest.any(|Receiver { about, edge, bytes_before, .. }| {
+            let half = sends_since.is_some_and(|since| about.added + Duration::from_millis(500) < since);
+            (self.more > 0 || !half) && due(about, edge.0, traffic.received.saturating_sub(*bytes_before))
+        });
+        let sent = self.sending().any(|sender| {
+            let Sender { about, bytes_before, .. } = sender;
+            let (used, left) = (sender.engine().used(), sender.engine().until_end());
+            sender.is_starving()
+                || left < used / (RESERVE - 1)
+                || due(about, used, traffic.sent.saturating_sub(*bytes_before))
+        });
+        let due = if self.can_send() { received || sent } else { self.ended || !self.receivers.is_empty() };
         let asked_lately = self.asked.is_some_and(|asked| now < asked + ASK_AGAIN);
         if !due || asked_lately {
             return None;
@@ -333,10 +434,15 @@ impl Associations {
         Some(Want::Rekey)
     }
 
+    /// What was wanted could not be asked for: it is told again.
+    pub fn unasked(&mut self) {
+        self.asked = None;
+    }
+
     /// Is there an SA to send with?
     #[must_use]
     pub fn can_send(&self) -> bool {
-        self.sender().is_some()
+        self.sending().next().is_some()
     }
 
     /// What has gone through that SA.
@@ -350,7 +456,7 @@ impl Associations {
         let sent = || {
             let sender = self.senders.iter().find(|sender| sender.about.id == id)?;
             let bytes = traffic.sent.saturating_sub(sender.bytes_before);
-            Some(Used { bytes, packets: sender.outbound.used(), idle: None })
+            Some(Used { bytes, packets: sender.engine().used(), idle: None })
         };
         received.or_else(sent)
     }
@@ -358,26 +464,51 @@ impl Associations {
     /// Where the SAs stand, and for how long they have been there: those that send first, the youngest last.
     pub fn report(&self, now: Instant) -> impl Iterator<Item = (SaReport, Duration)> {
         let told = move |direction, about: &About, numbers| {
-            let Sa { id, suite, esn, .. } = about.sa;
+            let Sa { id, suite, esn, origin, .. } = about.sa;
             let age = now.saturating_duration_since(about.added);
-            (sa_report(direction, id.spi, suite, esn, numbers), age)
+            (sa_report(direction, (id.spi, suite, esn), numbers, origin.name()), age)
         };
-        let senders = self.senders.iter().map(move |Sender { about, outbound, .. }| {
-            told(
-                Direction::Out,
-                about,
-                Numbers::Out { used: outbound.used(), remaining: outbound.remaining() },
-            )
+        let senders = self.senders.iter().map(move |sender| {
+            let (used, remaining) = (sender.engine().used(), sender.engine().until_end());
+            told(Direction::Out, &sender.about, report::Numbers::Out { used, remaining })
         });
-        senders.chain(self.receivers.iter().map(move |Receiver { about, inbound, .. }| {
-            told(Direction::In, about, Numbers::In { highest: inbound.window().highest() })
+        senders.chain(self.receivers.iter().map(move |receiver| {
+            let highest = receiver.inbound.window().highest().max(receiver.partner_edge);
+            told(Direction::In, &receiver.about, report::Numbers::In { highest })
         }))
     }
 }
 
+impl Receiver {
+    fn new(about: About, inbound: Arc<InboundSa>, bytes_before: u64) -> Receiver {
+        let edge = (inbound.window().highest(), about.added);
+        Receiver { about, inbound, edge, bytes_before, told_edge: 0, partner_edge: 0 }
+    }
+}
+
+impl Sender {
+    fn new(about: About, numbers: Numbers<Outbound>, bytes_before: u64) -> Sender {
+        let (ready, block) = (about.sa.ready, Block::new(numbers.outlet().next(), about.added));
+        let dry = numbers.outlet().engine().remaining() == 0;
+        Sender { about, numbers, ready, bytes_before, spent: false, dry, block }
+    }
+
+    fn engine(&self) -> &Arc<OutboundSa> {
+        self.numbers.outlet().engine()
+    }
+}
+
+/// The engine's SA that receives by `sa`, where all up to and with `edge` has been received.
+fn inbound(sa: &Sa, edge: u64) -> Result<Arc<InboundSa>, String> {
+    let window = ReplayWindow::beyond(sa.window, sa.esn, edge).map_err(|error| error.to_string())?;
+    let key = Key::new(plan::suite(sa.suite), sa.key.expose()).map_err(|error| error.to_string())?;
+    let port = sa.ends.udp.map_or(NAT_T_PORT, |udp| udp.destination);
+    Ok(Arc::new(InboundSa::new(sa.id.spi, key, sa.esn, window).in_udp(port)))
+}
+
 impl About {
     fn new(sa: Sa, now: Instant) -> About {
-        About { id: sa.id, ends: sa.ends, sa, added: now, orphan: false, confirmed: true }
+        About { id: sa.id, ends: sa.ends, sa, added: now, orphan: false, confirmed: true, shared: false }
     }
 }
 
@@ -387,314 +518,4 @@ fn fingerprint(sa: &Sa) -> [u8; 32] {
 }
 
 #[cfg(test)]
-mod tests {
-    use zeroize::Zeroizing;
-
-    use super::*;
-    use crate::config::{Mode, Secret, Suite};
-    use crate::keys::sa::Limits;
-
-    const HERE: &str = "192.0.2.1:4500";
-    const THERE: &str = "192.0.2.2:4500";
-
-    fn sa(direction: Direction, spi: u32, ready: bool) -> Sa {
-        let (source, destination) = match direction {
-            Direction::In => (THERE, HERE),
-            Direction::Out => (HERE, THERE),
-        };
-        let ends =
-            Ends::new(source.parse().expect("a socket"), destination.parse().expect("a socket"), false);
-        Sa {
-            id: Id { spi, at: ends.destination },
-            origin: Origin::Plugin,
-            direction: Some(direction),
-            ends,
-            reqid: 1,
-            mode: Mode::Transport,
-            suite: Suite::Aes128Gcm16,
-            key: Secret::new(Zeroizing::new([[spi as u8; 16].as_slice(), &[7; 4]].concat())),
-            window: 64,
-            esn: true,
-            ready,
-            limits: Limits { life: Some(Duration::from_secs(3600)), ..Limits::default() },
-        }
-    }
-
-    /// Associations, and a clock.
-    struct Bench {
-        associations: Associations,
-        now: Instant,
-    }
-
-    impl Bench {
-        fn new() -> Bench {
-            Bench { associations: Associations::default(), now: Instant::now() }
-        }
-
-        fn add(&mut self, sa: Sa) {
-            self.associations
-                .add(sa, true, Traffic::default(), self.now)
-                .expect("an SA that the engine takes");
-        }
-
-        /// Both SAs of a pair: 0x1NN receives, 0x2NN sends.
-        fn pair(&mut self, number: u32, ready: bool) {
-            self.add(sa(Direction::In, 0x100 + number, ready));
-            self.add(sa(Direction::Out, 0x200 + number, ready));
-        }
-
-        fn remove(&mut self, direction: Direction, spi: u32) {
-            assert!(self.associations.remove(sa(direction, spi, true).id, self.now), "{spi:#x} is there");
-        }
-
-        fn pass(&mut self, time: Duration) -> &mut Bench {
-            self.now += time;
-            self.associations.tick(self.now);
-            self
-        }
-
-        /// A genuine packet comes in.
-        fn receive(&self, spi: u32) {
-            let installed = self.associations.installed();
-            let inbound = installed.inbound.iter().find(|inbound| inbound.spi() == spi).expect("it is there");
-            let window = inbound.window();
-            window.accept(window.highest() + 1).expect("a new number");
-        }
-
-        fn sends(&self) -> u32 {
-            self.associations.installed().outbound.map_or(0, |outbound| outbound.spi())
-        }
-
-        fn receives(&self) -> Vec<u32> {
-            self.associations.installed().inbound.iter().map(|inbound| inbound.spi()).collect()
-        }
-    }
-
-    #[test]
-    fn the_first_pair_sends_at_once() {
-        let mut bench = Bench::new();
-        bench.pair(1, false);
-        assert_eq!((bench.sends(), bench.receives()), (0x201, vec![0x101]));
-    }
-
-    #[test]
-    fn whoever_is_told_to_switches_at_once() {
-        let mut bench = Bench::new();
-        bench.pair(1, true);
-        bench.pass(Duration::from_secs(60)).pair(2, true);
-        assert_eq!((bench.sends(), bench.receives()), (0x202, vec![0x101, 0x102]), "both receive");
-        bench.remove(Direction::Out, 0x201);
-        bench.remove(Direction::In, 0x101);
-        assert_eq!((bench.sends(), bench.receives()), (0x202, vec![0x102]));
-    }
-
-    #[test]
-    fn others_switch_when_the_far_end_has() {
-        let mut bench = Bench::new();
-        bench.pair(1, false);
-        bench.pass(Duration::from_secs(60)).receive(0x101);
-        bench.pass(Duration::from_secs(1)).pair(2, false);
-        bench.pass(Duration::from_millis(10));
-        assert_eq!(bench.sends(), 0x201, "it may not be there yet");
-        bench.receive(0x102);
-        assert!(bench.associations.tick(bench.now), "something is to be installed");
-        assert_eq!(bench.sends(), 0x202);
-    }
-
-    #[test]
-    fn others_switch_when_the_old_one_is_taken_away_or_it_takes_too_long() {
-        let mut bench = Bench::new();
-        bench.pair(1, false);
-        bench.pass(Duration::from_secs(60)).pair(2, false);
-        bench.remove(Direction::Out, 0x201);
-        assert_eq!(bench.sends(), 0x202);
-        bench.pass(Duration::from_secs(60)).pair(3, false);
-        assert_eq!(bench.pass(PATIENCE / 2).sends(), 0x202);
-        assert_eq!(bench.pass(PATIENCE / 2).sends(), 0x203);
-    }
-
-    /// RFC 7296 section 2.8.1: both rekey at once; one of the new pairs is deleted, and so is the old one.
-    #[test]
-    fn of_colliding_rekeys_the_pair_that_stays_sends() {
-        for loser in [2, 3] {
-            let mut bench = Bench::new();
-            bench.pair(1, true);
-            bench.pass(Duration::from_secs(60)).pair(2, true);
-            bench.pair(3, true);
-            assert_eq!((bench.sends(), bench.receives().len()), (0x203, 3));
-            for number in [loser, 1] {
-                bench.remove(Direction::Out, 0x200 + number);
-                assert_ne!(bench.sends(), 0);
-                bench.remove(Direction::In, 0x100 + number);
-            }
-            assert_eq!((bench.sends(), bench.receives()), (0x205 - loser, vec![0x105 - loser]));
-        }
-    }
-
-    /// Design, rule 1: what was there before we listened is not sent with.
-    #[test]
-    fn what_was_found_receives_and_does_not_send() {
-        let mut bench = Bench::new();
-        for found in [sa(Direction::In, 0x101, true), sa(Direction::Out, 0x201, true)] {
-            bench.associations.add(found, false, Traffic::default(), bench.now).expect("taken");
-        }
-        assert_eq!((bench.sends(), bench.receives()), (0, vec![0x101]));
-        assert_eq!(bench.associations.want(Traffic::default(), bench.now), Some(Want::Rekey));
-        assert_eq!(bench.associations.want(Traffic::default(), bench.now), None, "asked for once");
-        assert_eq!(
-            bench.associations.want(Traffic::default(), bench.now + ASK_AGAIN),
-            Some(Want::Rekey),
-            "and again in a while"
-        );
-        bench.pair(2, true);
-        assert_eq!((bench.sends(), bench.associations.want(Traffic::default(), bench.now)), (0x202, None));
-    }
-
-    /// A source that tells anew of what is there changes nothing: numbers go on where they were.
-    #[test]
-    fn what_is_told_again_is_the_same_sa() {
-        let mut bench = Bench::new();
-        bench.pair(1, true);
-        let before = bench.associations.installed();
-        let outbound = before.outbound.expect("it sends");
-        outbound.take(5).expect("numbers");
-        bench.associations.begin(Origin::Plugin);
-        for found in [sa(Direction::In, 0x101, true), sa(Direction::Out, 0x201, true)] {
-            bench.associations.add(found, false, Traffic::default(), bench.now).expect("taken");
-        }
-        bench.associations.synchronised(Origin::Plugin);
-        let after = bench.associations.installed();
-        assert!(Arc::ptr_eq(&outbound, after.outbound.as_ref().expect("it sends")));
-        assert!(Arc::ptr_eq(&before.inbound[0], &after.inbound[0]));
-        assert_eq!(bench.associations.want(Traffic::default(), bench.now), None);
-        // The same SPI with another key is another SA.
-        let other = Sa { key: Secret::new(Zeroizing::new(vec![9; 20])), ..sa(Direction::Out, 0x201, true) };
-        bench.add(other);
-        let after = bench.associations.installed().outbound.expect("it sends");
-        assert!(!Arc::ptr_eq(&outbound, &after) && after.used() == 0);
-    }
-
-    /// As Linux moves an SA. Neither a number nor a packet is taken twice.
-    #[test]
-    fn a_key_that_comes_back_goes_on_where_it_was() {
-        let mut bench = Bench::new();
-        bench.pair(1, true);
-        bench.receive(0x101);
-        let before = bench.associations.installed();
-        for direction in [Direction::In, Direction::Out] {
-            bench.remove(direction, if direction == Direction::In { 0x101 } else { 0x201 });
-        }
-        assert_eq!((bench.sends(), bench.receives().len()), (0, 0));
-        bench.pass(Duration::from_secs(1)).pair(1, true);
-        let after = bench.associations.installed();
-        assert!(Arc::ptr_eq(&before.inbound[0], &after.inbound[0]));
-        assert!(Arc::ptr_eq(&before.outbound.expect("one"), &after.outbound.expect("one")));
-
-        // One that was there before us stays one that does not send.
-        bench
-            .associations
-            .add(sa(Direction::Out, 0x209, true), false, Traffic::default(), bench.now)
-            .expect("taken");
-        bench.add(sa(Direction::Out, 0x209, true));
-        assert_eq!(bench.sends(), 0x201);
-    }
-
-    #[test]
-    fn orphans_stay_until_a_new_pair_works() {
-        let mut bench = Bench::new();
-        bench.pair(1, true);
-        bench.associations.begin(Origin::Plugin);
-        bench.associations.synchronised(Origin::Plugin);
-        assert_eq!((bench.sends(), bench.receives()), (0x201, vec![0x101]), "the far end has them still");
-        assert_eq!(bench.associations.want(Traffic::default(), bench.now), Some(Want::Rekey));
-        bench.pass(Duration::from_secs(30)).pair(2, true);
-        assert_eq!((bench.sends(), bench.receives()), (0x202, vec![0x101, 0x102]));
-        bench.pass(DRAIN);
-        assert_eq!((bench.sends(), bench.receives()), (0x202, vec![0x102]));
-    }
-
-    #[test]
-    fn an_sa_ends_with_its_time_and_wants_a_rekey_by_its_other_limits() {
-        let mut bench = Bench::new();
-        bench.add(sa(Direction::In, 0x101, true));
-        let limits = Limits {
-            life: Some(Duration::from_secs(100)),
-            rekey_packets: Some(50),
-            rekey_bytes: Some(10_000),
-            ..Limits::default()
-        };
-        let sent = |sent| Traffic { sent, received: 7 };
-        let bytes = 1_000_000;
-        let limited = Sa { limits, ..sa(Direction::Out, 0x201, true) };
-        bench.associations.add(limited, true, sent(bytes), bench.now).expect("taken");
-        assert_eq!(bench.associations.want(sent(bytes + 9_999), bench.now), None);
-        assert_eq!(bench.associations.want(sent(bytes + 10_000), bench.now), Some(Want::Rekey));
-        bench.now += ASK_AGAIN;
-        let outbound = bench.associations.installed().outbound.expect("it sends");
-        outbound.take(49).expect("numbers");
-        assert_eq!(bench.associations.want(sent(bytes), bench.now), None);
-        outbound.take(1).expect("numbers");
-        assert_eq!(bench.associations.want(sent(bytes), bench.now), Some(Want::Rekey));
-        assert_eq!(bench.pass(Duration::from_secs(100)).sends(), 0);
-    }
-
-    #[test]
-    fn a_life_that_no_clock_holds_is_a_long_one() {
-        let mut bench = Bench::new();
-        let limits = Limits { life: Some(Limits::lasting(u64::MAX)), ..Limits::default() };
-        bench.add(Sa { limits, ..sa(Direction::In, 0x101, true) });
-        bench.add(Sa { limits, ..sa(Direction::Out, 0x201, true) });
-        assert_eq!(bench.pass(Duration::from_secs(10_000_000)).sends(), 0x201);
-    }
-
-    /// RFC 4303 section 3.3.3: the numbers of an SA without ESN end; there is a new one long before.
-    #[test]
-    fn the_end_of_the_sequence_numbers_wants_a_rekey() {
-        let mut bench = Bench::new();
-        bench.add(Sa { esn: false, ..sa(Direction::Out, 0x201, true) });
-        let outbound = bench.associations.installed().outbound.expect("it sends");
-        outbound.take(u64::from(u32::MAX) / 2).expect("numbers");
-        assert_eq!(bench.associations.want(Traffic::default(), bench.now), None);
-        outbound.take(u64::from(u32::MAX) / 2 - 1000).expect("numbers");
-        assert_eq!(bench.associations.want(Traffic::default(), bench.now), Some(Want::Rekey));
-        outbound.take(2000).expect("numbers");
-        assert_eq!(bench.sends(), 0, "it is used up");
-    }
-
-    #[test]
-    fn a_far_end_that_moves_keeps_its_sa() {
-        let mut bench = Bench::new();
-        bench.pair(1, true);
-        let before = bench.associations.installed().outbound.expect("it sends");
-        let ends =
-            Ends::new(HERE.parse().expect("a socket"), "198.51.100.7:1025".parse().expect("a socket"), true);
-        assert!(bench.associations.moved(sa(Direction::Out, 0x201, true).id, ends));
-        let after = bench.associations.installed();
-        assert!(Arc::ptr_eq(&before, after.outbound.as_ref().expect("it sends")));
-        assert_eq!(after.udp, Some(UdpEncap { source: 4500, destination: 1025 }));
-        assert_eq!(after.ends, Some(ends));
-        bench.remove(Direction::In, 0x101);
-        let id = Id { spi: 0x201, at: ends.destination };
-        assert!(bench.associations.remove(id, bench.now), "it is known by its new place");
-    }
-
-    #[test]
-    fn what_went_through_is_known() {
-        let mut bench = Bench::new();
-        let (before, after) = (Traffic { received: 10, sent: 20 }, Traffic { received: 110, sent: 60 });
-        for sa in [sa(Direction::In, 0x101, true), sa(Direction::Out, 0x201, true)] {
-            bench.associations.add(sa, true, before, bench.now).expect("taken");
-        }
-        let inbound = sa(Direction::In, 0x101, true).id;
-        bench.pass(Duration::from_secs(1));
-        let unused = Used { bytes: 0, packets: 0, idle: None };
-        assert_eq!(bench.associations.used(inbound, before, bench.now), Some(unused));
-        bench.receive(0x101);
-        bench.pass(Duration::from_secs(1)).pass(Duration::from_secs(9));
-        let used = Used { bytes: 100, packets: 1, idle: Some(Duration::from_secs(9)) };
-        assert_eq!(bench.associations.used(inbound, after, bench.now), Some(used));
-        let outbound = sa(Direction::Out, 0x201, true).id;
-        assert_eq!(bench.associations.used(outbound, after, bench.now), Some(Used { bytes: 40, ..unused }));
-        assert_eq!(bench.associations.used(Id { spi: 1, ..inbound }, after, bench.now), None);
-    }
-}
+mod tests;

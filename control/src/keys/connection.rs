@@ -5,17 +5,23 @@
 //! so it outlives restarts of either side.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use ring::digest::{SHA256, digest};
 
 use super::pilot::Order;
 use super::vici::Message;
-use crate::config::{Auth, Ike, Mode, Profile, Role, Suite, Tunnel};
+use crate::config::{Auth, Ike, MlKem, Mode, Profile, Role, Suite, Tunnel};
 
 /// What all names of ours begin with.
 const PREFIX: &str = "culvert-";
+/// What the names of those begin with that keep the kernel from GRE, so that they are no tunnel's.
+const DROP_PREFIX: &str = "drop-culvert-";
 /// GRE's protocol number: the child is for nothing else.
 const SELECTOR: &str = "dynamic[47]";
+const GRE: &str = "[47]";
+/// Addresses that no far end has.
+const NOBODY: &str = "127.0.0.1";
 /// The reqids of tunnels: these bits, and some of the name's digest. charon gives out its own from 1 upwards.
 const REQIDS: u32 = 0x4300_0000;
 const REQID_MASK: u32 = 0x00ff_ffff;
@@ -30,10 +36,23 @@ pub fn name(tunnel: &str) -> String {
     format!("{PREFIX}{tunnel}")
 }
 
+/// What charon calls the child of number `number` (from 0) of the tunnel's connection: several of them are as many pairs of SAs.
+#[must_use]
+pub fn child(tunnel: &str, number: u8) -> String {
+    // No tunnel's name has such a stroke in it.
+    if number == 0 { name(tunnel) } else { format!("{}/{}", name(tunnel), u16::from(number) + 1) }
+}
+
 /// The tunnel behind a connection's or child's name, if it is one of ours.
 #[must_use]
 pub fn tunnel(name: &str) -> Option<&str> {
     name.strip_prefix(PREFIX)
+}
+
+/// What charon calls the connection that keeps the kernel from the tunnel's GRE.
+#[must_use]
+pub fn drop_name(tunnel: &str) -> String {
+    format!("{DROP_PREFIX}{tunnel}")
 }
 
 /// The number that tells a tunnel's SAs. Two names that came to the same number (one pair in 16 million) are told apart by
@@ -134,14 +153,14 @@ fn proofs(tunnel: &Tunnel, ike: &Ike) -> (Message, Message) {
     (local, remote)
 }
 
-/// The request `load-conn` for the tunnel.
+/// The request `load-conn` for the tunnel: two connections, of which one is only there to have charon install a policy.
 #[must_use]
 pub fn load(tunnel: &Tunnel, ike: &Ike, reqid: u32) -> Message {
     let (local, remote) = proofs(tunnel, ike);
     // The first is spoken to; one that may move is known by its identity, wherever it speaks from.
     let anywhere = ike.mobike.then(|| "%any".to_owned());
     let remotes: Vec<String> = [tunnel.remote.to_string()].into_iter().chain(anywhere).collect();
-    let (ike_rekey, child_rekey) = offer(ike.profile).rekey;
+    let lives = &ike.lifetimes;
     let child = Message::new()
         .with(
             "mode",
@@ -157,29 +176,78 @@ pub fn load(tunnel: &Tunnel, ike: &Ike, reqid: u32) -> Message {
         .with("reqid", reqid.to_string())
         // The engine protects what goes into its tunnels; a policy of the kernel's would have it do the same once more.
         .with("policies", "no")
-        .with("rekey_time", format!("{child_rekey}s"))
-        .with("life_time", format!("{}s", child_rekey + child_rekey / 5))
-        .with("rand_time", format!("{}s", child_rekey / 6))
+        .with("rekey_time", seconds(lives.time.rekey))
+        .with("life_time", seconds(lives.time.end))
+        .with("rand_time", format!("{}s", lives.chance(lives.time.rekey.as_secs())))
         // The engine's tunnel is there all the time; when to negotiate is decided here.
         .with("start_action", "none")
         .with("close_action", "none")
         .with("dpd_action", "clear");
-    Message::new().with_section(
+    let counts = [("bytes", lives.bytes), ("packets", lives.packets)];
+    let counts = counts.into_iter().filter_map(|(what, life)| life.map(|life| (what, life)));
+    let child = counts.fold(child, |child, (what, life)| {
+        child
+            .with(&format!("rekey_{what}"), life.rekey.to_string())
+            .with(&format!("life_{what}"), life.end.to_string())
+            .with(&format!("rand_{what}"), lives.chance(life.rekey).to_string())
+    });
+    // charon does not begin what it has already. Children that only a priority tells apart, which is the kernel's policies' and those
+    // there are none of, are to it others. The far end has them all as its first.
+    let children = (0..ike.sas).fold(Message::new(), |children, number| {
+        let child = child.clone();
+        let child = if number == 0 { child } else { child.with("priority", number.to_string()) };
+        children.with_section(&self::child(&tunnel.name, number), child)
+    });
+    // What is up to chance, and the end, are one for the rekey and the reauthentication of an IKE SA.
+    let first = lives.reauth.map_or(lives.ike.rekey, |reauth| reauth.min(lives.ike.rekey));
+    let negotiated = Message::new().with_section(
         &name(&tunnel.name),
         Message::new()
             .with("version", "2")
             .with_list("local_addrs", [address(tunnel)])
             .with_list("remote_addrs", remotes)
             .with_list("proposals", ike_proposals(ike))
-            .with("unique", "replace")
+            // A router that takes over from another one must not have the far end throw away what the two share before there is
+            // something else: no INITIAL_CONTACT (RFC 7296 section 2.4).
+            .with("unique", if tunnel.local.group().is_some() { "never" } else { "replace" })
             .with("mobike", if ike.mobike { "yes" } else { "no" })
-            .with("dpd_delay", format!("{}s", ike.dpd.as_secs()))
-            .with("rekey_time", format!("{ike_rekey}s"))
+            .with("dpd_delay", seconds(ike.dpd))
+            .with("rekey_time", seconds(lives.ike.rekey))
+            .with("reauth_time", seconds(lives.reauth.unwrap_or_default()))
+            .with("over_time", seconds(lives.ike.end.saturating_sub(first)))
+            .with("rand_time", format!("{}s", lives.chance(first.as_secs())))
             .with("keyingtries", "1")
             .with_section("local-1", local)
             .with_section("remote-1", remote)
-            .with_section("children", Message::new().with_section(&name(&tunnel.name), child)),
-    )
+            .with_section("children", children),
+    );
+    match dropped(tunnel, ike) {
+        Some(dropped) => negotiated.with_section(&drop_name(&tunnel.name), dropped),
+        None => negotiated,
+    }
+}
+
+/// A connection that nobody speaks by, with a policy for the kernel: it drops GRE between the tunnel's ends. The engine takes
+/// packets before the kernel sees them. But charon's SAs are still in the kernel while the engine is not there: it would decrypt by
+/// them, find GRE that it does not know, and answer with an ICMP error that quotes the plaintext. A policy for what went through an
+/// SA is looked at before.
+///
+/// It is none of the tunnel's children, as charon would offer it to the far end. Without an address there is none.
+fn dropped(tunnel: &Tunnel, ike: &Ike) -> Option<Message> {
+    let host = |address: IpAddr| format!("{address}/{}{GRE}", if address.is_ipv4() { 32 } else { 128 });
+    let anywhere = if tunnel.remote.is_ipv4() { "0.0.0.0/0" } else { "::/0" };
+    let far = if ike.mobike { format!("{anywhere}{GRE}") } else { host(tunnel.remote) };
+    let child = Message::new()
+        .with("mode", "drop")
+        .with("start_action", "trap")
+        .with_list("local_ts", [host(tunnel.local.address()?)])
+        .with_list("remote_ts", [far]);
+    let nobody = Message::new().with_list("local_addrs", [NOBODY]).with_list("remote_addrs", [NOBODY]);
+    Some(nobody.with_section("children", Message::new().with_section(&drop_name(&tunnel.name), child)))
+}
+
+fn seconds(time: Duration) -> String {
+    format!("{}s", time.as_secs())
 }
 
 /// strongSwan's names of the ciphers.
@@ -199,38 +267,30 @@ struct Offer {
     ike: &'static [&'static str],
     /// Is a child SA without a key exchange of its own offered as well?
     without_pfs: bool,
-    /// Seconds until the IKE SA and the child SA are rekeyed.
-    rekey: (u32, u32),
 }
 
 fn offer(profile: Profile) -> Offer {
     match profile {
-        Profile::Modern => {
-            Offer { groups: "x25519-ecp256-ecp384", ike: &[], without_pfs: false, rekey: (14_400, 3600) }
-        }
+        Profile::Modern => Offer { groups: "x25519-ecp256-ecp384", ike: &[], without_pfs: false },
         Profile::Cisco => Offer {
             groups: "ecp256-ecp384-modp2048",
             ike: &["aes256-sha256-ecp256-ecp384-modp2048", "aes128-sha256-ecp256-ecp384-modp2048"],
             without_pfs: true,
-            rekey: (72_000, 3300),
         },
         Profile::Aws => Offer {
             groups: "ecp256-ecp384-modp2048-modp4096",
             ike: &["aes256-sha256-ecp256-ecp384-modp2048"],
             without_pfs: false,
-            rekey: (26_000, 3300),
         },
         Profile::Azure => Offer {
             groups: "ecp256-ecp384-modp2048",
             ike: &["aes256-sha256-ecp256-ecp384-modp2048", "aes256-sha384-ecp256-ecp384-modp2048"],
             without_pfs: true,
-            rekey: (26_000, 25_000),
         },
         Profile::Google => Offer {
             groups: "x25519-ecp256-ecp384-modp2048",
             ike: &["aes256-sha256-x25519-ecp256-ecp384-modp2048"],
             without_pfs: false,
-            rekey: (33_000, 9900),
         },
     }
 }
@@ -249,6 +309,54 @@ fn ike_proposals(ike: &Ike) -> Vec<String> {
     let suites = ike.suites.iter();
     let suites = suites.map(|suite| format!("{}-prfsha256-prfsha384-{}", cipher(*suite), offer.groups));
     suites.chain(offer.ike.iter().map(|proposal| (*proposal).to_owned())).collect()
+}
+
+/// What makes a proposal one of two key exchanges (RFC 9370), of which the second is ML-KEM-768.
+const ML_KEM: &str = "-ke1_mlkem768";
+
+/// Puts ML-KEM into the proposals of the connection `name` in a request [`load`], or takes it out, as the tunnel wants it and charon
+/// can; `can` is what [`knows_ml_kem`] said. Where it was done already, nothing changes.
+///
+/// # Errors
+/// The tunnel wants what charon cannot, in words. Nothing is changed then.
+pub fn offer_ml_kem(request: &mut Message, name: &str, wanted: MlKem, can: bool) -> Result<(), String> {
+    if wanted == MlKem::Require && !can {
+        let words = "this strongSwan has no ML-KEM, which `ml_kem = \"require\"` asks for (6.0 has it, by its plugin ml, openssl or botan)";
+        return Err(words.to_owned());
+    }
+    let offered = |connection: &Message, list: &str| {
+        let mut plain = Vec::new();
+        for proposal in
+            connection.list(list).map(|proposal| proposal.strip_suffix(ML_KEM).unwrap_or(proposal))
+        {
+            if !plain.iter().any(|known| known == proposal) {
+                plain.push(proposal.to_owned());
+            }
+        }
+        // A second key exchange needs a first.
+        let groups = ["x25519", "ecp", "modp"];
+        let both = plain.iter().filter(|proposal| groups.iter().any(|group| proposal.contains(group)));
+        let both: Vec<String> = both.map(|proposal| format!("{proposal}{ML_KEM}")).collect();
+        match wanted {
+            MlKem::Require => both,
+            MlKem::Offer if can => [both, plain].concat(),
+            MlKem::Offer | MlKem::Forbid => plain,
+        }
+    };
+    let Some(connection) = request.section_mut(name) else { return Ok(()) };
+    let proposals = offered(connection, "proposals");
+    connection.put_list("proposals", proposals);
+    for child in connection.section_mut("children").into_iter().flat_map(Message::sections_mut) {
+        let proposals = offered(child, "esp_proposals");
+        child.put_list("esp_proposals", proposals);
+    }
+    Ok(())
+}
+
+/// Does charon's answer to `get-algorithms` have ML-KEM-768 in it?
+#[must_use]
+pub fn knows_ml_kem(algorithms: &Message) -> bool {
+    algorithms.sections().any(|(_, section)| section.text("ML_KEM_768").is_some())
 }
 
 /// Does our end begin the exchange, rather than wait for the other? With EAP the initiator alone does. Else both may; that one

@@ -5,7 +5,8 @@
 //! - [`sa`], [`source`]: the SAs that come of it, and who tells of them. Stock strongSwan gives them to the kernel, which tells
 //!   of them by XFRM (Linux) or PF_KEY (FreeBSD: [`pfkey`]); where the kernel has no ESP, a [`plugin`] in charon does. All
 //!   that there are on a system are listened to: charon uses one.
-//! - [`associations`]: the SAs of one tunnel, and which of them sends.
+//! - [`associations`]: the SAs of one tunnel, and which of them sends. [`partner`]: what the other router of a pair has to do with
+//!   them.
 //!
 //! [`Keys`] holds it all together for the control thread, which never waits for any of it: it looks in when it is woken or
 //! [`Keys::deadline`] has come ([`Keys::follow`]), installs what there is ([`Keys::installed`]), and says so
@@ -15,6 +16,8 @@ pub mod associations;
 pub mod connection;
 mod kernel;
 pub mod loaded;
+pub mod outbound;
+mod partner;
 pub mod pfkey;
 pub mod pilot;
 pub mod plugin;
@@ -31,6 +34,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use culvert_engine::counters::{TunnelCounterSet, TunnelCounters};
+use culvert_engine::esp::Router;
 use ring::rand::{SecureRandom, SystemRandom};
 
 use self::associations::{Associations, Installed, Traffic, Want};
@@ -95,6 +99,8 @@ struct Negotiated {
     remote: IpAddr,
     /// The replay window, in packets: the engine's own, whatever a kernel has room for.
     window: u32,
+    /// Has another router its near end as well?
+    shared: bool,
     /// Why nothing can be done with an SA that there is.
     unusable: Option<String>,
     counters: TunnelCounterSet,
@@ -102,15 +108,22 @@ struct Negotiated {
 }
 
 impl Negotiated {
-    fn new(tunnel: &Tunnel, ike: &Ike, reqid: u32, counters: &TunnelCounterSet) -> Negotiated {
+    fn new(
+        tunnel: &Tunnel,
+        ike: &Ike,
+        reqid: u32,
+        counters: &TunnelCounterSet,
+        router: Router,
+    ) -> Negotiated {
         Negotiated {
             reqid,
             local: tunnel.local.address(),
             remote: tunnel.remote,
             window: ike.replay_window,
+            shared: tunnel.local.group().is_some(),
             unusable: None,
             counters: counters.clone(),
-            associations: Associations::default(),
+            associations: Associations::new(router),
         }
     }
 
@@ -143,13 +156,14 @@ impl Keys {
         }
     }
 
-    /// These are the tunnels from now on, each with its counters. SAs of tunnels that stay stay.
+    /// These are the tunnels from now on, each with its counters, as `router` of a pair. SAs of tunnels that stay stay.
     ///
     /// # Errors
     /// The system gives no socket or thread, in words.
     pub fn steer<'t>(
         &mut self,
         tunnels: impl Iterator<Item = (&'t Tunnel, &'t TunnelCounterSet)>,
+        router: Router,
         now: Instant,
     ) -> Result<(), String> {
         let all: Vec<(&Tunnel, &Ike, &TunnelCounterSet)> = tunnels
@@ -166,10 +180,11 @@ impl Keys {
         let reqids = connection::distinct(all.iter().map(|(tunnel, ..)| tunnel.name.as_str()));
         let mut before = std::mem::take(&mut self.tunnels);
         for ((tunnel, ike, counters), reqid) in all.iter().zip(&reqids) {
-            let mut negotiated = Negotiated::new(tunnel, ike, *reqid, counters);
+            let mut negotiated = Negotiated::new(tunnel, ike, *reqid, counters, router);
             if let Some(kept) = before.remove(&tunnel.name).filter(|kept| kept.reqid == *reqid) {
                 negotiated.associations = kept.associations;
             }
+            negotiated.associations.spread(ike.sas);
             self.tunnels.insert(tunnel.name.clone(), negotiated);
         }
         self.reqids = self.tunnels.iter().map(|(name, tunnel)| (tunnel.reqid, name.clone())).collect();
@@ -209,9 +224,12 @@ impl Keys {
         for (name, tunnel) in &mut self.tunnels {
             changed |= tunnel.associations.tick(now);
             let traffic = tunnel.traffic();
+            changed |= tunnel.associations.limit(traffic, now);
             if let Some(Want::Rekey) = tunnel.associations.want(traffic, now) {
                 let mut ask = |(command, message): Order| vici.ask(command, message);
-                self.pilot.rekey(name, &mut ask);
+                if !self.pilot.rekey(name, &mut ask) {
+                    tunnel.associations.unasked();
+                }
             }
         }
         changed
@@ -255,10 +273,14 @@ impl Keys {
                 return Ok(all.fold(false, |any, associations| any | associations.flush(origin, now)));
             }
             Change::Removed(id) => {
-                let Some(tunnel) = self.ids.remove(&id).and_then(|name| self.tunnels.get_mut(&name)) else {
+                let Some(tunnel) = self.ids.get(&id).and_then(|name| self.tunnels.get_mut(name)) else {
                     return Ok(false);
                 };
-                return Ok(tunnel.associations.remove(id, now));
+                let changed = tunnel.associations.remove(id, now);
+                if !tunnel.associations.has(id) {
+                    self.ids.remove(&id);
+                }
+                return Ok(changed);
             }
             Change::Moved(id, ends) => {
                 let Some(name) = self.ids.remove(&id) else { return Ok(false) };
@@ -338,6 +360,10 @@ impl Keys {
         if negotiated.associations.can_send() {
             return None;
         }
+        let used_up = || {
+            let words = "its SAs have reached their end, and new ones have been asked for";
+            negotiated.associations.is_used_up().then(|| words.to_owned())
+        };
         let untold = || {
             let deaf = self.open.as_ref().and_then(|open| open.deaf.as_deref());
             let deaf = deaf
@@ -345,7 +371,7 @@ impl Keys {
             format!("strongSwan has SAs and does not hand them over: is its plugin for Culvert loaded?{deaf}")
         };
         let unusable = || negotiated.unusable.clone();
-        Some(self.pilot.trouble(tunnel).or_else(unusable).unwrap_or_else(untold))
+        Some(self.pilot.trouble(tunnel).or_else(used_up).or_else(unusable).unwrap_or_else(untold))
     }
 
     /// Who has begun to tell of SAs of ours since this was last asked.

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use super::connection::{self, Turn};
 use super::loaded;
 use super::vici::{Answer, Message, Told};
-use crate::config::{Ike, Tunnel};
+use crate::config::{Ike, MlKem, Tunnel};
 use crate::report::IkeReport;
 
 /// Pauses between attempts: the first, and the longest. Each is half again as long as the one before, and up to a quarter
@@ -86,13 +86,22 @@ struct Flight {
     /// What proves who is who; then `load-conn`.
     credentials: Vec<Order>,
     connection: Message,
+    ml_kem: MlKem,
+    /// How many pairs of SAs it is to have.
+    sas: u8,
+    /// When more are asked for, while there are fewer.
+    more: Option<Instant>,
     /// What charon calls its private key, if it has one and charon has taken it.
     key: Option<String>,
     turn: Turn,
     enabled: bool,
+    /// Has another router its near end as well?
+    shared: bool,
     state: State,
     attempts: u32,
-    /// What charon lists of the connection, and when it did so.
+    /// What charon lists of the connection, while it is asked for its policies.
+    connections: Vec<Message>,
+    /// What charon lists of the connection and has installed beside it, and when it did so.
     listed: Option<(Vec<Message>, Instant)>,
     /// When its SAs are to be looked at anyway.
     look: Instant,
@@ -100,14 +109,43 @@ struct Flight {
     why: Option<(String, Instant)>,
 }
 
+impl Flight {
+    /// The children to be begun now, where those that are there are too few.
+    fn missing(&mut self, name: &str, there: &[String], now: Instant) -> Vec<String> {
+        let missing = usize::from(self.sas).saturating_sub(there.len());
+        let patience = match self.turn {
+            _ if missing == 0 => None,
+            Turn::First => Some(Duration::ZERO),
+            Turn::Second => Some(COURTESY),
+            Turn::Never => None,
+        };
+        let Some(patience) = patience else {
+            self.more = None;
+            return Vec::new();
+        };
+        let due = *self.more.get_or_insert(now + patience);
+        if now < due {
+            self.look = self.look.min(due);
+            return Vec::new();
+        }
+        // Those that come are seen one by one meanwhile.
+        self.more = Some(now + LOOKS.0);
+        let all = (0..self.sas).rev().map(|number| connection::child(name, number));
+        all.filter(|child| !there.contains(child)).take(missing).collect()
+    }
+}
+
 /// What a request was for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Purpose {
     Version,
+    Algorithms,
     Credential,
     Connection,
     Look,
     List,
+    /// As [`Purpose::List`], of what is installed for [`connection::drop_name`].
+    Policies,
     Initiate,
     Other,
 }
@@ -119,6 +157,8 @@ pub struct Pilot {
     away: String,
     /// Its version, as it gives it.
     version: Option<String>,
+    /// Whether it has ML-KEM; `None` before it has said so.
+    ml_kem: Option<bool>,
     tunnels: BTreeMap<String, Flight>,
     asked: HashMap<u64, (Purpose, String)>,
     /// Throws dice: a number from 0 to 1.
@@ -132,6 +172,7 @@ impl Pilot {
             connected: false,
             away: "strongSwan has not answered yet".to_owned(),
             version: None,
+            ml_kem: None,
             tunnels: BTreeMap::new(),
             asked: HashMap::new(),
             dice: Box::new(dice),
@@ -154,12 +195,17 @@ impl Pilot {
         let mut before = std::mem::take(&mut self.tunnels);
         for (tunnel, ike, reqid) in wanted {
             let credentials = connection::credentials(tunnel, ike);
-            let load = connection::load(tunnel, ike, reqid);
+            let mut load = connection::load(tunnel, ike, reqid);
+            let there = connection::name(&tunnel.name);
+            // That it cannot be is said when it is loaded.
+            let can_be = self
+                .ml_kem
+                .is_none_or(|can| connection::offer_ml_kem(&mut load, &there, ike.ml_kem, can).is_ok());
             let kept = before.remove(&tunnel.name);
-            let changed = kept.as_ref().is_some_and(|kept| kept.connection != load);
-            let same = kept
+            let changed = kept
                 .as_ref()
-                .is_some_and(|kept| (&kept.credentials, &kept.connection) == (&credentials, &load));
+                .is_some_and(|kept| kept.connection != load || !can_be && kept.ml_kem != ike.ml_kem);
+            let same = kept.as_ref().is_some_and(|kept| !changed && kept.credentials == credentials);
             // What was negotiated by other settings, or with another far end, is not kept on.
             if let Some(State::Up | State::Connecting) = kept.as_ref().map(|kept| &kept.state)
                 && changed
@@ -168,14 +214,19 @@ impl Pilot {
                 self.ask(Purpose::Other, &tunnel.name, terminate(&tunnel.name), ask);
             }
             let flight = match kept {
-                Some(kept) if same => Flight { enabled: tunnel.enabled, ..kept },
+                Some(kept) if same => Flight { enabled: tunnel.enabled, ml_kem: ike.ml_kem, ..kept },
                 _ => Flight {
                     credentials,
                     connection: load,
+                    ml_kem: ike.ml_kem,
+                    sas: ike.sas,
+                    more: None,
                     key: None,
+                    connections: Vec::new(),
                     listed: None,
                     turn: connection::turn(tunnel, ike),
                     enabled: tunnel.enabled,
+                    shared: tunnel.local.group().is_some(),
                     state: State::Away,
                     attempts: 0,
                     look: now,
@@ -185,7 +236,7 @@ impl Pilot {
             let (was, enabled) = (flight.state.clone(), flight.enabled);
             self.tunnels.insert(tunnel.name.clone(), flight);
             match was {
-                _ if !self.connected => {}
+                _ if self.ml_kem.is_none() => {}
                 State::Away => self.load(&tunnel.name, ask),
                 State::Down if enabled => self.look(&tunnel.name, ask),
                 State::Down => {}
@@ -198,6 +249,10 @@ impl Pilot {
                 self.ask(Purpose::Other, &name, terminate(&name), ask);
                 let unload = Message::new().with("name", connection::name(&name));
                 self.ask(Purpose::Other, &name, ("unload-conn", unload), ask);
+                if flight.connection.section(&connection::drop_name(&name)).is_some() {
+                    let unload = Message::new().with("name", connection::drop_name(&name));
+                    self.ask(Purpose::Other, &name, ("unload-conn", unload), ask);
+                }
                 self.ask(Purpose::Other, &name, connection::forget(&name), ask);
                 // A router's tunnels may well have one key.
                 let others =
@@ -216,13 +271,11 @@ impl Pilot {
                 self.connected = true;
                 self.asked.clear();
                 self.ask(Purpose::Version, "", ("version", Message::new()), ask);
-                for name in self.names() {
-                    self.load(&name, ask);
-                }
+                self.ask(Purpose::Algorithms, "", ("get-algorithms", Message::new()), ask);
             }
             Told::Lost(why) => {
                 self.connected = false;
-                self.version = None;
+                (self.version, self.ml_kem) = (None, None);
                 self.away = format!("strongSwan is not there: {why}");
                 self.asked.clear();
                 self.tunnels.values_mut().for_each(|flight| flight.state = State::Away);
@@ -283,13 +336,17 @@ impl Pilot {
         self.tunnels.values().filter_map(due).min()
     }
 
-    /// Has new SAs negotiated for the tunnel, beside those that it has.
-    pub fn rekey(&mut self, name: &str, ask: &mut dyn FnMut(Order) -> u64) {
+    /// Has new SAs negotiated for the tunnel, beside those that it has. Returns whether charon was asked.
+    pub fn rekey(&mut self, name: &str, ask: &mut dyn FnMut(Order) -> u64) -> bool {
         // While it is looked, one that has just come may be half of a pair whose other half is on its way.
-        if self.tunnels.get(name).is_some_and(|flight| flight.state == State::Up) {
-            let rekey = Message::new().with("child", connection::name(name));
+        let flight = self.tunnels.get(name).filter(|flight| flight.state == State::Up);
+        let Some(sas) = flight.map(|flight| flight.sas) else { return false };
+        // Those that the far end has begun are all charon's first child.
+        for number in 0..sas {
+            let rekey = Message::new().with("child", connection::child(name, number));
             self.ask(Purpose::Other, name, ("rekey", rekey), ask);
         }
+        true
     }
 
     /// What charon was told of the tunnel, beside what it has.
@@ -359,6 +416,12 @@ impl Pilot {
         let Some(flight) = self.tunnels.get_mut(name) else { return };
         flight.state = State::Loading;
         flight.why = None;
+        let can = self.ml_kem.unwrap_or(false);
+        let name_there = connection::name(name);
+        if let Err(why) = connection::offer_ml_kem(&mut flight.connection, &name_there, flight.ml_kem, can) {
+            flight.state = State::Refused(why);
+            return;
+        }
         let (credentials, load) = (flight.credentials.clone(), flight.connection.clone());
         for credential in credentials {
             self.ask(Purpose::Credential, name, credential, ask);
@@ -374,10 +437,16 @@ impl Pilot {
     }
 
     fn take_down(&mut self, name: &str, ask: &mut dyn FnMut(Order) -> u64) {
+        let mut order = terminate(name);
         if let Some(flight) = self.tunnels.get_mut(name) {
             flight.state = State::Down;
+            if flight.shared {
+                // Nobody hears it where the address is another router's now: let go of at once, and not said again when the
+                // address is ours once more, and the far end's SAs are others.
+                order.1 = order.1.with("force", "yes");
+            }
         }
-        self.ask(Purpose::Other, name, terminate(name), ask);
+        self.ask(Purpose::Other, name, order, ask);
     }
 
     fn answered(&mut self, answer: Answer, now: Instant, ask: &mut dyn FnMut(Order) -> u64) {
@@ -387,18 +456,39 @@ impl Pilot {
             self.version = version.map(str::to_owned);
             return;
         }
+        if purpose == Purpose::Algorithms {
+            self.ml_kem = Some(answer.response.as_ref().is_ok_and(connection::knows_ml_kem));
+            for name in self.names() {
+                self.load(&name, ask);
+            }
+            return;
+        }
         let Some(flight) = self.tunnels.get_mut(&name) else { return };
         if purpose == Purpose::Credential
             && let Ok(Some(key)) = answer.response.as_ref().map(|response| response.text("id"))
         {
             flight.key = Some(key.to_owned());
         }
-        if purpose == Purpose::List {
-            flight.listed = answer.response.is_ok().then_some((answer.listed, now));
-            return;
+        match purpose {
+            Purpose::List => {
+                flight.connections = answer.listed;
+                let list = Message::new().with("drop", "yes").with("child", connection::drop_name(&name));
+                self.ask(Purpose::Policies, &name, ("list-policies", list), ask);
+                return;
+            }
+            Purpose::Policies => {
+                let mut listed = std::mem::take(&mut flight.connections);
+                listed.extend(answer.listed);
+                flight.listed = answer.response.is_ok().then_some((listed, now));
+                return;
+            }
+            _ => {}
         }
         match (purpose, answer.outcome()) {
-            (Purpose::Version | Purpose::List | Purpose::Other, _)
+            (
+                Purpose::Version | Purpose::Algorithms | Purpose::List | Purpose::Policies | Purpose::Other,
+                _,
+            )
             | (Purpose::Credential | Purpose::Initiate, Ok(())) => {}
             (Purpose::Credential | Purpose::Connection, Err(why)) => flight.state = State::Refused(why),
             (Purpose::Connection, Ok(())) => {
@@ -420,9 +510,15 @@ impl Pilot {
                 self.wait(&name, now);
             }
             (Purpose::Look, Ok(())) => match progress(&answer.listed, &connection::name(&name)) {
-                Progress::Installed => {
+                Progress::Installed(children) => {
                     (flight.state, flight.attempts, flight.why) = (State::Up, 0, None);
                     flight.look = now + LOOKS.0;
+                    for child in flight.missing(&name, &children, now) {
+                        let initiate =
+                            Message::new().with("ike", connection::name(&name)).with("child", child);
+                        let initiate = initiate.with("timeout", "-1");
+                        self.ask(Purpose::Other, &name, ("initiate", initiate), ask);
+                    }
                 }
                 Progress::Negotiating => (flight.state, flight.look) = (State::Connecting, now + LOOKS.1),
                 Progress::Nothing => self.wait(&name, now),
@@ -487,27 +583,35 @@ fn terminate(name: &str) -> Order {
 /// How far charon is with a tunnel.
 #[derive(Debug, PartialEq, Eq)]
 enum Progress {
-    Installed,
+    /// By these children, once for each pair of SAs.
+    Installed(Vec<String>),
     Negotiating,
     Nothing,
 }
 
+/// What an IKE SA has to do.
+const TASKS: [&str; 3] = ["tasks-queued", "tasks-active", "tasks-passive"];
+
 /// What a list of SAs says of the connection `name`.
 fn progress(listed: &[Message], name: &str) -> Progress {
-    let mut progress = Progress::Nothing;
+    let (mut progress, mut installed) = (Progress::Nothing, Vec::new());
     for sa in listed.iter().filter_map(|message| message.section(name)) {
-        let children = sa.section("child-sas").into_iter().flat_map(Message::sections);
-        for (_, child) in children {
+        let mut busy = TASKS.iter().any(|tasks| sa.list(tasks).next().is_some());
+        for (_, child) in sa.section("child-sas").into_iter().flat_map(Message::sections) {
             // One that is being rekeyed is still there; one that has been is about to go.
             if matches!(child.text("state"), Some("INSTALLED" | "REKEYING")) {
-                return Progress::Installed;
+                installed.push(child.text("name").unwrap_or(name).to_owned());
             }
+            busy = true;
         }
-        if matches!(sa.text("state"), Some("CREATED" | "CONNECTING" | "ESTABLISHED")) {
-            progress = Progress::Negotiating;
+        match sa.text("state") {
+            Some("CREATED" | "CONNECTING") => progress = Progress::Negotiating,
+            // One whose child was refused, or taken away, stays as it is, and nothing comes of it unless asked.
+            Some("ESTABLISHED") if busy => progress = Progress::Negotiating,
+            _ => {}
         }
     }
-    progress
+    if installed.is_empty() { progress } else { Progress::Installed(installed) }
 }
 
 /// What a line of charon's log says of a failure.
@@ -528,14 +632,20 @@ const fn consequence(said: &'static str, means: &'static str) -> Reason {
     Reason { said, means, consequence: true }
 }
 
+const SUITES: &str = "the far end takes none of the suites that are offered";
+const SELECTORS: &str = "the far end does not want GRE between these two addresses";
+
 /// What charon says of failures.
-const REASONS: [Reason; 25] = [
+const REASONS: [Reason; 35] = [
     cause(
         "received AUTHENTICATION_FAILED notify",
         "the far end does not accept our proof of who we are (secret, certificate or identity)",
     ),
-    cause("received NO_PROPOSAL_CHOSEN notify", "the far end takes none of the suites that are offered"),
-    cause("received TS_UNACCEPTABLE notify", "the far end does not want GRE between these two addresses"),
+    cause("received NO_PROPOSAL_CHOSEN notify", SUITES),
+    cause("received TS_UNACCEPTABLE notify", SELECTORS),
+    // Where an answer to our proof is nothing but such a notify (OpenIKED's), charon says only that all else is missing.
+    cause("IKE_AUTH response 1 [ N(NO_PROP) ]", SUITES),
+    cause("IKE_AUTH response 1 [ N(TS_UNACCEPT) ]", SELECTORS),
     cause("received INVALID_KE_PAYLOAD notify", "the far end wants another group for the key exchange"),
     cause("no proposal chosen", "the far end offers none of our suites"),
     cause("tried 1 shared key for", "the far end's secret is another one"),
@@ -547,7 +657,36 @@ const REASONS: [Reason; 25] = [
     cause("subject certificate invalid", "the far end's certificate is not valid now, or no longer"),
     cause("issuer certificate invalid", "the certificate of the far end's CA is not valid now, or no longer"),
     cause("no issuer certificate found", "the far end's certificate is signed by none of ca_files"),
-    cause("RULE_CRL_VALIDATION is", "it cannot be found out whether the far end's certificate was revoked"),
+    cause(
+        "no capable fetcher found",
+        "strongSwan has nothing to ask with whether the far end's certificate was revoked: load its curl plugin",
+    ),
+    consequence(
+        "ocsp request to",
+        "nobody answers (OCSP) whether the far end's certificate was revoked: is the responder reachable?",
+    ),
+    consequence(
+        "crl fetching failed",
+        "the revocation list of the far end's CA cannot be fetched: is the place that its certificate names reachable?",
+    ),
+    cause("ocsp response verification failed", "who answers (OCSP) for the far end's CA is not trusted"),
+    cause(
+        "ocsp response contains no status on our certificate",
+        "the OCSP responder does not know the far end's certificate",
+    ),
+    cause("crl is stale", "the revocation list of the far end's CA is out of date"),
+    cause(
+        "crl response verification failed",
+        "the revocation list for the far end's certificate is not its CA's",
+    ),
+    consequence(
+        "RULE_CRL_VALIDATION is",
+        "it cannot be found out whether the far end's certificate was revoked",
+    ),
+    consequence(
+        "RULE_OCSP_VALIDATION is",
+        "it cannot be found out whether the far end's certificate was revoked",
+    ),
     cause("EAP-MS-CHAPv2 verification failed", "the far end's password is another one"),
     cause("EAP-MS-CHAPv2 failed with error", "the far end does not accept our password"),
     cause("no private key found for", "there is no private key for local_id"),

@@ -188,8 +188,10 @@ impl Pairs<'_> {
             2 => Mode::Tunnel,
             _ => return Err("mode is wrong".to_owned()),
         };
-        let ([life, bytes, packets], [_, rekey_bytes, rekey_packets]) =
+        let ([life, bytes, packets], [rekey, rekey_bytes, rekey_packets]) =
             (self.limits("life")?, self.limits("rekey")?);
+        // charon has drawn its lots already, and waits for its kernel to say that it is time.
+        let (life, rekey) = (life.map(Limits::lasting), rekey.map(Limits::lasting));
         let ends = self.ends()?;
         let inbound = self.is("inbound")?;
         // Whether it began the exchange makes no difference: charon adds an SA for sending when it may be sent with.
@@ -206,7 +208,7 @@ impl Pairs<'_> {
             window: self.value("window")?,
             esn: self.is("esn")?,
             ready: true,
-            limits: Limits { life: life.map(Limits::lasting), rekey_bytes, rekey_packets, bytes, packets },
+            limits: Limits { life, rekey, rekey_bytes, rekey_packets, bytes, packets },
         })
     }
 }

@@ -44,8 +44,10 @@ impl Ends {
 /// When an SA is to be replaced, and when it ends; `None` for never.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Limits {
-    /// Time until it ends. (When it is to be replaced, charon sees to itself.)
+    /// Time until it ends.
     pub life: Option<Duration>,
+    /// Time after which it is to be replaced, where whoever tells of it does not see to that (kernels do).
+    pub rekey: Option<Duration>,
     /// Bytes after which it is to be replaced.
     pub rekey_bytes: Option<u64>,
     /// Packets after which it is to be replaced.
@@ -73,6 +75,21 @@ pub enum Origin {
     Xfrm,
     /// The kernel, by PF_KEY (FreeBSD).
     PfKey,
+    /// The other router of a pair, whose strongSwan has negotiated it.
+    Partner,
+}
+
+impl Origin {
+    /// In a word.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Origin::Plugin => "plugin",
+            Origin::Xfrm => "xfrm",
+            Origin::PfKey => "pfkey",
+            Origin::Partner => "partner",
+        }
+    }
 }
 
 impl fmt::Display for Origin {
@@ -81,6 +98,7 @@ impl fmt::Display for Origin {
             Origin::Plugin => "charon, by its plugin for Culvert",
             Origin::Xfrm => "the kernel, by XFRM",
             Origin::PfKey => "the kernel, by PF_KEY",
+            Origin::Partner => "the other router of the pair",
         })
     }
 }

@@ -12,7 +12,6 @@
 //! tells the difference: the thread need not know. Where the host's rules send some packets to other tables than the
 //! main one, only the main one is followed.
 
-pub(crate) mod datagram;
 mod ledger;
 pub mod merge;
 #[cfg(target_os = "linux")]

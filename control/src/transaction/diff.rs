@@ -277,6 +277,15 @@ fn rest(config: &Config) -> Config {
     (rest.engine.at, rest.log.at, rest.metrics.at) = (None, None, None);
     rest.carp.at = None;
     rest.carp.groups.iter_mut().for_each(|group| group.at = Position::nowhere());
+    rest.carp.hooks.iter_mut().for_each(|hook| hook.at = Position::nowhere());
+    rest.carp.sync.iter_mut().for_each(|sync| sync.at = Position::nowhere());
+    rest
+}
+
+/// The same without `[carp.sync]`, whose secrets are no setting that is shown.
+fn beside_sync(config: &Config) -> Config {
+    let mut rest = rest(config);
+    rest.carp.sync = None;
     rest
 }
 
@@ -301,8 +310,11 @@ fn engine(before: &Config, after: &Config) -> Option<Change> {
 fn restart(before: &Config, after: &Config, changes: &Changes) -> Vec<String> {
     let mut why = Vec::new();
     if let Some(change) = &changes.engine {
-        let alive = |setting: &String| setting.starts_with("log.") || setting.starts_with("carp.group.");
-        if change.settings.is_empty() || !change.settings.keys().all(alive) {
+        let alive = |setting: &String| {
+            ["log.", "carp.group.", "carp.sync"].iter().any(|alive| setting.starts_with(alive))
+        };
+        let settings = change.settings.keys().all(alive);
+        if !settings || (change.settings.is_empty() && beside_sync(before) != beside_sync(after)) {
             why.push("engine: its settings are made at the start".to_owned());
         }
     }

@@ -68,11 +68,7 @@ impl Ledger {
     /// Without any SA, on that router of a pair.
     #[must_use]
     pub fn new(router: config::Router) -> Ledger {
-        let router = match router {
-            config::Router::First => Router::First,
-            config::Router::Second => Router::Second,
-        };
-        Ledger { router, outbound: HashMap::new(), inbound: HashMap::new(), asked: 0 }
+        Ledger { router: plan::router(router), outbound: HashMap::new(), inbound: HashMap::new(), asked: 0 }
     }
 
     /// The SA that sends by this entry of the configuration.

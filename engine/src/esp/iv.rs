@@ -13,9 +13,10 @@
 //! A run that keeps no record (reading capture files with fixed keys) starts its counter at a random place in the 61 bits.
 
 /// Which router of a pair, so that both may send with the same SA.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Router {
     /// The one, or the first of the pair.
+    #[default]
     First,
     /// The second of the pair.
     Second,

@@ -166,12 +166,14 @@ impl ReplayWindow {
     /// As [`Self::check`].
     #[inline]
     pub fn check_in_flight(&self, low: u32) -> Result<Option<u64>, Replay> {
-        let edge = self.in_flight.load(Relaxed);
-        let sequence = self.infer(low).ok_or(Replay::Beyond)?;
+        let (edge, highest) = (self.in_flight.load(Relaxed), self.highest());
+        let sequence = self.infer_from(highest, low).ok_or(Replay::Beyond)?;
         if sequence <= edge {
             return self.check_behind(sequence, edge);
         }
-        self.refuse(sequence)?;
+        if sequence <= highest {
+            self.refuse(sequence)?;
+        }
         self.in_flight.store(sequence, Relaxed);
         Ok(Some(sequence))
     }

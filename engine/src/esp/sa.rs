@@ -39,16 +39,23 @@ const NEVER_USED: u64 = 1 << 32;
 
 /// An SA that sends. It cannot be cloned, and a sequence number that it gave out is never given out again: one counter
 /// yields both sequence number and IV.
+///
+/// Of an SA that two routers have, each sends with numbers of its own. This one's end at a *limit* that moves: up, when more are
+/// this router's ([`OutboundSa::extend`]); down, before others are promised to the other router ([`OutboundSa::limit`]).
 #[derive(Debug)]
 #[repr(C, align(64))] // numbers in one cache line, the key in those that follow
 pub struct OutboundSa {
     spi: Spi,
     esn: bool,
     iv: IvRange,
-    /// The number of the first packet; its IV is the first of the range.
+    /// The number whose IV is the first of the range.
+    origin: u64,
+    /// The number of the first packet.
     first: u64,
-    /// The highest number that may be sent.
-    last: u64,
+    /// The highest number that there is.
+    end: u64,
+    /// The highest number that may be sent now.
+    last: AtomicU64,
     next: AtomicU64,
     key: Key,
 }
@@ -58,8 +65,50 @@ impl OutboundSa {
     /// until the numbers end (at 2^32 - 1 without ESN, just before 2^64 with it) or the IVs do.
     pub fn new(spi: Spi, key: Key, esn: bool, iv: IvRange, first: u64) -> OutboundSa {
         let numbers_end = if esn { u64::MAX - NEVER_USED } else { u64::from(u32::MAX) };
-        let last = numbers_end.min(first.saturating_add(iv.count() - 1));
-        OutboundSa { spi, key, esn, iv, first, last, next: AtomicU64::new(first) }
+        let end = numbers_end.min(first.saturating_add(iv.count() - 1));
+        let (last, next) = (AtomicU64::new(end), AtomicU64::new(first));
+        OutboundSa { spi, key, esn, iv, origin: first, first, end, last, next }
+    }
+
+    /// The same SA, which sends with the numbers from `first` to `last` for now. Each number keeps its IV: two such SAs with
+    /// disjoint numbers, in this process or one before it, have disjoint IVs.
+    #[must_use]
+    pub fn within(self, first: u64, last: u64) -> OutboundSa {
+        let first = first.clamp(self.origin, self.end + 1);
+        let last = AtomicU64::new(last.clamp(first - 1, self.end));
+        OutboundSa { first, last, next: AtomicU64::new(first), ..self }
+    }
+
+    /// Sends with no number above `last` from now on. Returns the highest number that may have been sent by then, or be sent
+    /// yet: `last`, unless some above it had been given out before. All above it are free to be given to somebody else.
+    pub fn limit(&self, last: u64) -> u64 {
+        self.last.fetch_min(last, Ordering::Relaxed);
+        // A worker moves the counter first and looks at the limit afterwards. If it moved it before this, its numbers are seen
+        // here; if after, it sees the limit, since it acquires what is released here.
+        let next = self.next.fetch_add(0, Ordering::Release);
+        last.max(next.saturating_sub(1)).min(self.end)
+    }
+
+    /// May send the numbers up to and with `last` as well, which nobody else sends.
+    pub fn extend(&self, last: u64) {
+        self.last.fetch_max(last.min(self.end), Ordering::Relaxed);
+    }
+
+    /// The highest number that may be sent now.
+    pub fn last(&self) -> u64 {
+        self.last.load(Ordering::Relaxed)
+    }
+
+    /// The highest number that there is: no limit is above it.
+    pub fn end(&self) -> u64 {
+        self.end
+    }
+
+    /// The same SA, good for that many packets at most.
+    #[must_use]
+    pub fn limited(self, packets: u64) -> OutboundSa {
+        let end = self.end.min(self.origin.saturating_add(packets).saturating_sub(1));
+        OutboundSa { end, last: AtomicU64::new(self.last().min(end)), ..self }
     }
 
     /// The SPI.
@@ -85,33 +134,42 @@ impl OutboundSa {
         &self.iv
     }
 
-    /// Packets that can still be sent. Few left: time for a rekey. None: [`OutboundSa::take`] refuses.
+    /// Packets that can still be sent, as it is limited now. None: [`OutboundSa::take`] refuses.
     pub fn remaining(&self) -> u64 {
-        (self.last + 1).saturating_sub(self.next.load(Ordering::Relaxed))
+        (self.last() + 1).saturating_sub(self.next.load(Ordering::Relaxed))
+    }
+
+    /// Packets that could still be sent, were it not limited. Few left: time for a rekey.
+    pub fn until_end(&self) -> u64 {
+        (self.end + 1).saturating_sub(self.next.load(Ordering::Relaxed))
     }
 
     /// Packets sent, or at least numbered.
     pub fn used(&self) -> u64 {
-        self.next.load(Ordering::Relaxed).min(self.last + 1) - self.first.min(self.last + 1)
+        let numbers = self.numbers();
+        numbers.end - numbers.start
     }
 
     /// The sequence numbers given out so far.
     pub fn numbers(&self) -> Range<u64> {
-        self.first..self.next.load(Ordering::Relaxed).min(self.last + 1)
+        // A limit that was lowered may stand below the first number.
+        self.first..self.next.load(Ordering::Relaxed).min(self.last() + 1).max(self.first)
     }
 
-    /// Takes up to `count` sequence numbers, fewer at the end of the SA's life. Workers that share the SA take disjoint ones.
+    /// Takes up to `count` sequence numbers, fewer at the end of the SA's life or at its limit. Workers that share the SA take
+    /// disjoint ones.
     ///
     /// # Errors
     /// [`Exhausted`] when none is left.
     #[inline]
     pub fn take(&self, count: u64) -> Result<Lease, Exhausted> {
         // Looked at first, so that the counter stops near the end however often it is asked, and cannot wrap.
-        if self.next.load(Ordering::Relaxed) > self.last {
+        if self.next.load(Ordering::Relaxed) > self.last.load(Ordering::Relaxed) {
             return Err(Exhausted);
         }
-        let first = self.next.fetch_add(count, Ordering::Relaxed);
-        let left = (self.last + 1).saturating_sub(first);
+        // See `limit`.
+        let first = self.next.fetch_add(count, Ordering::Acquire);
+        let left = (self.last.load(Ordering::Relaxed) + 1).saturating_sub(first);
         if left == 0 {
             return Err(Exhausted);
         }
@@ -121,7 +179,7 @@ impl OutboundSa {
     /// The IV that belongs to a sequence number this SA gave out, in wire order.
     #[inline]
     pub fn iv(&self, sequence: u64) -> [u8; 8] {
-        self.iv.nth(sequence.wrapping_sub(self.first))
+        self.iv.nth(sequence.wrapping_sub(self.origin))
     }
 
     /// What is authenticated with the packet of that number.
@@ -224,5 +282,84 @@ mod every_order {
             assert_eq!(all.into_iter().collect::<HashSet<_>>(), (first..first + 5).collect());
             assert_eq!(sa.remaining(), 0);
         });
+    }
+
+    /// Two workers take numbers while the SA is limited, and the limit is raised again: no number above the mark is given out
+    /// before it is raised, and none twice.
+    #[test]
+    fn no_number_above_the_mark_is_given_out() {
+        loom::model(|| {
+            let key = Key::new(Suite::Aes128Gcm16, &[7; 20]).expect("a key");
+            let iv = IvRange::of_run(Router::First, 0).expect("a run");
+            let sa = Arc::new(OutboundSa::new(1, key, true, iv, 1));
+            let workers = [0, 1].map(|_| {
+                let sa = Arc::clone(&sa);
+                thread::spawn(move || {
+                    let mut taken = Vec::new();
+                    for _ in 0..2 {
+                        if let Ok(Lease { first, count }) = sa.take(2) {
+                            taken.extend(first..first + count);
+                        }
+                    }
+                    taken
+                })
+            });
+            let mark = sa.limit(2);
+            let mut all = Vec::new();
+            for worker in workers {
+                all.extend(worker.join().expect("no panic"));
+            }
+            assert!(all.iter().all(|number| *number <= mark), "{all:?} with the mark {mark}");
+            sa.extend(mark + 2);
+            while let Ok(Lease { first, count }) = sa.take(2) {
+                all.extend(first..first + count);
+            }
+            assert!(all.iter().all(|number| *number <= mark + 2));
+            let count = all.len();
+            assert_eq!(all.into_iter().collect::<HashSet<_>>().len(), count);
+        });
+    }
+}
+
+#[cfg(all(test, not(culvert_loom)))]
+mod tests {
+    use super::*;
+    use crate::esp::{Router, Suite};
+
+    fn sa(router: Router, esn: bool) -> OutboundSa {
+        let key = Key::new(Suite::Aes128Gcm16, &[7; 20]).expect("a key");
+        OutboundSa::new(1, key, esn, IvRange::of_run(router, 0).expect("a run"), 1)
+    }
+
+    #[test]
+    fn a_limit_is_lowered_and_raised() {
+        let sa = sa(Router::First, false);
+        assert_eq!(sa.take(10), Ok(Lease { first: 1, count: 10 }));
+        assert_eq!((sa.limit(14), sa.remaining()), (14, 4));
+        assert_eq!(sa.take(3), Ok(Lease { first: 11, count: 3 }));
+        assert_eq!(sa.take(3), Ok(Lease { first: 14, count: 1 }));
+        assert_eq!((sa.take(1), sa.remaining(), sa.used()), (Err(Exhausted), 0, 14));
+        // The counter has moved beyond the limit: what lies between is nobody's.
+        sa.extend(20);
+        assert_eq!(sa.take(100), Ok(Lease { first: 17, count: 4 }));
+        assert_eq!(sa.limit(18), 116, "numbers above it had been given out");
+        sa.extend(u64::MAX);
+        assert_eq!((sa.last(), sa.until_end()), (sa.end(), u64::from(u32::MAX) - 116));
+        assert_eq!(sa.limit(u64::MAX), sa.end());
+    }
+
+    /// Both routers, and one after its restart: an IV tells the router and the number.
+    #[test]
+    fn a_number_has_one_iv_wherever_the_sa_begins() {
+        for router in [Router::First, Router::Second] {
+            let (whole, part) = (sa(router, true), sa(router, true).within(1000, 1001));
+            assert_eq!(whole.iv(1001), part.iv(1001));
+            assert_eq!((part.used(), part.numbers(), part.remaining()), (0, 1000..1000, 2));
+            assert_eq!(part.take(9), Ok(Lease { first: 1000, count: 2 }));
+            assert_eq!((part.take(1), part.used(), part.end()), (Err(Exhausted), 2, whole.end()));
+        }
+        assert_ne!(sa(Router::First, true).iv(7), sa(Router::Second, true).iv(7));
+        let none = sa(Router::First, false).within(u64::MAX, u64::MAX);
+        assert_eq!((none.remaining(), none.take(1), none.numbers().is_empty()), (0, Err(Exhausted), true));
     }
 }

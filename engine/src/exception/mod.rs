@@ -5,12 +5,13 @@
 //! whether we are there, [`pmtu`] learns from what others tell us, [`fragment`] cuts packets that do not fit, and
 //! [`reassembly`] puts those together that others have cut; of UDP datagrams, [`datagrams`] tells which these are.
 //! [`neighbour`] finds the stations beside us; packets that wait for one do so there or in [`waiting`], and [`settled`] keeps their flows
-//! in order; [`keepalive`] finds out whether the far end of a tunnel is there. Memory is allocated here, within bounds that are
-//! said in each place.
+//! in order; those that come by an SA before the news of it, in [`early`]; [`keepalive`] finds out whether the far end of a
+//! tunnel is there. Memory is allocated here, within bounds that are said in each place.
 #![deny(clippy::indexing_slicing, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod allowance;
 pub mod datagrams;
+pub mod early;
 pub mod echo;
 pub mod fragment;
 pub mod icmp;

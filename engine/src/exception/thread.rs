@@ -19,6 +19,7 @@ use arc_swap::cache::Cache;
 use crossbeam::channel::{Receiver, Sender};
 
 use super::datagrams::{Datagrams, Owner, Sorted};
+use super::early::{self, Early};
 use super::echo;
 use super::fragment::{Ids, fragment};
 use super::icmp::{Error, error_for};
@@ -170,6 +171,7 @@ struct Parts {
     neighbours: Neighbours<Held>,
     neighbours_out: neighbour::Output<Held>,
     waiting: Waiting<Held>,
+    early: Early<Made>,
     keepalives: Keepalives,
     keepalives_out: keepalive::Output,
     errors: RateLimit,
@@ -204,6 +206,7 @@ impl Exceptions {
             neighbours: Neighbours::new(neighbour::Limits::default()),
             neighbours_out: neighbour::Output::default(),
             waiting: Waiting::default(),
+            early: Early::default(),
             keepalives: Keepalives::new(),
             keepalives_out: keepalive::Output::default(),
             errors: RateLimit::new(Rates::default(), secret),
@@ -249,6 +252,7 @@ impl Exceptions {
             parts.neighbours.next_due(),
             parts.keepalives.next_due(),
             parts.waiting.next_due(),
+            parts.early.next_due(),
             reassembly,
             datagrams,
             path_mtus,
@@ -300,12 +304,15 @@ impl Exceptions {
             }
             owed.extend(ticket);
         }
-        // In this order: whoever sees that its frames are taken sees what became of them.
         for Wire { from, to, settled, taken } in wires.iter_mut() {
-            to.sync();
-            settled.tell(tables.number());
-            from.ring.release(*taken);
-            from.sync();
+            settled.tell(
+                tables.number(),
+                || to.sync(),
+                || {
+                    from.ring.release(*taken);
+                    from.sync();
+                },
+            );
         }
         drop(owed);
         for event in parts.events.drain(..) {
@@ -359,6 +366,8 @@ impl Parts {
         for (key, held) in self.waiting.release(|key, held| is_ready(key, held, tables)) {
             self.go_on(key, held, tables);
         }
+        self.made.extend(self.early.release(|spi| tables.inbound_by_spi(spi).is_some()));
+        self.tell_room(tables);
     }
 
     /// A packet that has waited goes on, if there is a way.
@@ -403,6 +412,7 @@ impl Parts {
             Cause::Datagram => self.fragment(frame, origin, Owner::Host, now),
             Cause::Local => self.local(frame, origin, tables, now),
             Cause::IcmpError => self.icmp_error(frame, origin, tables, now),
+            Cause::UnknownSpi => self.early(frame, origin, Ticket::new(worker.0, worker.1), tables, now),
             Cause::Keepalive => {
                 let known = match origin {
                     Origin::Tunnel(tunnel) => {
@@ -450,6 +460,11 @@ impl Parts {
         for held in expired {
             self.unreachable(held, tables, now);
         }
+        for early in self.early.expire(now) {
+            drop(early);
+            self.drop(Reason::EspUnknownSpi);
+        }
+        self.tell_room(tables);
         for (number, (_, path)) in &mut self.path_mtus {
             if path.expire(Duration::from_nanos(now)) {
                 self.events.push(Event::PathMtu { tunnel: *number, mtu: path.get() });
@@ -616,6 +631,35 @@ impl Parts {
             }
         } else {
             self.neighbours.wait(now, key.0, key.1, packet.len(), held, &mut self.neighbours_out);
+        }
+    }
+
+    /// A packet by an SA that the worker's tables did not know: it waits for tables that do.
+    fn early(&mut self, frame: &[u8], origin: Origin, ticket: Ticket, tables: &Tables, now: u64) {
+        let (injected, packet) = match origin {
+            Origin::Port(port) => (Injected::Receive(port), frame.get(ethernet::HEADER_LEN..)),
+            Origin::Tunnel(carrier) => (Injected::Carried(carrier), Some(frame)),
+            Origin::Into(_) => return self.drop(Reason::EspUnknownSpi),
+        };
+        let Some((pair, spi)) = packet.and_then(early::sealed) else {
+            return self.drop(Reason::EspMalformed);
+        };
+        let held = Made { injected, bytes: frame.to_vec(), ticket: Some(ticket) };
+        if tables.inbound_by_spi(spi).is_some() {
+            return self.made.push(held);
+        }
+        if self.early.push(now, pair, spi, held).is_some() {
+            self.drop(Reason::EspUnknownSpi);
+        }
+        if !self.early.takes(pair) {
+            tables.set_room(pair.0, pair.1, false);
+        }
+    }
+
+    /// Workers give packets by unknown SAs to the thread again where there is room again.
+    fn tell_room(&mut self, tables: &Tables) {
+        for (local, remote) in self.early.have_room_again() {
+            tables.set_room(local, remote, true);
         }
     }
 

@@ -12,14 +12,14 @@ use std::net::IpAddr;
 
 use arrayvec::ArrayVec;
 
-use super::{Batch, Next, Packet, Stages, forward, nested};
+use super::{Batch, Next, Packet, Stages, common, forward, nested};
 use crate::drops::Reason;
 use crate::esp::replay::ReplayWindow;
 use crate::esp::{Mode, cipher, open};
 use crate::exception::keepalive;
 use crate::gre::{self, Checked};
 use crate::mss;
-use crate::ring::BATCH;
+use crate::ring::{BATCH, Frame};
 use crate::tables::{Inbound, NextHop, Tables, To};
 use crate::tag::{Cause, Origin};
 use crate::trace::watch::{Eye, Shut};
@@ -78,12 +78,10 @@ fn unseen(packet: &Packet<'_>, index: u32, tables: &Tables) -> Result<u64, Reaso
 pub(crate) fn finish(packets: &mut Batch<'_>, stages: &mut Stages, tables: &Tables, here: Here<Shut>) {
     for packet in packets.iter_mut() {
         let Next::Opened(index) = packet.next else { continue };
-        let delivered = match tables.inbound(index) {
-            Some(inbound) => decapsulate(packet, inbound, tables, here),
-            None => Err(Reason::EspUnknownSpi),
-        };
-        packet.next = delivered.unwrap_or_else(Next::Drop);
-        stages.note(packet.next);
+        match tables.inbound(index) {
+            Some(inbound) => decapsulate(packet, inbound, stages, tables, here),
+            None => packet.next = Next::Drop(Reason::EspUnknownSpi),
+        }
     }
 }
 
@@ -100,20 +98,29 @@ fn open_run<E: Eye>(
         false => (packets.len(), 0),
     };
     let mut nth = 0;
-    for packet in packets.iter_mut().take(done) {
+    for packet in packets.get_mut(..done).unwrap_or_default() {
+        if let Next::Open(index) = packet.next {
+            let genuine = authentic >> nth & 1 == 1;
+            nth += 1;
+            let Some(inbound) = tables.inbound(index) else { continue };
+            inbound.sa.window().settle();
+            if genuine {
+                decapsulate(packet, inbound, stages, tables, here);
+            } else {
+                packet.next = Next::Drop(Reason::EspAuth);
+            }
+            continue;
+        }
         let delivered = match packet.next {
             Next::Inner(index) => {
+                if let Some(next) = common::inner(packet, index, tables, here) {
+                    packet.next = next;
+                    continue;
+                }
                 let checked = Checked { header_len: 0, protocol: packet.protocol, sequence: None };
                 deliver(packet, index, checked, tables, here, None)
             }
             Next::Gre(index) => cleartext(packet, index, tables, here),
-            Next::Open(index) => {
-                let genuine = authentic >> nth & 1 == 1;
-                nth += 1;
-                let Some(inbound) = tables.inbound(index) else { continue };
-                inbound.sa.window().settle();
-                if genuine { decapsulate(packet, inbound, tables, here) } else { Err(Reason::EspAuth) }
-            }
             _ => continue,
         };
         packet.next = delivered.unwrap_or_else(Next::Drop);
@@ -124,23 +131,23 @@ fn open_run<E: Eye>(
 
 /// Steps 1 and 2. Returns how many packets were looked at before one that must wait, and a bit for each of them that is
 /// still [`Next::Open`], the first one's lowest: was it authentic?
-#[inline]
+#[inline(never)] // a function of its own, so that the loops have the registers to themselves
 fn decrypt(packets: &mut [Packet<'_>], tables: &Tables, worker: usize) -> (usize, u64) {
     let mut jobs: ArrayVec<cipher::OpenJob<'_>, BATCH> = ArrayVec::new();
-    let mut done = 0;
+    let (total, mut waiting) = (packets.len(), 0);
     let spread = tables.is_spread();
     if spread {
         packets.iter().for_each(|packet| prefetch_window(packet, tables));
     }
-    for Packet { frame, next, sequence, spent, .. } in packets.iter_mut() {
-        done += 1;
-        let index = match *next {
-            Next::Open(index) => index,
-            Next::Inner(index) | Next::Gre(index) if spread => {
+    let mut rest = packets.iter_mut();
+    for Packet { frame, next, sequence, .. } in rest.by_ref() {
+        let Next::Open(index) = *next else {
+            if let Next::Inner(index) | Next::Gre(index) = *next
+                && spread
+            {
                 prefetch_counters(index, tables, worker);
-                continue;
             }
-            _ => continue,
+            continue;
         };
         let Some(inbound) = tables.inbound(index) else {
             *next = Next::Drop(Reason::EspUnknownSpi);
@@ -150,7 +157,7 @@ fn decrypt(packets: &mut [Packet<'_>], tables: &Tables, worker: usize) -> (usize
             Ok(Some(candidate)) => candidate,
             // Something of this SA is in flight, so packets were taken before this one.
             Ok(None) => {
-                done -= 1;
+                waiting = 1;
                 break;
             }
             Err(reason) => {
@@ -159,15 +166,15 @@ fn decrypt(packets: &mut [Packet<'_>], tables: &Tables, worker: usize) -> (usize
             }
         };
         frame.pull(CIPHERTEXT_AT);
-        let shift = if frame.from_offset_port() { 0 } else { shift(frame.headroom(), inbound, tables) };
-        frame.push(shift);
+        let shift = if frame.from_offset_port() { 0 } else { make_room(frame, inbound, tables) };
         *sequence = candidate.sequence;
-        *spent = shift + esp::ICV_LEN;
         if spread {
             prefetch_counters(inbound.tunnel, tables, worker);
         }
-        jobs.push(open::job(frame.bytes_mut(), shift, &inbound.sa, &candidate));
+        // What is left is the plaintext once it has been opened.
+        jobs.push(open::job(frame.cut(shift + esp::ICV_LEN), shift, &inbound.sa, &candidate));
     }
+    let done = total - rest.len() - waiting;
     if jobs.is_empty() {
         return (done.max(1), 0);
     }
@@ -188,14 +195,16 @@ fn prefetch_window(packet: &Packet<'_>, tables: &Tables) {
     }
 }
 
-/// How far forward the plaintext of a ciphertext that starts `at` bytes into its buffer is to be moved as it is decrypted,
+/// Grows a frame, which starts with the ciphertext, by as many bytes as the plaintext is to be moved forward as it is decrypted,
 /// so that, with the link header in front again, the inner packet starts where the buffer does. That is where ports without
 /// offsets send from; frames of such a port alone are shifted.
 #[cold]
-fn shift(at: usize, inbound: &Inbound, tables: &Tables) -> usize {
+fn make_room(frame: &mut Frame<'_>, inbound: &Inbound, tables: &Tables) -> usize {
     let headers =
         tables.tunnel(inbound.tunnel).map_or(0, |tunnel| tunnel.layout().gre + tunnel.layout().middle);
-    at.saturating_sub(ethernet::HEADER_LEN.saturating_sub(headers))
+    let shift = frame.headroom().saturating_sub(ethernet::HEADER_LEN.saturating_sub(headers));
+    frame.push(shift);
+    shift
 }
 
 /// Asks the processor for what a packet of the tunnel will be counted in.
@@ -206,17 +215,35 @@ fn prefetch_counters(tunnel: u32, tables: &Tables, worker: usize) {
     }
 }
 
-/// Steps 3 to 5 for an authentic packet; the frame holds its plaintext.
+/// Steps 3 to 5 for an authentic packet; the frame is its plaintext.
 #[inline(always)]
 fn decapsulate<E: Eye>(
+    packet: &mut Packet<'_>,
+    inbound: &Inbound,
+    stages: &mut Stages,
+    tables: &Tables,
+    here: Here<E>,
+) {
+    // Nothing that has to be noted comes of these.
+    packet.next = match common::decapsulate(packet, inbound, tables, here) {
+        Some(next) => next,
+        None => {
+            let next = beyond_common(packet, inbound, tables, here).unwrap_or_else(Next::Drop);
+            stages.note(next);
+            next
+        }
+    };
+}
+
+/// The same for the packets that are not like nearly all.
+#[inline(never)]
+fn beyond_common<E: Eye>(
     packet: &mut Packet<'_>,
     inbound: &Inbound,
     tables: &Tables,
     here: Here<E>,
 ) -> Result<Next, Reason> {
     let received = Some((inbound.sa.window(), packet.sequence));
-    let plaintext_len = packet.frame.len().saturating_sub(packet.spent);
-    packet.frame.truncate(plaintext_len);
     let (payload_len, next_header) = open::trailer(packet.frame.bytes())?;
     packet.frame.truncate(payload_len);
     if inbound.plain && next_header == protocol::GRE {
@@ -306,7 +333,7 @@ fn cleartext<E: Eye>(
 }
 
 /// A number that came with a packet, and the window that is to take note of it; of a packet that came in clear, nothing.
-type Received<'a> = Option<(&'a ReplayWindow, u64)>;
+pub(super) type Received<'a> = Option<(&'a ReplayWindow, u64)>;
 
 /// Step 5 for ESP.
 #[inline(always)]
@@ -315,8 +342,8 @@ fn accept(received: Received<'_>) -> Result<(), Reason> {
 }
 
 /// Steps 4 and 5, for a checked GRE packet of tunnel `index` that the frame holds.
-#[inline(always)] // on the path of every packet, from several places: as calls they cost a tenth of it
-fn deliver<E: Eye>(
+#[inline(never)]
+pub(super) fn deliver<E: Eye>(
     packet: &mut Packet<'_>,
     index: u32,
     checked: Checked,

@@ -2,7 +2,7 @@
 //! what they are.
 
 use super::receive;
-use super::{Next, Packet, forward, nested};
+use super::{Next, Packet, Stages, forward, nested};
 use crate::drops::Reason;
 use crate::exception::keepalive;
 use crate::tables::{NextHop, Tables, To};
@@ -100,7 +100,8 @@ fn place(
         Injected::Receive(port) => {
             packet.origin = Origin::Port(port).encode();
             let entry = tables.ports.get(port as usize).ok_or(Reason::NoRoute)?;
-            receive::receive(packet, entry, tables, worker);
+            // The verdict is taken note of with those on all others.
+            receive::receive(packet, entry, tables, worker, &mut Stages::default());
             Ok(packet.next)
         }
         Injected::Host(port) => {

@@ -6,11 +6,14 @@
 //! 3. [`outbound`]: GRE and ESP are put in front, the batch is sealed; for a tunnel in a tunnel, once more;
 //! 4. [`transmit`]: the Ethernet header, and the buffer into the transmit ring.
 //!
+//! In the first two, packets like nearly all others go a way of their own, [`common`], and the stage's other code is out of theirs.
+//!
 //! Each stage looks at every packet of the batch before the next stage starts, so that code stays in the instruction cache
 //! and memory asked for in one stage has arrived in the next. What a packet needs next is its [`Next`]; a packet that is to
 //! be dropped carries its reason until the end, where it is counted. Nothing here allocates, locks, or panics.
 #![deny(clippy::indexing_slicing, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod common;
 pub(crate) mod forward;
 pub(crate) mod inbound;
 pub(crate) mod inject;
@@ -127,8 +130,6 @@ pub(crate) struct Packet<'a> {
     pub(crate) tos: u8,
     /// The sequence number of a packet being opened, or to be sealed by any worker.
     pub(crate) sequence: u64,
-    /// Bytes at the end of the frame that are no plaintext once it has been opened.
-    pub(crate) spent: usize,
     /// The packet goes in a datagram whose checksum is to be computed once it is whole.
     pub(crate) summed: bool,
     /// The station that sent the frame.
@@ -147,7 +148,6 @@ impl<'a> Packet<'a> {
             protocol: 0,
             tos: 0,
             sequence: 0,
-            spent: 0,
             summed: false,
             source: MacAddr([0; 6]),
             origin: 0,

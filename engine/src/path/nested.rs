@@ -9,7 +9,7 @@
 
 use std::net::IpAddr;
 
-use super::{Batch, Next, Packet, Stages};
+use super::{Batch, Next, Packet, Stages, receive};
 use crate::drops::Reason;
 use crate::tables::{Address, Ends, GreEntry, NextHop, Tables, To};
 use crate::tag::Origin;
@@ -65,7 +65,7 @@ pub(crate) fn is_between_ends(packet: &Packet<'_>, tables: &Tables) -> bool {
 }
 
 fn is_pair<A: Address>(src: A, dst: A, tables: &Tables) -> bool {
-    A::pairs(tables).get(&A::key(src, dst, None)).is_some()
+    A::pairs(tables).get(&A::key(src, dst, None)).is_some_and(|pair| pair.live)
 }
 
 /// An IP header. Offsets in bytes from its start.
@@ -192,7 +192,9 @@ fn carried<A: Address>(
             (outer.payload_at, Next::Gre(entry.tunnel), owner)
         }
         protocol::ESP => {
-            let (index, owner) = esp(bytes, src, dst, carrier, tables)?;
+            let Some((index, owner)) = esp(bytes, src, dst, carrier, tables)? else {
+                return receive::unknown_spi(src, dst, tables);
+            };
             (outer.payload_at, Next::Open(index), owner)
         }
         protocol::UDP => {
@@ -215,7 +217,9 @@ fn carried<A: Address>(
                 packet.frame.truncate(end);
                 (at, Next::Gre(entry.tunnel), entry.owner)
             } else if tables.is_encap_port(datagram.destination()) {
-                let (index, owner) = esp(datagram.payload(), src, dst, carrier, tables)?;
+                let Some((index, owner)) = esp(datagram.payload(), src, dst, carrier, tables)? else {
+                    return receive::unknown_spi(src, dst, tables);
+                };
                 packet.frame.truncate(end);
                 (at, Next::Open(index), owner)
             } else {
@@ -236,28 +240,30 @@ fn gre<A: Address>(bytes: &[u8], src: A, dst: A, carrier: u32, tables: &Tables) 
     let gre = Gre::parse(bytes).map_err(|_| Reason::GreMalformed)?;
     match A::carried(tables).get(&A::key(dst, src, gre.key())) {
         Some(entry) => may_lie_in(entry.tunnel, carrier, tables).map(|()| *entry),
-        None if A::pairs(tables).get(&A::key(dst, src, None)).is_some() => Err(Reason::GreKey),
+        None if A::pairs(tables).get(&A::key(dst, src, None)).is_some_and(|pair| pair.live) => {
+            Err(Reason::GreKey)
+        }
         None => Err(Reason::Nested),
     }
 }
 
-/// The SA of an ESP packet that came out of tunnel `carrier`, and the worker that opens it.
+/// The SA of an ESP packet that came out of tunnel `carrier`, and the worker that opens it; `None` where the SPI is not known.
 fn esp<A: Address>(
     bytes: &[u8],
     src: A,
     dst: A,
     carrier: u32,
     tables: &Tables,
-) -> Result<(u32, u32), Reason> {
+) -> Result<Option<(u32, u32)>, Reason> {
     let spi = bytes.first_chunk::<4>().ok_or(Reason::EspMalformed)?;
-    let index = tables.inbound_by_spi(u32::from_be_bytes(*spi)).ok_or(Reason::EspUnknownSpi)?;
+    let Some(index) = tables.inbound_by_spi(u32::from_be_bytes(*spi)) else { return Ok(None) };
     let inbound = tables.inbound(index).ok_or(Reason::EspUnknownSpi)?;
     may_lie_in(inbound.tunnel, carrier, tables)?;
     // The SA may be for packets between two addresses alone (RFC 4301 section 5.2, step 4).
     if inbound.ends != Ends::Any && !A::between(&inbound.ends, src, dst) {
         return Err(Reason::EspMalformed);
     }
-    Ok((index, inbound.owner))
+    Ok(Some((index, inbound.owner)))
 }
 
 /// Where its packets go in is where they come out.

@@ -8,8 +8,8 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::ops::Range;
 
-use super::forward;
-use super::{Next, Packet};
+use super::{Next, Packet, Stages};
+use super::{common, forward};
 use crate::drops::Reason;
 use crate::tables::{Address, Ends, NextHop, PortEntry, PortKind, Tables, To};
 use crate::tag::{Cause, Origin};
@@ -75,15 +75,27 @@ impl Glimpse {
 
 /// Runs the stage for one packet that was received on `port`.
 #[inline(always)]
-pub(crate) fn receive(packet: &mut Packet<'_>, port: &PortEntry, tables: &Tables, worker: usize) {
-    packet.next = match classify(packet, port, tables, worker as u32) {
-        Ok(next) => next,
-        Err(reason) => Next::Drop(reason),
-    };
+pub(crate) fn receive(
+    packet: &mut Packet<'_>,
+    port: &PortEntry,
+    tables: &Tables,
+    worker: usize,
+    stages: &mut Stages,
+) {
+    if common::receive(packet, port, tables, worker as u32, stages) {
+        return;
+    }
+    packet.next = classify(packet, port, tables, worker as u32).unwrap_or_else(Next::Drop);
+    stages.note(packet.next);
 }
 
-#[inline(always)]
-fn classify(packet: &mut Packet<'_>, port: &PortEntry, tables: &Tables, worker: u32) -> Result<Next, Reason> {
+#[inline(never)] // so that the common packets have the registers to themselves
+pub(super) fn classify(
+    packet: &mut Packet<'_>,
+    port: &PortEntry,
+    tables: &Tables,
+    worker: u32,
+) -> Result<Next, Reason> {
     let frame = Ethernet::parse(packet.frame.bytes()).map_err(|_| Reason::EthernetMalformed)?;
     packet.source = frame.src();
     match port.kind {
@@ -149,18 +161,25 @@ fn from_host(packet: &Packet<'_>, nic: u32, tables: &Tables) -> Result<Next, Rea
     Ok(Next::Send(nic))
 }
 
-/// GRE and ESP between the ends of a protected tunnel are not the host's to send.
+/// GRE and ESP between the ends of a protected tunnel are not the host's to send. Nor is IKE, where another router has the near
+/// end: its far end would take what this router's strongSwan lets go of for gone.
 fn guard<A: Address>(src: A, dst: A, protocol: u8, payload: &[u8], tables: &Tables) -> Result<(), Reason> {
-    let reason = match protocol {
-        protocol::GRE => Reason::CleartextForProtected,
-        protocol::ESP => Reason::EspFromHost,
-        protocol::UDP if is_esp_in_udp(payload, tables) => Reason::EspFromHost,
-        _ => return Ok(()),
-    };
-    match A::pairs(tables).get(&A::key(src, dst, None)) {
-        Some(true) => Err(reason),
+    if !matches!(protocol, protocol::GRE | protocol::ESP | protocol::UDP) {
+        return Ok(());
+    }
+    let Some(pair) = A::pairs(tables).get(&A::key(src, dst, None)) else { return Ok(()) };
+    match protocol {
+        protocol::GRE if pair.protected => Err(Reason::CleartextForProtected),
+        protocol::ESP if pair.protected => Err(Reason::EspFromHost),
+        protocol::UDP if pair.protected && is_esp_in_udp(payload, tables) => Err(Reason::EspFromHost),
+        protocol::UDP if pair.silent && is_from_ike(payload) => Err(Reason::Backup),
         _ => Ok(()),
     }
+}
+
+/// A datagram from one of IKE's ports (RFC 7296 section 2).
+fn is_from_ike(payload: &[u8]) -> bool {
+    payload.first_chunk().is_some_and(|port| matches!(u16::from_be_bytes(*port), 500 | 4500))
 }
 
 /// ESP in a datagram from a port of ours for that: neither IKE nor a keepalive (RFC 3948 section 2).
@@ -377,7 +396,9 @@ fn unknown_gre<A: Address>(packet: &Packet<'_>, outer: &Outer<A>, tables: &Table
         Ok(gre) if A::tunnels(tables).get(&A::key(outer.dst, outer.src, gre.key())).is_some() => {
             Reason::GreUnknown
         }
-        Ok(_) if A::pairs(tables).get(&A::key(outer.dst, outer.src, None)).is_some() => Reason::GreKey,
+        Ok(_) if A::pairs(tables).get(&A::key(outer.dst, outer.src, None)).is_some_and(|pair| pair.live) => {
+            Reason::GreKey
+        }
         Ok(_) => Reason::GreUnknown,
     }
 }
@@ -439,7 +460,9 @@ fn gre_in_udp<A: Address>(
             packet.frame.pull(outer.payload_at + udp::HEADER_LEN);
             Ok(Next::Gre(entry.tunnel))
         }
-        None if A::pairs(tables).get(&A::key(outer.dst, outer.src, None)).is_some() => Err(Reason::GreKey),
+        None if A::pairs(tables).get(&A::key(outer.dst, outer.src, None)).is_some_and(|pair| pair.live) => {
+            Err(Reason::GreKey)
+        }
         Some(_) | None => Err(Reason::GreUnknown),
     }
 }
@@ -455,7 +478,9 @@ fn esp<A: Address>(
 ) -> Result<Next, Reason> {
     let bytes = packet.frame.bytes().get(esp.clone()).unwrap_or_default();
     let spi = bytes.first_chunk::<4>().ok_or(Reason::EspMalformed)?;
-    let index = tables.inbound_by_spi(u32::from_be_bytes(*spi)).ok_or(Reason::EspUnknownSpi)?;
+    let Some(index) = tables.inbound_by_spi(u32::from_be_bytes(*spi)) else {
+        return unknown_spi(outer.src, outer.dst, tables);
+    };
     let inbound = tables.inbound(index).ok_or(Reason::EspUnknownSpi)?;
     inbound.sa.prefetch();
     // The SA may be for packets between two addresses alone (RFC 4301 section 5.2, step 4).
@@ -468,4 +493,13 @@ fn esp<A: Address>(
     packet.frame.truncate(esp.end);
     packet.frame.pull(esp.start);
     Ok(Next::Open(index))
+}
+
+/// What becomes of a packet by an SA that is not known: from the far end of a tunnel whose keys are negotiated, it may only be early.
+#[cold]
+pub(super) fn unknown_spi<A: Address>(src: A, dst: A, tables: &Tables) -> Result<Next, Reason> {
+    match A::pairs(tables).get(&A::key(dst, src, None)) {
+        Some(pair) if pair.has_room() => Ok(Next::Exception(Cause::UnknownSpi)),
+        _ => Err(Reason::EspUnknownSpi),
+    }
 }

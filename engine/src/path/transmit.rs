@@ -4,10 +4,10 @@ use super::{Batch, Next, Packet};
 use crate::counters::WorkerCounters;
 use crate::drops::Reason;
 use crate::ring::{Refused, TxQueue};
-use crate::tables::{NextHop, Stack, Tables, To};
+use crate::tables::{Link, Stack, Tables};
 use crate::tag::{Cause, Exception, Injected, Origin};
+use crate::wire::ethernet;
 use crate::wire::ethernet::MacAddr;
-use crate::wire::{EthernetHeader, ethernet};
 
 /// Where frames go that leave by no port: numbers of transmit queues.
 #[derive(Debug, Clone, Copy, Default)]
@@ -59,8 +59,12 @@ pub(crate) fn transmit_one(
     counters: &WorkerCounters,
 ) -> Result<(), Reason> {
     let sent = match packet.next {
+        Next::Send(port) => queue(packet, port as usize, queues, counters),
+        Next::Station(hop) => {
+            station(packet, hop, tables).and_then(|port| queue(packet, port, queues, counters))
+        }
         Next::Drop(reason) => refuse(packet, reason, queues, exits),
-        _ => send(packet, queues, exits, received_by, tables, counters),
+        _ => send_other(packet, queues, exits, received_by, tables, counters),
     };
     if let Err(reason) = sent {
         counters.count_drop(reason, 1);
@@ -81,13 +85,9 @@ pub(crate) fn complete(packet: &mut Packet<'_>, tables: &Tables) {
 /// Puts the link header of next hop `hop` in front of the packet. Returns the port that it leaves by.
 #[inline(always)]
 fn station(packet: &mut Packet<'_>, hop: u32, tables: &Tables) -> Result<usize, Reason> {
-    let Some(NextHop { to: To::Station { port, mac }, .. }) = tables.next_hop(hop) else {
-        return Err(Reason::NoRoute);
-    };
-    let (port, mac) = (*port, *mac);
-    let src = tables.ports.get(usize::from(port)).ok_or(Reason::NoRoute)?.mac;
-    push_ethernet(packet, EthernetHeader { dst: mac, src, ethertype: 0 })?;
-    Ok(usize::from(port))
+    let Link { addresses, port, .. } = tables.link(hop).ok_or(Reason::NoRoute)?;
+    push_ethernet(packet, addresses)?;
+    Ok(usize::from(*port))
 }
 
 /// A packet that cannot go on is the exception thread's where that can do something about it.
@@ -112,8 +112,9 @@ fn exception(cause: Cause) -> u32 {
     Exception { cause, origin: Origin::Port(0) }.encode()
 }
 
-#[inline(always)]
-fn send(
+/// Sends what goes neither to a station nor as it is by a port.
+#[inline(never)] // so that the common packets have the registers to themselves
+fn send_other(
     packet: &mut Packet<'_>,
     queues: &mut [TxQueue],
     exits: &Exits,
@@ -122,10 +123,9 @@ fn send(
     counters: &WorkerCounters,
 ) -> Result<(), Reason> {
     let port = match packet.next {
-        Next::Send(port) => port as usize,
-        Next::Station(hop) => station(packet, hop, tables)?,
         Next::HandOver(worker) => return hand_over(packet, worker as usize, queues, exits),
         Next::Host => host(packet, exits, tables)?,
+        Next::Exception(Cause::UnknownSpi) => return hold(packet, queues, exits),
         Next::Exception(cause) => match exits.exceptions {
             Some(queue) => {
                 packet.frame.set_tag(packet.origin | exception(cause));
@@ -140,12 +140,18 @@ fn send(
                 queue
             }
             None => {
-                let header = EthernetHeader { dst: received_by, src: packet.source, ethertype: 0 };
-                push_ethernet(packet, header)?;
+                let mut addresses = [0; 12];
+                if let Some((to, from)) = addresses.split_first_chunk_mut() {
+                    *to = received_by.0;
+                    from.copy_from_slice(&packet.source.0);
+                }
+                push_ethernet(packet, &addresses)?;
                 exits.host.ok_or(Reason::NoHost)?
             }
         },
+        // Whoever calls has dealt with these.
         Next::Drop(reason) => return Err(reason),
+        Next::Send(_) | Next::Station(_) => return Err(Reason::NoRoute),
         // The stages before have dealt with these.
         Next::Open(_) | Next::ToOpen(_) | Next::Opened(_) => return Err(Reason::EspUnknownSpi),
         Next::Gre(_) | Next::Inner(_) => return Err(Reason::GreUnknown),
@@ -154,6 +160,17 @@ fn send(
         Next::ToSeal(_) => return Err(Reason::NoSa),
         Next::Aside => return Ok(()),
     };
+    queue(packet, port, queues, counters)
+}
+
+/// Puts a frame into the queue of port `port`.
+#[inline(always)]
+fn queue(
+    packet: &mut Packet<'_>,
+    port: usize,
+    queues: &mut [TxQueue],
+    counters: &WorkerCounters,
+) -> Result<(), Reason> {
     let queue = queues.get_mut(port).ok_or(Reason::NoRoute)?;
     queue.ring.push(&mut packet.frame).map_err(|refused| match refused {
         Refused::Full => Reason::TxFull,
@@ -163,6 +180,19 @@ fn send(
         counters.tx.add(1);
     }
     Ok(())
+}
+
+/// A packet by an SA that is not known is kept for a moment. Anybody can send such: they never take more than half of the room that
+/// there is for exceptions.
+#[cold]
+#[inline(never)]
+fn hold(packet: &mut Packet<'_>, queues: &mut [TxQueue], exits: &Exits) -> Result<(), Reason> {
+    let queue = exits.exceptions.and_then(|queue| queues.get_mut(queue)).ok_or(Reason::EspUnknownSpi)?;
+    if queue.ring.space() < queue.ring.slots() / 2 {
+        return Err(Reason::EspUnknownSpi);
+    }
+    packet.frame.set_tag(packet.origin | exception(Cause::UnknownSpi));
+    queue.ring.push(&mut packet.frame).map_err(|_| Reason::EspUnknownSpi)
 }
 
 /// Another worker takes the frame as if it had received it, by the same port.
@@ -201,15 +231,18 @@ fn host(packet: &mut Packet<'_>, exits: &Exits, tables: &Tables) -> Result<usize
     }
 }
 
-/// Puts a link header in front of an IP packet; its EtherType follows from the version.
+/// Puts a link header with these addresses in front of an IP packet; its EtherType follows from the version.
 #[inline(always)]
-fn push_ethernet(packet: &mut Packet<'_>, header: EthernetHeader) -> Result<(), Reason> {
+fn push_ethernet(packet: &mut Packet<'_>, addresses: &[u8; 12]) -> Result<(), Reason> {
     let frame = &mut packet.frame;
     let version = frame.bytes().first().ok_or(Reason::IpMalformed)? >> 4;
     let ethertype = if version == 4 { ethernet::IPV4 } else { ethernet::IPV6 };
-    frame.make_headroom(ethernet::HEADER_LEN).ok_or(Reason::TooBig)?;
-    frame.push(ethernet::HEADER_LEN);
-    let room = frame.bytes_mut().first_chunk_mut().ok_or(Reason::TooBig)?;
-    EthernetHeader { ethertype, ..header }.emit(room);
+    if frame.headroom() < ethernet::HEADER_LEN {
+        frame.make_headroom(ethernet::HEADER_LEN).ok_or(Reason::TooBig)?;
+    }
+    let room = frame.push_array::<{ ethernet::HEADER_LEN }>().ok_or(Reason::TooBig)?;
+    let (to_and_from, kind) = room.split_first_chunk_mut::<12>().ok_or(Reason::TooBig)?;
+    *to_and_from = *addresses;
+    kind.copy_from_slice(&ethertype.to_be_bytes());
     Ok(())
 }

@@ -4,7 +4,7 @@
 //! 1. The block with the count `filled` is the filling end's, if it was emptied and is finished. Raising `filled` releases what
 //!    was put there.
 //! 2. Whoever raises `claimed` past a block has it, alone: a compare-and-swap, so each block goes to one thread.
-//! 3. That thread says when it is finished with the block, which releases what it did.
+//! 3. That thread says when it is finished with the block, which releases what it did, and in the same word how that went.
 //! 4. The emptying end has the block with the count `emptied` once it is finished, and raises `emptied`, which hands it back.
 //!
 //! A block whose claimer does not finish can be passed over: `emptied` is raised without a look at the block. It cannot be filled
@@ -14,13 +14,21 @@ use std::sync::atomic::Ordering;
 
 use crossbeam::utils::CachePadded;
 
-use crate::sync::{AtomicU32, AtomicU64};
+use crate::sync::AtomicU64;
 
 /// Blocks in the circle.
 pub(super) const BLOCKS: usize = if cfg!(culvert_loom) { 2 } else { 32 };
 
-/// The state of a block that nobody works on, or is to work on; any other is what was said of it when it was filled.
-const FINISHED: u32 = 0;
+/// How much is in a block that somebody works on, or is to work on; 0, and above these bits what was said of it, once that is finished.
+/// One word, since each cache line that goes from one core to another costs both some 100 ns.
+fn in_work(state: u64) -> u32 {
+    state as u32
+}
+
+/// What was said of a block that is finished.
+fn said(state: u64) -> u32 {
+    (state >> u32::BITS) as u32
+}
 
 /// The counts, from 0 on: 64 bits do not wrap around.
 #[derive(Debug)]
@@ -31,7 +39,7 @@ pub(super) struct Claims {
     claimed: CachePadded<AtomicU64>,
     /// Blocks ever emptied. Stored by the emptying end.
     emptied: CachePadded<AtomicU64>,
-    state: [CachePadded<AtomicU32>; BLOCKS],
+    state: [CachePadded<AtomicU64>; BLOCKS],
 }
 
 /// The place in the circle of the block with that count.
@@ -46,11 +54,11 @@ impl Claims {
             filled: CachePadded::new(AtomicU64::new(0)),
             claimed: CachePadded::new(AtomicU64::new(0)),
             emptied: CachePadded::new(AtomicU64::new(0)),
-            state: std::array::from_fn(|_| CachePadded::new(AtomicU32::new(FINISHED))),
+            state: std::array::from_fn(|_| CachePadded::new(AtomicU64::new(0))),
         }
     }
 
-    fn state(&self, count: u64) -> &AtomicU32 {
+    fn state(&self, count: u64) -> &AtomicU64 {
         &self.state[place(count)]
     }
 
@@ -59,14 +67,14 @@ impl Claims {
     pub(super) fn to_fill(&self) -> Option<usize> {
         let filled = self.filled.load(Ordering::Relaxed);
         let room = filled - self.emptied.load(Ordering::Acquire) < BLOCKS as u64;
-        (room && self.state(filled).load(Ordering::Acquire) == FINISHED).then(|| place(filled))
+        (room && in_work(self.state(filled).load(Ordering::Acquire)) == 0).then(|| place(filled))
     }
 
     /// The filling end has filled the block that [`Claims::to_fill`] gave, with as many things as `count` says: not 0.
     #[inline]
     pub(super) fn fill(&self, count: u32) {
         let filled = self.filled.load(Ordering::Relaxed);
-        self.state(filled).store(count, Ordering::Relaxed);
+        self.state(filled).store(u64::from(count), Ordering::Relaxed);
         self.filled.store(filled + 1, Ordering::Release);
     }
 
@@ -87,20 +95,23 @@ impl Claims {
         }
     }
 
-    /// Whoever claimed block `place` is finished with it.
+    /// Whoever claimed block `place` is finished with it, and says `said` of it.
     #[inline]
-    pub(super) fn finish(&self, place: usize) {
+    pub(super) fn finish(&self, place: usize, said: u32) {
         if let Some(state) = self.state.get(place) {
-            state.store(FINISHED, Ordering::Release);
+            state.store(u64::from(said) << u32::BITS, Ordering::Release);
         }
     }
 
-    /// The oldest block, if it is finished: the emptying end's until [`Claims::empty`].
+    /// The oldest block, if it is finished, and what was said of it: the emptying end's until [`Claims::empty`].
     #[inline]
-    pub(super) fn to_empty(&self) -> Option<usize> {
+    pub(super) fn to_empty(&self) -> Option<(usize, u32)> {
         let emptied = self.emptied.load(Ordering::Relaxed);
-        let any = emptied < self.filled.load(Ordering::Acquire);
-        (any && self.state(emptied).load(Ordering::Acquire) == FINISHED).then(|| place(emptied))
+        if emptied >= self.filled.load(Ordering::Acquire) {
+            return None;
+        }
+        let state = self.state(emptied).load(Ordering::Acquire);
+        (in_work(state) == 0).then(|| (place(emptied), said(state)))
     }
 
     /// The emptying end is done with the oldest block, or passes it over. It must be claimed: nobody could have it any more.
@@ -114,8 +125,8 @@ impl Claims {
     pub(super) fn in_work(&self) -> Option<u32> {
         let emptied = self.emptied.load(Ordering::Relaxed);
         let claimed = emptied < self.claimed.load(Ordering::Relaxed);
-        let state = self.state(emptied).load(Ordering::Acquire);
-        (claimed && state != FINISHED).then_some(state)
+        let count = in_work(self.state(emptied).load(Ordering::Acquire));
+        (claimed && count != 0).then_some(count)
     }
 
     /// Blocks that wait to be claimed.
@@ -174,11 +185,12 @@ mod every_order {
         fn work_on(&self, place: usize) {
             // SAFETY: as above.
             self.blocks[place].with_mut(|block| unsafe { *block *= 10 });
-            self.claims.finish(place);
+            self.claims.finish(place, 7);
         }
 
         fn empty(&self) -> Option<u32> {
-            let place = self.claims.to_empty()?;
+            let (place, said) = self.claims.to_empty()?;
+            assert_eq!(said, 7);
             // SAFETY: as above.
             let number = self.blocks[place].with_mut(|block| unsafe { *block });
             self.claims.empty();

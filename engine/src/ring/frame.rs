@@ -28,15 +28,27 @@ impl<'a> Frame<'a> {
     /// The frame's bytes; of a frame in several slots, those in the first.
     #[inline]
     pub fn bytes(&self) -> &[u8] {
-        // SAFETY: start + len <= buffer.len(), kept by every method that changes them.
-        unsafe { self.buffer.get_unchecked(self.start as usize..(self.start + self.len) as usize) }
+        let start = self.start as usize;
+        // SAFETY: start + len <= buffer.len(), kept by every method that changes them. (Added as wide as a slice's length is, so
+        // that the compiler sees that the length is `len`.)
+        unsafe { self.buffer.get_unchecked(start..start + self.len as usize) }
     }
 
     /// As [`Frame::bytes`], to be changed in place.
     #[inline]
     pub fn bytes_mut(&mut self) -> &mut [u8] {
+        let start = self.start as usize;
         // SAFETY: as in `bytes`.
-        unsafe { self.buffer.get_unchecked_mut(self.start as usize..(self.start + self.len) as usize) }
+        unsafe { self.buffer.get_unchecked_mut(start..start + self.len as usize) }
+    }
+
+    /// Cuts the last `count` bytes off, or all that there are, and returns the bytes of the frame as it was.
+    #[inline(always)] // on the path of every packet
+    pub fn cut(&mut self, count: usize) -> &mut [u8] {
+        let (start, len) = (self.start as usize, self.len as usize);
+        self.len = len.saturating_sub(count) as u32;
+        // SAFETY: as in `bytes`, for the length that the frame had.
+        unsafe { self.buffer.get_unchecked_mut(start..start + len) }
     }
 
     /// Bytes in the frame; of a frame in several slots, those in the first.
@@ -111,6 +123,18 @@ impl<'a> Frame<'a> {
         true
     }
 
+    /// Grows the frame by `N` bytes in front, and returns them to be written. `None`, and nothing changed, when there is too little
+    /// headroom.
+    #[inline(always)] // on the path of every packet
+    pub fn push_array<const N: usize>(&mut self) -> Option<&mut [u8; N]> {
+        let start = (self.start as usize).checked_sub(N)?;
+        self.start = start as u32;
+        self.len += N as u32;
+        // SAFETY: the frame started `N` bytes further on, and ended within the buffer.
+        let front = unsafe { self.buffer.get_unchecked_mut(start..start + N) };
+        front.first_chunk_mut()
+    }
+
     /// Puts the last `count` bytes of `template` in front of the frame. Whole 64-byte blocks are written where the
     /// headroom has room for them, as a fixed-size copy costs a fraction of one whose length is known only at run time;
     /// what lies further in front is not part of the frame. False, and nothing changed, without the headroom.
@@ -148,6 +172,17 @@ impl<'a> Frame<'a> {
         true
     }
 
+    /// Leaves the bytes from `start` to `end` of the frame. False, and nothing changed, when it is shorter.
+    #[inline(always)] // on the path of every packet
+    pub fn keep(&mut self, start: usize, end: usize) -> bool {
+        if start > end || end > self.len as usize {
+            return false;
+        }
+        self.start += start as u32;
+        self.len = (end - start) as u32;
+        true
+    }
+
     /// Cuts the frame to its first `len` bytes; longer than it is: unchanged.
     #[inline]
     pub fn truncate(&mut self, len: usize) {
@@ -166,19 +201,25 @@ impl<'a> Frame<'a> {
     }
 
     /// Moves the frame back in its buffer until there are `wanted` bytes in front: the one copy that a port without
-    /// headroom costs. Returns the bytes moved (0 when there was room already), or `None` when the buffer is too small.
+    /// headroom costs, which the ring counts. `None`, and nothing changed, when the buffer is too small.
     #[inline]
-    pub fn make_headroom(&mut self, wanted: usize) -> Option<usize> {
+    pub fn make_headroom(&mut self, wanted: usize) -> Option<()> {
         if wanted <= self.start as usize {
-            return Some(0);
+            return Some(());
         }
+        self.move_back(wanted)
+    }
+
+    #[cold]
+    fn move_back(&mut self, wanted: usize) -> Option<()> {
         let (start, len) = (self.start as usize, self.len as usize);
         if wanted.checked_add(len)? > self.buffer.len() {
             return None;
         }
         self.buffer.copy_within(start..start + len, wanted);
         self.start = wanted as u32;
-        Some(len)
+        self.ring.copies().add(len);
+        Some(())
     }
 
     /// Asks the processor for the lines that hold the start of the frame and the headroom that headers will be pushed
@@ -207,9 +248,11 @@ impl<'a> Frame<'a> {
     /// As [`Frame::prefetch`], for all bytes, to be written, of a frame that another core has written.
     #[inline]
     pub fn prefetch_all(&self) {
-        for offset in (self.start..self.start + self.len).step_by(64) {
-            super::prefetch::prefetch_to_write_at(self.buffer, offset as usize);
-        }
+        let first = self.start & !63;
+        super::prefetch::prefetch_to_write(
+            self.buffer.as_ptr().wrapping_add(first as usize),
+            (self.start + self.len - first) as usize,
+        );
     }
 
     /// Does another slot follow the `nth` of this frame?

@@ -24,6 +24,8 @@ pub(super) struct Counts {
 #[derive(Debug, Default)]
 pub(super) struct Filling {
     written: u32,
+    /// As far as the other end knows.
+    published: u32,
     read: u32,
 }
 
@@ -51,10 +53,14 @@ impl Filling {
         self.written = self.written.wrapping_add(count);
     }
 
-    /// Hands the filled slots over.
+    /// Hands the filled slots over. Nothing is stored where nothing is new: the other end, which looks there all the time, would
+    /// wait for the line.
     #[inline]
-    pub(super) fn publish(&self, counts: &Counts) {
-        counts.written.store(self.written, Ordering::Release);
+    pub(super) fn publish(&mut self, counts: &Counts) {
+        if self.published != self.written {
+            self.published = self.written;
+            counts.written.store(self.written, Ordering::Release);
+        }
     }
 
     /// Has the other end not emptied all that was filled?
@@ -68,6 +74,8 @@ impl Filling {
 pub(super) struct Emptying {
     written: u32,
     read: u32,
+    /// As far as the other end knows.
+    published: u32,
 }
 
 impl Emptying {
@@ -92,10 +100,13 @@ impl Emptying {
         self.read = self.read.wrapping_add(count);
     }
 
-    /// Hands the emptied slots back.
+    /// Hands the emptied slots back, if any.
     #[inline]
-    pub(super) fn publish(&self, counts: &Counts) {
-        counts.read.store(self.read, Ordering::Release);
+    pub(super) fn publish(&mut self, counts: &Counts) {
+        if self.published != self.read {
+            self.published = self.read;
+            counts.read.store(self.read, Ordering::Release);
+        }
     }
 
     /// Is anything filled that has not been emptied?

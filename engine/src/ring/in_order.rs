@@ -13,6 +13,7 @@ use std::cell::UnsafeCell;
 use std::sync::Arc;
 
 use crossbeam::utils::CachePadded;
+use netmap_sys::netmap_slot;
 
 use super::claims::{BLOCKS, Claims};
 use super::frame::Frame;
@@ -21,6 +22,7 @@ use super::raw::RawRing;
 use super::region::{Region, RegionError};
 use super::tx::{pointer, swap};
 use super::{HEADROOM, Refused, TAG_SHIFT};
+use crate::counters::Copies;
 
 /// Frames in a block, at most. Claiming a block costs some 100 ns of waiting for another core's memory: a few for each packet.
 pub const BLOCK: usize = 32;
@@ -30,8 +32,6 @@ pub const IN_ORDER_BUFFERS: u32 = (BLOCK * BLOCKS) as u32;
 /// Parts that are written by different threads, or read by them, in cache lines of their own.
 struct Block<C, T, N> {
     content: CachePadded<Content<C, T>>,
-    /// A bit for each frame, the first one's lowest: did it go well?
-    well: CachePadded<u32>,
     notes: CachePadded<[N; BLOCK]>,
 }
 
@@ -47,6 +47,8 @@ struct Shared<C, T, N> {
     claims: Claims,
     /// The slots from [`BLOCK`] times its place on are a block's.
     ring: RawRing,
+    /// Frames that were copied on their way in. (The ring counts what is moved in its buffers.)
+    copies: Arc<Copies>,
     blocks: [UnsafeCell<Block<C, T, N>>; BLOCKS],
 }
 
@@ -95,11 +97,10 @@ pub fn in_order<C, T: Copy + Default, N: Copy + Default>(
     let ring = RawRing::apart(region, buffers.into_iter()).ok_or(RegionError::Exhausted("ring"))?;
     let block = || Block {
         content: CachePadded::new(Content { frames: 0, context: None, tasks: [T::default(); BLOCK] }),
-        well: CachePadded::new(0),
         notes: CachePadded::new([N::default(); BLOCK]),
     };
     let blocks = std::array::from_fn(|_| UnsafeCell::new(block()));
-    let shared = Arc::new(Shared { claims: Claims::new(), ring, blocks });
+    let shared = Arc::new(Shared { claims: Claims::new(), ring, copies: Arc::default(), blocks });
     let helpers = (0..helpers).map(|_| Helper { shared: Arc::clone(&shared) }).collect();
     let entrance = Entrance { shared: Arc::clone(&shared), open: None };
     Ok(InOrder { entrance, exit: Exit { shared }, helpers })
@@ -115,6 +116,16 @@ impl<C, T, N> Shared<C, T, N> {
     unsafe fn block(&self, place: usize) -> &mut Block<C, T, N> {
         // SAFETY: exclusive by the caller's promise.
         unsafe { &mut *self.blocks[place].get() }
+    }
+
+    /// Asks for the lines that go into the block at `place`. Helpers have read them: asked for one by one, each would be waited for
+    /// (20 ns a packet).
+    #[inline]
+    fn prefetch(&self, place: usize) {
+        // Nothing is read or written, whoever has it: but references could not be had.
+        let (block, slots) = (self.blocks[place].get(), self.ring.slots_at((place * BLOCK) as u32));
+        prefetch_to_write(block.cast::<u8>(), size_of::<Content<C, T>>());
+        prefetch_to_write(slots.cast::<u8>(), BLOCK * size_of::<netmap_slot>());
     }
 
     /// The frame in slot `nth` of the block at `place`.
@@ -134,6 +145,11 @@ impl<C, T, N> Shared<C, T, N> {
 }
 
 impl<C: Clone, T, N> Entrance<C, T, N> {
+    /// Frames that were copied on their way in, and those that were moved in their buffers for headroom when they had come out.
+    pub fn copies(&self) -> [Arc<Copies>; 2] {
+        [&self.shared.copies, self.shared.ring.copies()].map(Arc::clone)
+    }
+
     /// Is there a block to put a frame into?
     #[inline]
     pub fn has_room(&self) -> bool {
@@ -158,10 +174,7 @@ impl<C: Clone, T, N> Entrance<C, T, N> {
         let Block { content, notes, .. } = unsafe { self.shared.block(place) };
         if self.open.is_none() {
             content.frames = 0;
-            // Helpers have read these lines: asked for one by one, each would be waited for (20 ns a packet).
-            prefetch_to_write(&content.tasks);
-            // SAFETY: the slots are the block's; nothing is read or written.
-            prefetch_to_write(unsafe { self.shared.ring.segment((place * BLOCK) as u32, BLOCK as u32) });
+            self.shared.prefetch((place + 1) % BLOCKS);
         }
         let nth = content.frames as usize;
         let to = (place * BLOCK + nth) as u32;
@@ -169,6 +182,7 @@ impl<C: Clone, T, N> Entrance<C, T, N> {
             swap(&self.shared.ring, to, frame);
         } else {
             copy(&self.shared.ring, to, frame)?;
+            self.shared.copies.add(frame.len());
         }
         frame.spend();
         if nth == 0 {
@@ -216,15 +230,15 @@ impl<C, T: Copy, N: Copy> Exit<C, T, N> {
     /// finished: `None` otherwise, else its context.
     #[inline]
     pub fn take<'a>(&'a mut self, mut lend: impl FnMut(Frame<'a>, T, N, bool)) -> Option<&'a C> {
-        let place = self.shared.claims.to_empty()?;
+        let (place, well) = self.shared.claims.to_empty()?;
         // SAFETY: a finished block is the exit's until `release`, which needs the exit for itself.
-        let Block { content, well, notes } = unsafe { self.shared.block(place) };
+        let Block { content, notes } = unsafe { self.shared.block(place) };
         for (nth, (task, note)) in
             content.tasks.iter().zip(notes.iter()).enumerate().take(content.frames as usize)
         {
             // SAFETY: as above, each slot once.
             let frame = unsafe { self.shared.frame(place, nth) };
-            lend(frame, *task, *note, **well >> nth & 1 == 1);
+            lend(frame, *task, *note, well >> nth & 1 == 1);
         }
         content.context.as_ref()
     }
@@ -232,7 +246,7 @@ impl<C, T: Copy, N: Copy> Exit<C, T, N> {
     /// Gives the oldest block back, if it is finished.
     #[inline]
     pub fn release(&mut self) {
-        if let Some(place) = self.shared.claims.to_empty() {
+        if let Some((place, _)) = self.shared.claims.to_empty() {
             // SAFETY: as in `take`, whose frames are gone.
             unsafe { self.shared.block(place) }.content.context = None;
             self.shared.claims.empty();
@@ -287,6 +301,7 @@ impl<C, T, N> Helper<C, T, N> {
 pub struct Claimed<'a, C, T, N> {
     shared: &'a Shared<C, T, N>,
     place: usize,
+    /// A bit for each frame, the first one's lowest: did it go well?
     well: u32,
 }
 
@@ -314,9 +329,7 @@ impl<C, T, N> Claimed<'_, C, T, N> {
 impl<C, T, N> Drop for Claimed<'_, C, T, N> {
     #[inline]
     fn drop(&mut self) {
-        // SAFETY: as in `lend`, whose references are gone.
-        *unsafe { self.shared.block(self.place) }.well = self.well;
-        self.shared.claims.finish(self.place);
+        self.shared.claims.finish(self.place, self.well);
     }
 }
 

@@ -16,10 +16,11 @@ use super::region::{Region, RegionError};
 use super::rx::RxRing;
 use super::tx::TxRing;
 
-/// Slots in flight between two rings. A power of two, so that counts wrap around by masking; two batches.
+/// Slots in flight between two rings: two batches.
 const LINK_SLOTS: u32 = 128;
 
 struct Link {
+    /// As many as a power of two, so that counts go on where they wrap around.
     slots: Box<[UnsafeCell<netmap_slot>]>,
     counts: Counts,
 }
@@ -30,12 +31,18 @@ unsafe impl Sync for Link {}
 unsafe impl Send for Link {}
 
 impl Link {
-    fn new(region: &Region) -> Result<Arc<Link>, RegionError> {
+    fn new(region: &Region, slots: u32) -> Result<Arc<Link>, RegionError> {
         let slots = region
-            .claim_buffers(LINK_SLOTS)?
+            .claim_buffers(slots.next_power_of_two())?
             .map(|buf_idx| UnsafeCell::new(netmap_slot { buf_idx, len: 0, flags: 0, ptr: 0 }))
             .collect();
         Ok(Arc::new(Link { slots, counts: Counts::default() }))
+    }
+
+    /// Slots of the link.
+    #[inline]
+    fn len(&self) -> u32 {
+        self.slots.len() as u32
     }
 
     /// The slots from count `from` on, `count` of them or as many as there are before the link's end.
@@ -46,7 +53,7 @@ impl Link {
     #[inline]
     #[allow(clippy::mut_from_ref)] // exclusive by ownership of the slots, not of this handle
     unsafe fn segment(&self, from: u32, count: u32) -> &mut [netmap_slot] {
-        let from = (from % LINK_SLOTS) as usize;
+        let from = (from & (self.len() - 1)) as usize;
         let cells = self.slots.get(from..).unwrap_or_default();
         let count = cells.len().min(count as usize);
         // SAFETY: inside the slots; an UnsafeCell has its contents' layout and lets them be changed through a shared
@@ -68,10 +75,10 @@ impl WireTx {
     pub(super) fn sync(&mut self, ring: &RawRing) {
         let head = ring.head();
         while self.at != head {
-            let room = self.filling.room(&self.link.counts, LINK_SLOTS);
+            let room = self.filling.room(&self.link.counts, self.link.len());
             // SAFETY: slots before head have been given to this end of the ring.
             let sending = unsafe { ring.segment(self.at, ring.distance(self.at, head).min(room)) };
-            // SAFETY: fewer than LINK_SLOTS are in flight, so these are the sender's.
+            // SAFETY: fewer than the link has are in flight, so these are the sender's.
             let free = unsafe { self.link.segment(self.filling.next(), sending.len() as u32) };
             if free.is_empty() {
                 break;
@@ -147,11 +154,25 @@ pub const SPARE_PER_QUEUE: u32 = 2 * LINK_SLOTS;
 /// # Errors
 /// [`RegionError::Exhausted`] when the region was not made for so many rings and buffers.
 pub fn wire(region: &Arc<Region>, queues: usize, offsets: bool) -> Result<(Port, Port), RegionError> {
+    long_wire(region, queues, offsets, LINK_SLOTS)
+}
+
+/// As [`wire`], with room for `slots` frames (raised to a power of two) on their way in each direction of each pair: it claims twice as
+/// many buffers beside those in rings.
+///
+/// # Errors
+/// As [`wire`].
+pub fn long_wire(
+    region: &Arc<Region>,
+    queues: usize,
+    offsets: bool,
+    slots: u32,
+) -> Result<(Port, Port), RegionError> {
     let mut left = Port { queues: Vec::with_capacity(queues) };
     let mut right = Port { queues: Vec::with_capacity(queues) };
     for _ in 0..queues {
-        let there = direction(region, offsets)?;
-        let back = direction(region, offsets)?;
+        let there = direction(region, offsets, slots)?;
+        let back = direction(region, offsets, slots)?;
         left.queues.push((back.1, there.0));
         right.queues.push((there.1, back.0));
     }
@@ -178,8 +199,8 @@ pub fn mesh(region: &Arc<Region>, ends: usize) -> Result<Vec<Vec<(RxQueue, TxQue
     Ok(joined)
 }
 
-fn direction(region: &Arc<Region>, offsets: bool) -> Result<(TxQueue, RxQueue), RegionError> {
-    let link = Link::new(region)?;
+fn direction(region: &Arc<Region>, offsets: bool, slots: u32) -> Result<(TxQueue, RxQueue), RegionError> {
+    let link = Link::new(region, slots)?;
     let tx = TxRing::new(region.claim_ring(true, offsets)?);
     let rx = RxRing::new(region.claim_ring(false, offsets)?);
     let sender = WireTx { link: Arc::clone(&link), filling: Filling::default(), at: 0 };

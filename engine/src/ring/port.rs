@@ -82,7 +82,8 @@ impl RxQueue {
             Source::Wire(wire) => wire.sync(&self.ring.raw),
             Source::Capture(capture) => capture.sync(&self.ring.raw),
             Source::Netmap(netmap) => {
-                if let Some(new) = netmap.renewed() {
+                if let Some(mut new) = netmap.renewed() {
+                    new.ring.count_copies_in(self.ring.copies());
                     *self = new;
                     return self.sync();
                 }
@@ -168,7 +169,7 @@ impl TxQueue {
             && let Some(mut new) = netmap.renewed()
         {
             // Whoever reads what was copied reads there.
-            new.ring.keep_count(&self.ring);
+            new.ring.count_copies_in(self.ring.copies());
             *self = new;
         }
         self.ring.commit();

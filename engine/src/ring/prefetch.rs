@@ -33,21 +33,21 @@ pub(super) fn prefetch_to_write_at(buffer: &[u8], offset: usize) {
     line_to_write(buffer.as_ptr().wrapping_add(offset));
 }
 
-/// Asks for all cache lines of `values`, which will be written, and which another core may have.
+/// Asks for the cache lines of `len` bytes from `start` on, which will be written, and which another core may have.
 #[inline(always)]
-pub(super) fn prefetch_to_write<T>(values: &[T]) {
-    for offset in (0..size_of_val(values)).step_by(LINE) {
-        line_to_write(values.as_ptr().cast::<u8>().wrapping_add(offset));
+pub(super) fn prefetch_to_write(start: *const u8, len: usize) {
+    for offset in (0..len).step_by(LINE) {
+        line_to_write(start.wrapping_add(offset));
     }
 }
 
 #[inline(always)]
 fn line_to_write(address: *const u8) {
     #[cfg(target_arch = "x86_64")]
-    // SAFETY: a prefetch never faults, whatever the address; processors without this one (PREFETCHW) take it for no operation.
+    // SAFETY: PREFETCHW never faults, whatever the address, and changes nothing that Rust knows of; 64-bit processors without it take
+    // it for no operation. (As an intrinsic it is a prefetch for reading, unless the whole program is compiled for processors with it.)
     unsafe {
-        use std::arch::x86_64::{_MM_HINT_ET0, _mm_prefetch};
-        _mm_prefetch::<_MM_HINT_ET0>(address.cast());
+        std::arch::asm!("prefetchw [{0}]", in(reg) address, options(nostack, preserves_flags, readonly));
     }
     #[cfg(not(target_arch = "x86_64"))]
     line(address);

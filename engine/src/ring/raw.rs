@@ -11,6 +11,7 @@ use netmap_sys::{NS_BUF_CHANGED, netmap_ring, netmap_slot};
 
 use super::OFFSET_MASK;
 use super::region::{FIRST_BUFFER, Region};
+use crate::counters::Copies;
 
 /// One ring in a region. Not `Clone`: a ring has one owner.
 pub(super) struct RawRing {
@@ -24,6 +25,8 @@ pub(super) struct RawRing {
     offset_mask: u32,
     max_offset: u32,
     pool: u64,
+    /// Frames whose bytes were copied into the ring's buffers, or, of a receive ring, moved in them.
+    copies: Arc<Copies>,
     /// The ring's memory, where it does not lie in the region.
     _apart: Option<Apart>,
 }
@@ -64,6 +67,7 @@ impl RawRing {
                 offset_mask: if max_offset == 0 { 0 } else { OFFSET_MASK as u32 },
                 max_offset,
                 pool: region.pool(),
+                copies: Arc::default(),
                 header,
                 region,
                 _apart: None,
@@ -98,10 +102,22 @@ impl RawRing {
             offset_mask: OFFSET_MASK as u32,
             max_offset: region.buffer_size(),
             pool: region.pool(),
+            copies: Arc::default(),
             header: memory.cast(),
             region: Arc::clone(region),
             _apart: Some(Apart { memory, layout }),
         })
+    }
+
+    /// What is counted of copied frames.
+    #[inline]
+    pub(super) fn copies(&self) -> &Arc<Copies> {
+        &self.copies
+    }
+
+    /// From here on, what is copied is counted there.
+    pub(super) fn count_copies_in(&mut self, copies: &Arc<Copies>) {
+        self.copies = Arc::clone(copies);
     }
 
     #[inline]
@@ -239,6 +255,12 @@ impl RawRing {
         unsafe { std::slice::from_raw_parts_mut(self.slots.add(from as usize).as_ptr(), count as usize) }
     }
 
+    /// Where the slot at `index` lies.
+    #[inline]
+    pub(super) fn slots_at(&self, index: u32) -> *const netmap_slot {
+        self.slot_pointer(index).as_ptr()
+    }
+
     #[inline]
     pub(super) fn slot(&self, index: u32) -> netmap_slot {
         // SAFETY: a valid, aligned slot; whoever calls is on the side that owns it (head/tail).
@@ -271,7 +293,8 @@ impl RawRing {
     /// Is the index one that a slot may carry? (A kernel that handed us another is not followed.)
     #[inline]
     pub(super) fn is_buffer(&self, index: u32) -> bool {
-        (FIRST_BUFFER..self.buffer_count).contains(&index)
+        // As one comparison.
+        index.wrapping_sub(FIRST_BUFFER) < self.buffer_count.saturating_sub(FIRST_BUFFER)
     }
 
     /// The whole buffer `index`, exclusively; nothing, where no slot may carry that index.

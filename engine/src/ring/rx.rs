@@ -1,10 +1,13 @@
 //! A receive ring: lends frames out, and gives their slots back a batch at a time.
 
+use std::sync::Arc;
+
 use netmap_sys::{NETMAP_MAX_FRAGS, NS_MOREFRAG, netmap_slot};
 
 use super::frame::Frame;
 use super::raw::RawRing;
 use super::{BATCH, TAG_SHIFT};
+use crate::counters::Copies;
 
 /// The program's side of a receive ring.
 pub struct RxRing {
@@ -22,6 +25,16 @@ impl RxRing {
     #[inline]
     pub(super) fn refresh(&mut self) {
         self.head = self.raw.resume(self.head);
+    }
+
+    /// From here on, frames that are moved in their buffers for headroom are counted there.
+    pub(crate) fn count_copies_in(&mut self, copies: &Arc<Copies>) {
+        self.raw.count_copies_in(copies);
+    }
+
+    /// Frames that were moved in their buffers for headroom ([`Frame::make_headroom`]).
+    pub fn copies(&self) -> &Arc<Copies> {
+        self.raw.copies()
     }
 
     /// Slots with received bytes in them.
@@ -44,10 +57,12 @@ impl RxRing {
             let slot = self.raw.slot(at);
             let mut slots = 1;
             let mut sound = self.is_sound(&slot);
+            let mut next = self.raw.next(at);
             if slot.flags & NS_MOREFRAG != 0 {
                 let Some(all) = self.slots_of(at, tail) else { break };
                 slots = all;
                 sound = sound && self.rest_is_sound(at, slots);
+                next = self.raw.ahead(at, slots);
             }
             if sound {
                 let start = self.raw.offset(&slot);
@@ -62,7 +77,7 @@ impl RxRing {
             } else {
                 *broken += 1;
             }
-            at = self.raw.ahead(at, slots);
+            at = next;
             taken += slots;
         }
         taken

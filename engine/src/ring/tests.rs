@@ -41,6 +41,12 @@ enum Change {
     Pull(u8),
     /// Bytes left.
     Cut(u8),
+    /// Bytes taken off the end, as far as there are any.
+    Shorten(u8),
+    /// The bytes from the first number to the second left, where there are so many.
+    Inside(u8, u8),
+    /// A link header put in front, where there is room.
+    Header,
 }
 
 #[derive(Debug, Clone)]
@@ -59,6 +65,9 @@ fn changes() -> impl Strategy<Value = Change> {
         2 => (0..=100u8).prop_map(Change::Push),
         2 => any::<u8>().prop_map(Change::Pull),
         1 => any::<u8>().prop_map(Change::Cut),
+        1 => any::<u8>().prop_map(Change::Shorten),
+        1 => any::<(u8, u8)>().prop_map(|(start, end)| Change::Inside(start, end)),
+        1 => Just(Change::Header),
     ]
 }
 
@@ -195,6 +204,27 @@ impl Chain {
                 Change::Cut(len) => {
                     frame.truncate(len.into());
                     model.truncate(len.into());
+                }
+                Change::Shorten(count) => {
+                    prop_assert_eq!(&*frame.cut(count.into()), model.as_slice());
+                    model.truncate(model.len().saturating_sub(count.into()));
+                }
+                Change::Inside(start, end) => {
+                    let (start, end) = (usize::from(start), usize::from(end));
+                    let inside = start <= end && end <= model.len();
+                    prop_assert_eq!(frame.keep(start, end), inside);
+                    if inside {
+                        model = model[start..end].to_vec();
+                    }
+                }
+                Change::Header => {
+                    let headroom = frame.headroom();
+                    let room = frame.push_array::<14>();
+                    prop_assert_eq!(room.is_some(), headroom >= 14);
+                    if let Some(room) = room {
+                        *room = [0xdd; 14];
+                        model.splice(..0, [0xdd; 14]);
+                    }
                 }
             }
             let (swapped, len, space) = (swaps_at(frame.headroom()), frame.len() as u64, tx.ring.space());

@@ -44,13 +44,11 @@ pub struct TxRing {
     space: u32,
     /// Most slots that a frame may take.
     most_slots: u32,
-    copies: Arc<Copies>,
 }
 
 impl TxRing {
     pub(super) fn new(raw: RawRing) -> TxRing {
-        let copies = Arc::default();
-        let mut ring = TxRing { head: raw.head(), space: 0, most_slots: u32::MAX, raw, copies };
+        let mut ring = TxRing { head: raw.head(), space: 0, most_slots: u32::MAX, raw };
         ring.refresh();
         ring
     }
@@ -66,20 +64,25 @@ impl TxRing {
         self.space
     }
 
-    /// From here on, what is copied is counted where `other` counts it.
+    /// From here on, what is copied is counted there.
     #[cold]
-    pub(super) fn keep_count(&mut self, other: &TxRing) {
-        self.copies = Arc::clone(&other.copies);
+    pub(crate) fn count_copies_in(&mut self, copies: &Arc<Copies>) {
+        self.raw.count_copies_in(copies);
     }
 
-    /// Frames that were copied because buffers could not be swapped, since the ring was made.
+    /// All slots, free or not.
+    pub fn slots(&self) -> u32 {
+        self.raw.count()
+    }
+
+    /// Frames that were copied because buffers could not be swapped.
     pub fn copies(&self) -> &Arc<Copies> {
-        &self.copies
+        self.raw.copies()
     }
 
     /// The bytes of these frames.
     pub fn copied_bytes(&self) -> u64 {
-        self.copies.bytes.get()
+        self.copies().bytes.get()
     }
 
     /// Reads how far the other side has come. A kernel that re-initialises a ring sets its cursor back to the slot that it has
@@ -102,6 +105,25 @@ impl TxRing {
     /// [`Refused::Full`] and [`Refused::TooLong`]; the packet is lost then, the buffer is not.
     #[inline(always)] // on the path of every packet
     pub fn push(&mut self, frame: &mut Frame<'_>) -> Result<(), Refused> {
+        // Nearly all.
+        if frame.slots == 1
+            && self.space > 0
+            && frame.start <= self.raw.max_offset()
+            && self.raw.shares_buffers_with(frame.ring)
+        {
+            swap(&self.raw, self.head, frame);
+            self.head = self.raw.next(self.head);
+            self.space -= 1;
+            frame.spend();
+            return Ok(());
+        }
+        self.push_other(frame)
+    }
+
+    /// As [`TxRing::push`], for what takes several slots or is copied.
+    #[cold]
+    #[inline(never)]
+    fn push_other(&mut self, frame: &mut Frame<'_>) -> Result<(), Refused> {
         if frame.slots > self.space {
             return Err(Refused::Full);
         }
@@ -111,7 +133,7 @@ impl TxRing {
             self.all_start_within(frame)?
         };
         if starts_within && self.raw.shares_buffers_with(frame.ring) {
-            self.swap_in(frame);
+            self.swap_in_all(frame);
         } else {
             self.copy_in(frame)?;
         }
@@ -132,17 +154,7 @@ impl TxRing {
         Ok(furthest <= self.raw.max_offset())
     }
 
-    #[inline]
-    fn swap_in(&mut self, frame: &Frame<'_>) {
-        if frame.slots == 1 {
-            swap(&self.raw, self.head, frame);
-        } else {
-            self.swap_in_all(frame);
-        }
-    }
-
-    /// As [`TxRing::swap_in`], for a frame in several slots.
-    #[cold]
+    /// As [`swap`], for a frame in several slots.
     fn swap_in_all(&mut self, frame: &Frame<'_>) {
         let (mut to, mut from) = (self.head, frame.slot);
         for nth in 0..frame.slots {
@@ -193,13 +205,13 @@ impl TxRing {
             free.len = bytes.len() as u16;
             free.flags = frame.more_after(nth);
             self.raw.write_slot(to, free);
-            self.copies.bytes.add(bytes.len() as u64);
+            self.raw.copies().bytes.add(bytes.len() as u64);
             if let Some(stamp) = frame.ring.region().stamp(full.buf_idx) {
                 self.raw.region().set_stamp(free.buf_idx, stamp);
             }
             (to, from) = (self.raw.next(to), frame.ring.next(from));
         }
-        self.copies.frames.add(1);
+        self.raw.copies().frames.add(1);
         Ok(())
     }
 

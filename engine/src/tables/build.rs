@@ -11,8 +11,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::{
-    Ends, Gateway, GreEntry, Inbound, MAX_DEPTH, NextHop, PortEntry, PortKind, RouteSource, Stack, Tables,
-    TablesSpec, To, TunnelSpec,
+    Ends, Gateway, GreEntry, Inbound, Link, MAX_DEPTH, NextHop, Pair, PortEntry, PortKind, RouteSource,
+    Stack, Tables, TablesSpec, To, TunnelSpec,
 };
 use crate::drops::Reason;
 use crate::esp::Spi;
@@ -236,6 +236,7 @@ pub(super) fn build(mut spec: TablesSpec) -> Result<Tables, BuildError> {
             mtu: usize::from(port.mtu),
             kind: port.host_of.map_or(PortKind::Station, |port| PortKind::HostOf(port as u32)),
             stack: port.stack,
+            front: PortEntry::NO_FRONT,
         })
         .collect();
     for (index, tunnel) in (0..).zip(&spec.tunnels) {
@@ -247,12 +248,14 @@ pub(super) fn build(mut spec: TablesSpec) -> Result<Tables, BuildError> {
             entry.kind = PortKind::Bridged(index);
         }
     }
+    ports.iter_mut().for_each(PortEntry::set_front);
     let to: Vec<To> =
         spec.tunnels.iter().map(|tunnel| routes.lookup(&fib, &ways, tunnel.remote).1.to).collect();
     let (tunnels, depth) = lay_out_all(&spec.tunnels, &to, &ports)?;
 
     let mut tables = Tables {
         number: BUILT.fetch_add(1, Ordering::Relaxed) + 1,
+        links: next_hops.iter().map(|hop| Link::new(hop, &ports)).collect(),
         ports,
         fib,
         next_hops,
@@ -580,18 +583,18 @@ fn index_tunnels(tables: &mut Tables, spec: &TablesSpec) -> Result<(), BuildErro
             _ => {}
         }
     }
-    let (mut pairs_v4, mut pairs_v6) = (BTreeMap::new(), BTreeMap::new());
-    for tunnel in spec.tunnels.iter().filter(|tunnel| !tunnel.backup) {
-        let protected = tunnel.protection.is_some();
-        match (tunnel.local, tunnel.remote) {
+    let (mut pairs_v4, mut pairs_v6) = (BTreeMap::<_, Pair>::new(), BTreeMap::<_, Pair>::new());
+    for tunnel in &spec.tunnels {
+        let pair = match (tunnel.local, tunnel.remote) {
             (IpAddr::V4(local), IpAddr::V4(remote)) => {
-                *pairs_v4.entry((local.to_bits(), remote.to_bits(), None)).or_default() |= protected;
+                pairs_v4.entry((local.to_bits(), remote.to_bits(), None)).or_default()
             }
             (IpAddr::V6(local), IpAddr::V6(remote)) => {
-                *pairs_v6.entry((local.to_bits(), remote.to_bits(), None)).or_default() |= protected;
+                pairs_v6.entry((local.to_bits(), remote.to_bits(), None)).or_default()
             }
-            _ => {}
-        }
+            _ => continue,
+        };
+        pair.add(tunnel);
     }
     let v4_twice = |local: u32, remote: u32| BuildError::DuplicateTunnel {
         local: Ipv4Addr::from_bits(local).into(),

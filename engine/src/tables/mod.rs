@@ -8,6 +8,7 @@ mod spec;
 use std::collections::{BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use arc_swap::ArcSwap;
 
@@ -67,6 +68,35 @@ pub struct NextHop {
     pub inside: bool,
 }
 
+/// What lies on the way out by a next hop, for the packet that is like nearly all others: the numbers of both are the same. A
+/// quarter of a cache line.
+#[derive(Debug, Clone, Copy)]
+#[repr(C, align(16))]
+pub(crate) struct Link {
+    /// The station's address and ours, as they lie in a frame.
+    pub(crate) addresses: [u8; 12],
+    /// The port, which there may be none of: of what is no station.
+    pub(crate) port: u16,
+    /// The longest packet out of a tunnel that goes there as it is but for its TTL. 0: each has to be looked at more closely,
+    /// since it is no station, or an end of tunnels.
+    pub(crate) longest: u16,
+}
+
+impl Link {
+    const NONE: Link = Link { addresses: [0; 12], port: u16::MAX, longest: 0 };
+
+    fn new(hop: &NextHop, ports: &[PortEntry]) -> Link {
+        let To::Station { port, mac: MacAddr([d0, d1, d2, d3, d4, d5]) } = hop.to else { return Link::NONE };
+        let Some(PortEntry { mac: MacAddr([s0, s1, s2, s3, s4, s5]), mtu, .. }) =
+            ports.get(usize::from(port))
+        else {
+            return Link::NONE;
+        };
+        let longest = if hop.underlay { 0 } else { u16::try_from(*mtu).unwrap_or(u16::MAX) };
+        Link { addresses: [d0, d1, d2, d3, d4, d5, *s0, *s1, *s2, *s3, *s4, *s5], port, longest }
+    }
+}
+
 /// Where a route of the tables comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RouteSource {
@@ -105,6 +135,29 @@ pub(crate) struct PortEntry {
     pub(crate) mtu: usize,
     pub(crate) kind: PortKind,
     pub(crate) stack: Stack,
+    /// See [`PortEntry::is_to_us`].
+    front: u64,
+}
+
+impl PortEntry {
+    /// Nothing that a frame starts with: the lower 16 bits are not looked at, and are 0.
+    const NO_FRONT: u64 = 1;
+
+    /// Is a frame, whose first bytes these are, for the station that we are on the port's link? `false` on other ports, and
+    /// where the address is another one but may be ours.
+    #[inline(always)]
+    pub(crate) fn is_to_us(&self, front: [u8; 8]) -> bool {
+        u64::from_le_bytes(front) << 16 == self.front
+    }
+
+    /// To be called once the port is what it will be.
+    fn set_front(&mut self) {
+        let MacAddr([a, b, c, d, e, f]) = self.mac;
+        self.front = match self.kind {
+            PortKind::Station => u64::from_le_bytes([a, b, c, d, e, f, 0, 0]) << 16,
+            PortKind::Bridged(_) | PortKind::HostOf(_) => PortEntry::NO_FRONT,
+        };
+    }
 }
 
 /// What frames a port receives.
@@ -163,6 +216,37 @@ pub(crate) struct GreEntry {
     pub(crate) owner: u32,
 }
 
+/// What the tunnels between two ends are.
+#[derive(Debug, Default)]
+pub(crate) struct Pair {
+    /// One of them is protected.
+    pub(crate) protected: bool,
+    /// One of them has its near end here.
+    pub(crate) live: bool,
+    /// One of them has it at another router.
+    pub(crate) silent: bool,
+    /// SAs of one that is live are negotiated, so that packets may come by one which the tables do not know yet.
+    pub(crate) negotiated: bool,
+    /// As many such packets wait as may (see [`crate::exception::early`]).
+    full: AtomicBool,
+}
+
+impl Pair {
+    /// Counts in a tunnel between these ends.
+    fn add(&mut self, tunnel: &TunnelSpec) {
+        self.protected |= tunnel.protection.is_some();
+        self.live |= !tunnel.backup;
+        self.silent |= tunnel.backup;
+        let negotiated = tunnel.protection.as_ref().is_some_and(|protection| protection.negotiated);
+        self.negotiated |= negotiated && !tunnel.backup;
+    }
+
+    /// May a packet by an SA that the tables do not know wait for one?
+    pub(crate) fn has_room(&self) -> bool {
+        self.negotiated && !self.full.load(Ordering::Relaxed)
+    }
+}
+
 /// An IP address of one family, with the tables of that family: the path is compiled once for each.
 pub(crate) trait Address: Copy + Eq {
     /// What tunnels of this family are found by.
@@ -177,8 +261,8 @@ pub(crate) trait Address: Copy + Eq {
     fn tunnels(tables: &Tables) -> &FlatMap<Self::Key, GreEntry>;
     /// Tunnels whose packets come out of other tunnels.
     fn carried(tables: &Tables) -> &FlatMap<Self::Key, GreEntry>;
-    /// Pairs of ends between which there are tunnels, and whether any of those is protected.
-    fn pairs(tables: &Tables) -> &FlatMap<Self::Key, bool>;
+    /// Pairs of ends between which there are tunnels.
+    fn pairs(tables: &Tables) -> &FlatMap<Self::Key, Pair>;
     fn between(ends: &Ends, src: Self, dst: Self) -> bool;
 }
 
@@ -205,7 +289,7 @@ impl Address for Ipv4Addr {
     }
 
     #[inline]
-    fn pairs(tables: &Tables) -> &FlatMap<Self::Key, bool> {
+    fn pairs(tables: &Tables) -> &FlatMap<Self::Key, Pair> {
         &tables.pairs_v4
     }
 
@@ -238,7 +322,7 @@ impl Address for Ipv6Addr {
     }
 
     #[inline]
-    fn pairs(tables: &Tables) -> &FlatMap<Self::Key, bool> {
+    fn pairs(tables: &Tables) -> &FlatMap<Self::Key, Pair> {
         &tables.pairs_v6
     }
 
@@ -249,12 +333,17 @@ impl Address for Ipv6Addr {
 }
 
 /// One snapshot. See the module page.
+///
+/// No cache line of it holds the count of those who keep it, which would be taken from the cores that read whenever one writes.
+#[repr(align(128))]
 pub struct Tables {
     /// Higher than that of all built before.
     number: u64,
     pub(crate) ports: Vec<PortEntry>,
     fib: Fib,
     next_hops: Vec<NextHop>,
+    /// For each next hop.
+    links: Vec<Link>,
     /// For each route its prefix: what the next hop of the same number stands for.
     prefixes: Box<[Prefix]>,
     /// Where routes come from that were not given, by the number of their next hop.
@@ -274,8 +363,8 @@ pub struct Tables {
     gre_v6: FlatMap<(u128, u128, Option<u32>), GreEntry>,
     carried_v4: FlatMap<(u32, u32, Option<u32>), GreEntry>,
     carried_v6: FlatMap<(u128, u128, Option<u32>), GreEntry>,
-    pairs_v4: FlatMap<(u32, u32, Option<u32>), bool>,
-    pairs_v6: FlatMap<(u128, u128, Option<u32>), bool>,
+    pairs_v4: FlatMap<(u32, u32, Option<u32>), Pair>,
+    pairs_v6: FlatMap<(u128, u128, Option<u32>), Pair>,
     udp_ports: Vec<u16>,
     /// Is there a tunnel whose packets come in UDP?
     gre_in_udp: bool,
@@ -334,6 +423,12 @@ impl Tables {
     #[inline]
     pub(crate) fn next_hop(&self, index: u32) -> Option<&NextHop> {
         self.next_hops.get(index as usize)
+    }
+
+    /// The link that next hop `index` leads by.
+    #[inline]
+    pub(crate) fn link(&self, index: u32) -> Option<&Link> {
+        self.links.get(index as usize)
     }
 
     /// The next hop in group `group` for packets of a flow with that hash (see [`crate::flow::hash`]), and its number.
@@ -449,6 +544,18 @@ impl Tables {
     #[inline]
     pub(crate) fn inbound_by_spi(&self, spi: Spi) -> Option<u32> {
         self.spis.get(&spi).copied()
+    }
+
+    /// Tells workers whether more packets by unknown SAs may wait between these ends, in tables that they have now.
+    pub(crate) fn set_room(&self, local: IpAddr, remote: IpAddr, room: bool) {
+        let pair = match (local, remote) {
+            (IpAddr::V4(local), IpAddr::V4(remote)) => self.pairs_v4.get(&Address::key(local, remote, None)),
+            (IpAddr::V6(local), IpAddr::V6(remote)) => self.pairs_v6.get(&Address::key(local, remote, None)),
+            _ => None,
+        };
+        if let Some(pair) = pair {
+            pair.full.store(!room, Ordering::Relaxed);
+        }
     }
 
     #[inline]

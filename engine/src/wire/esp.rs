@@ -47,14 +47,14 @@ impl<'a> Esp<'a> {
     /// the ciphertext is not a multiple of four bytes.
     #[inline]
     pub fn parse(bytes: &'a [u8]) -> Result<Self, Malformed> {
-        let (header, rest) = bytes.split_first_chunk::<HEADER_LEN>().ok_or(Malformed::Truncated)?;
-        let (iv, rest) = rest.split_first_chunk::<IV_LEN>().ok_or(Malformed::Truncated)?;
-        let ciphertext_len = rest.len().checked_sub(ICV_LEN).ok_or(Malformed::Truncated)?;
-        // A trailer is shorter than the least ciphertext that is aligned.
-        if ciphertext_len < ALIGNMENT || ciphertext_len % ALIGNMENT != 0 {
-            let length = ciphertext_len >= TRAILER_LEN;
+        const { assert!((HEADER_LEN + IV_LEN + ICV_LEN).is_multiple_of(ALIGNMENT)) };
+        // A trailer is shorter than the least ciphertext that is aligned. Asked of the whole length, once.
+        if bytes.len() < HEADER_LEN + IV_LEN + ALIGNMENT + ICV_LEN || !bytes.len().is_multiple_of(ALIGNMENT) {
+            let length = bytes.len() >= HEADER_LEN + IV_LEN + TRAILER_LEN + ICV_LEN;
             return Err(if length { Malformed::Length } else { Malformed::Truncated });
         }
+        let (header, rest) = bytes.split_first_chunk::<HEADER_LEN>().ok_or(Malformed::Truncated)?;
+        let (iv, rest) = rest.split_first_chunk::<IV_LEN>().ok_or(Malformed::Truncated)?;
         Ok(Self { header, iv, rest })
     }
 
@@ -160,19 +160,28 @@ fn pad(room: &mut [u8], len: usize) {
 /// plaintext or holds other octets.
 #[inline]
 pub fn split_trailer(plaintext: &[u8]) -> Result<(&[u8], u8), Malformed> {
+    match plaintext.last_chunk::<{ SHORT.len() + TRAILER_LEN }>() {
+        // Nearly all: one look at the end of the plaintext.
+        Some(&[ref last @ .., pad_len, next_header]) if usize::from(pad_len) <= SHORT.len() => {
+            let payload_len = plaintext.len() - TRAILER_LEN - usize::from(pad_len);
+            let payload = plaintext.get(..payload_len).filter(|_| ends_in_padding(*last, pad_len));
+            Ok((payload.ok_or(Malformed::Padding)?, next_header))
+        }
+        _ => split_other_trailer(plaintext),
+    }
+}
+
+/// The same of a short plaintext or with long padding.
+#[cold]
+fn split_other_trailer(plaintext: &[u8]) -> Result<(&[u8], u8), Malformed> {
     let (padded, &[pad_len, next_header]) =
         plaintext.split_last_chunk::<TRAILER_LEN>().ok_or(Malformed::Truncated)?;
     let payload_len = padded.len().checked_sub(usize::from(pad_len)).ok_or(Malformed::Padding)?;
     let (payload, padding) = padded.split_at_checked(payload_len).ok_or(Malformed::Padding)?;
-    let right = match padded.last_chunk::<16>() {
-        Some(last) if padding.len() <= SHORT.len() => ends_in_padding(*last, pad_len),
-        _ => is_padding(padding),
-    };
-    if right { Ok((payload, next_header)) } else { Err(Malformed::Padding) }
+    if is_padding(padding) { Ok((payload, next_header)) } else { Err(Malformed::Padding) }
 }
 
 /// Whether up to 255 octets are padding, compared octet by octet.
-#[cold]
 fn is_padding(octets: &[u8]) -> bool {
     octets.iter().zip(&PADDING).all(|(octet, value)| octet == value)
 }

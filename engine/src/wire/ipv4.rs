@@ -44,6 +44,16 @@ impl<'a> Ipv4<'a> {
         if valid { Ok(Self { header, options, payload }) } else { Err(Malformed::Checksum) }
     }
 
+    /// As [`Self::parse`], of a packet without options, as nearly all are; `None` for all others, good or bad.
+    #[inline(always)] // on the path of every packet; a call would hand the view over in memory
+    pub fn parse_plain(bytes: &'a [u8]) -> Option<Self> {
+        let (header, rest) = bytes.split_first_chunk::<HEADER_LEN>()?;
+        let total_len = usize::from(u16::from_be_bytes([header[2], header[3]]));
+        let payload = rest.get(..total_len.checked_sub(HEADER_LEN)?)?;
+        let plain = header[0] == VERSION_AND_LEN && is_valid_20(header);
+        plain.then_some(Self { header, options: &[], payload })
+    }
+
     /// Reads the front of a packet as an ICMP error quotes it (RFC 792): cut off anywhere behind the header,
     /// whose checksum is not looked at, since the TTL was lowered on the way. The payload is what there is of
     /// it.
@@ -99,7 +109,9 @@ impl<'a> Ipv4<'a> {
     #[inline]
     #[must_use]
     pub const fn is_fragment(&self) -> bool {
-        self.flags_and_offset() & (MORE_FRAGMENTS | OFFSET) != 0
+        // As they lie: half the instructions of exchanging them first.
+        let word = u16::from_ne_bytes([self.header[6], self.header[7]]);
+        word & (MORE_FRAGMENTS | OFFSET).to_be() != 0
     }
 
     /// Where the payload stands in the payload of the whole packet, in bytes.
@@ -567,6 +579,9 @@ mod tests {
                     seal(&mut bytes);
                 }
             }
+            let plain = Ipv4::parse_plain(&bytes).map(|ip| (*ip.header, ip.options, ip.payload));
+            let parsed = Ipv4::parse(&bytes).map(|ip| (*ip.header, ip.options, ip.payload));
+            prop_assert_eq!(plain, parsed.ok().filter(|(_, options, _)| options.is_empty()));
             if let Ok(ip) = Ipv4::parse(&bytes) {
                 prop_assert_eq!(ip.header_len() + ip.payload().len(), usize::from(ip.total_len()));
                 prop_assert!(usize::from(ip.total_len()) <= bytes.len());

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use crossbeam::channel::unbounded;
 use culvert_engine::drops::Reason;
@@ -281,6 +282,28 @@ fn packets_that_waited_are_not_overtaken() {
         assert!(!router.worker.is_settling());
         assert_eq!(router.drops(), []);
     }
+}
+
+/// The same where the thread has not even read what it was given, as the system has let it wait for longer than it needs.
+#[test]
+fn packets_that_nobody_has_read_are_not_overtaken() {
+    let target = IpAddr::from([192, 0, 2, 77]);
+    let packet = |n: u8| udp_packet(lan_v4(1, 2).into(), target, 100 + usize::from(n), n);
+    let mut router = Router::new(Net::new(1).alone().stacks(Stack::Shared));
+    router.ports[LAN].send(&frame(1, LAN, &packet(0)));
+    router.worker.round();
+    router.net = router.net.clone().knows(WAN, target, NEW);
+    router.store();
+    router.ports[LAN].send(&frame(1, LAN, &packet(1)));
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_millis(40) {
+        assert_eq!(router.worker.round(), 0, "nothing is taken in");
+    }
+    router.exceptions.turn(router.now);
+    router.run();
+    let sent: Vec<usize> = router.sent(WAN).iter().map(Vec::len).collect();
+    assert!(sent.len() == 2 && sent.is_sorted(), "{sent:?}");
+    assert_eq!(router.drops(), []);
 }
 
 /// Packets that go on waiting hold up no others, and neither does a thread that is not there, for long.

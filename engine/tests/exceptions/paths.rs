@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 
+use culvert_engine::counters::Copying;
 use culvert_engine::drops::Reason;
 use culvert_engine::esp::Mode;
 use culvert_engine::ring;
@@ -254,6 +255,10 @@ fn copies_are_counted_where_buffers_cannot_be_swapped() {
         for port in [LAN, WAN] {
             assert_eq!((copied(&first, port), copied(&second, port)), ((0, 0), (0, 0)));
         }
+        for kind in Copying::ALL {
+            let all = [&first, &second].map(|router| router.worker.counters().copied(kind));
+            assert_eq!(all, [(0, 0); 2], "{}", kind.name());
+        }
         // The host's ring has no headroom, as netmap's.
         let ping = icmp(end(1, false), end(2, false), [8, 0], [0; 4], b"?");
         second.packet(WAN, &ping);
@@ -261,13 +266,56 @@ fn copies_are_counted_where_buffers_cannot_be_swapped() {
     }
 }
 
+/// Each copy counts once, under what made it necessary.
+#[test]
+fn each_kind_of_copy_is_counted() {
+    let mut router = Router::copying(Net::new(1).stacks(Stack::Shared).with(Wrap::new(1, false)));
+    let copied = |router: &Router| Copying::ALL.map(|kind| router.worker.counters().copied(kind));
+    let mut wanted = [(0, 0); Copying::ALL.len()];
+    assert_eq!(copied(&router), wanted);
+    let mut add = |kind: Copying, frames: u64, bytes: usize| {
+        wanted[kind as usize].0 += frames;
+        wanted[kind as usize].1 += bytes as u64;
+        wanted
+    };
+
+    // Into the tunnel: the packet moves back in its buffer.
+    let packet = inner(false, 900, 0, 5);
+    router.packet(LAN, &packet);
+    let outer = router.sent(WAN).remove(0);
+    assert_eq!(copied(&router), add(Copying::Headroom, 1, packet.len()));
+
+    // Out of the other router's: it starts further into its buffer than the LAN's rings allow.
+    let mut second = Router::copying(Net::new(2).stacks(Stack::Shared).with(Wrap::new(2, false)));
+    second.receive(WAN, &outer);
+    let arrived = second.sent(LAN).remove(0);
+    assert_eq!(second.worker.counters().copied(Copying::Transmit), (1, arrived.len() as u64));
+    assert_eq!(second.worker.counters().copied(Copying::Headroom), (0, 0));
+
+    // For the host, by the tunnel's interface.
+    let ours = icmp(lan_v4(2, 2).into(), own_inner_v4(1), [8, 0], [0; 4], b"?");
+    let gre = [&[0, 0, 8, 0][..], &ours].concat();
+    router.packet(WAN, &ip(end(2, false), end(1, false), 47, 0, 64, &gre));
+    assert_eq!(router.interfaces.frames(), std::slice::from_ref(&ours));
+    assert_eq!(copied(&router), add(Copying::Interfaces, 1, ours.len()));
+
+    // To the exception thread, and its answer back: the frame, and an error of ICMP.
+    let dying = ip(lan_v4(1, 2).into(), lan_v4(2, 2).into(), 17, 0, 1, &[0; 100]);
+    router.packet(LAN, &dying);
+    let answer = router.sent(LAN).remove(0);
+    let (frames, bytes) = router.worker.counters().copied(Copying::Exceptions);
+    assert_eq!(frames, 2);
+    assert!(bytes as usize > dying.len() + answer.len() - 2 * LINK, "{bytes}");
+}
+
 /// netmap's host rings are one pair: another worker's frames for the host go through worker 0's hands.
 #[test]
 fn another_worker_hands_over_what_is_the_hosts() {
     let net = with_host_rings(Net::new(1));
     let tables = net.tables().publish();
-    let region = region(7);
-    let (between, across) = ring::wire(&region, 1, true).expect("rings for a wire");
+    let (region, between_them) = (region(6), region(1));
+    // Buffers of their own: what is handed over is copied, and counted by whoever hands it over.
+    let (between, across) = ring::wire(&between_them, 1, true).expect("rings for a wire");
     let mut workers = Vec::new();
     let mut hosts = Vec::new();
     let mut links = Vec::new();
@@ -294,15 +342,18 @@ fn another_worker_hands_over_what_is_the_hosts() {
         assert_eq!(workers[0].round(), 1);
         assert_eq!(links[0][port].frames(), [frame]);
     }
+    let copied = |worker: &Worker| worker.counters().copied(Copying::HandOver).0;
+    assert_eq!((copied(&workers[0]), copied(&workers[1])), (0, 2));
 }
 
 /// Facts of strongSwan: the host's kernel holds the same SAs, and may have a GRE interface of its own. Between a protected
-/// tunnel's ends it sends neither cleartext GRE nor ESP, whatever its packets look like otherwise.
+/// tunnel's ends it sends neither cleartext GRE nor ESP, whatever its packets look like otherwise. Nor IKE, where another router
+/// has the near end: what the strongSwan of here lets go of is not gone.
 #[test]
 fn the_host_does_not_send_beside_a_protected_tunnel() {
     for v6 in [false, true] {
-        for udp_encap in [false, true] {
-            let protected = Wrap::new(1, v6).protected(1, Mode::Transport, udp_encap);
+        for (udp_encap, backup) in [(false, false), (true, false), (true, true)] {
+            let protected = Wrap { backup, ..Wrap::new(1, v6).protected(1, Mode::Transport, udp_encap) };
             // Another, not protected, to somebody else.
             let open_end: IpAddr =
                 if v6 { "2001:db8::77".parse().expect("an address") } else { [192, 0, 2, 77].into() };
@@ -330,9 +381,12 @@ fn the_host_does_not_send_beside_a_protected_tunnel() {
             assert!(send(&mut router, &ip(own, far, 17, 0, 64, &esp_in_udp(9))), "ESP in UDP");
             let mut ike = esp_in_udp(0);
             ike[11] = 0;
-            assert!(!send(&mut router, &ip(own, far, 17, 0, 64, &ike)), "IKE");
+            assert_eq!(send(&mut router, &ip(own, far, 17, 0, 64, &ike)), backup, "IKE behind a NAT");
+            ike[..4].copy_from_slice(&[1, 0xf4, 1, 0xf4]);
+            assert_eq!(send(&mut router, &ip(own, far, 17, 0, 64, &ike)), backup, "IKE");
+            assert!(!send(&mut router, &ip(own, open_end, 17, 0, 64, &ike)), "IKE with others");
             let keepalive = [0x11, 0x94, 0x11, 0x94, 0, 9, 0, 0, 0xff];
-            assert!(!send(&mut router, &ip(own, far, 17, 0, 64, &keepalive)), "a NAT keepalive");
+            assert_eq!(send(&mut router, &ip(own, far, 17, 0, 64, &keepalive)), backup, "a NAT keepalive");
             assert!(!send(&mut router, &ip(own, open_end, 47, 0, 64, &gre)), "GRE of a tunnel not protected");
             assert!(!send(&mut router, &ip(own, open_end, 50, 0, 64, &[5; 60])), "ESP to others");
             let mut wanted = vec![(Reason::CleartextForProtected, 1), (Reason::EspFromHost, 2)];
@@ -345,6 +399,9 @@ fn the_host_does_not_send_beside_a_protected_tunnel() {
                     assert!(send(&mut router, &piece), "cleartext GRE in fragments");
                 }
                 wanted = vec![(Reason::CleartextForProtected, 4), (Reason::EspFromHost, 3)];
+            }
+            if backup {
+                wanted.push((Reason::Backup, 3));
             }
             assert_eq!(router.drops().into_iter().collect::<HashMap<_, _>>(), wanted.into_iter().collect());
         }

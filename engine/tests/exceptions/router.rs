@@ -48,7 +48,11 @@ pub(crate) struct Wrap {
     pub(crate) fragment: bool,
     pub(crate) mode: Mode,
     pub(crate) udp: bool,
+    pub(crate) backup: bool,
     pub(crate) sas: Option<(Arc<OutboundSa>, Arc<InboundSa>)>,
+    pub(crate) negotiated: bool,
+    /// The tables do not know the inbound SA yet.
+    pub(crate) late: bool,
     pub(crate) counters: TunnelCounterSet,
     pub(crate) sequences: Arc<Sequences>,
 }
@@ -70,8 +74,11 @@ impl Wrap {
             keepalive: None,
             fragment: false,
             mode: Mode::Transport,
+            backup: false,
             udp: false,
             sas: None,
+            negotiated: false,
+            late: false,
             counters: TunnelCounterBank::new(1).take(),
             sequences: Arc::default(),
         }
@@ -97,7 +104,8 @@ impl Wrap {
             pad: 4,
             udp: self.udp.then_some(UdpEncap { source: 4500, destination: 4500 }),
             outbound: vec![Arc::clone(outbound)],
-            inbound: vec![Arc::clone(inbound)],
+            inbound: if self.late { Vec::new() } else { vec![Arc::clone(inbound)] },
+            negotiated: self.negotiated,
         });
         TunnelSpec {
             local: self.local,
@@ -113,7 +121,7 @@ impl Wrap {
             bridge: self.bridge,
             depth: 1,
             clamp_mss: self.clamp_mss,
-            backup: false,
+            backup: self.backup,
             counters: self.counters.clone(),
             sequences: Arc::clone(&self.sequences),
         }
@@ -273,10 +281,22 @@ impl Router {
     /// It starts at [`START`], and has said all that it says then.
     pub(crate) fn new(net: Net) -> Router {
         let region = region(net.ports.len() + 3);
-        let (queues, ports): (Vec<_>, Vec<_>) = net.ports.iter().map(|_| wire(&region, true)).unzip();
-        let (host_queues, host) = wire(&region, false);
-        let (interface_queues, interfaces) = wire(&region, true);
-        let (near, far) = ring::wire(&region, 1, true).expect("rings for a wire");
+        let ports = net.ports.iter().map(|_| wire(&region, true)).collect();
+        Router::of(net, ports, &region)
+    }
+
+    /// Ports without headroom, whose buffers are not those of anything else.
+    pub(crate) fn copying(net: Net) -> Router {
+        let own = region(net.ports.len());
+        let ports = net.ports.iter().map(|_| wire(&own, false)).collect();
+        Router::of(net, ports, &region(3))
+    }
+
+    fn of(net: Net, ports: Vec<(QueuePair, Far)>, region: &Arc<Region>) -> Router {
+        let (queues, ports): (Vec<_>, Vec<_>) = ports.into_iter().unzip();
+        let (host_queues, host) = wire(region, false);
+        let (interface_queues, interfaces) = wire(region, true);
+        let (near, far) = ring::wire(region, 1, true).expect("rings for a wire");
         let tables = net.tables().publish();
         let [near, far] = [near, far].map(|mut port| port.queues.pop().expect("a wire has a queue"));
         let worker = Worker::new(0, &tables, queues, Some(host_queues))

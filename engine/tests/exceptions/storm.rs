@@ -25,7 +25,11 @@ use crate::router::{Net, Router, SECOND, START, Wrap, is_discovery, own_inner_v4
 fn net() -> Net {
     let mut net = Net::new(1)
         .with(Wrap { clamp_mss: true, ..Wrap::new(1, false) })
-        .with(Wrap { routes: Vec::new(), ..Wrap::new(1, true).protected(1, Mode::Transport, false) })
+        .with(Wrap {
+            routes: Vec::new(),
+            negotiated: true,
+            ..Wrap::new(1, true).protected(1, Mode::Transport, false)
+        })
         .with(Wrap {
             routes: Vec::new(),
             gre: Options { key: Some(3), checksum: true, ..PLAIN },
@@ -90,6 +94,7 @@ fn samples() -> Vec<Vec<u8>> {
         wrapped(&asked),
         ip(them, us, 47, 0, 64, &gre([0, 0], &[1; 8])),
         ip(them, us, 50, 0, 64, &[7; 60]),
+        ip(end(2, true), end(1, true), 50, 0, 64, &[7; 60]),
         icmp([198, 51, 100, 1].into(), us, [3, 4], [0, 0, 4, 0], &wrapped(&[0; 40])[..44]),
     ]);
     let quoted = ip(us, them, 47, 0, 64, &gre([8, 0], &[0; 1300]));
@@ -116,7 +121,7 @@ struct Arrival {
 
 fn arrivals(count: usize) -> impl Strategy<Value = Vec<Arrival>> {
     let tags = prop_oneof![
-        4 => (0u32..10, 0u32..5, 0u32..4).prop_map(|(kind, number, of)| kind << 24 | of << 22 | number),
+        4 => (0u32..11, 0u32..5, 0u32..4).prop_map(|(kind, number, of)| kind << 24 | of << 22 | number),
         1 => any::<u32>(),
         2 => 0u32..5,
     ];
@@ -228,7 +233,7 @@ proptest! {
                 Some(Cause::TooBig | Cause::NoNeighbour | Cause::Fragment) => {
                     prop_assert!(counted + made >= 1 && counted <= 1, "{} {}: {} {}", tag, frame.len(), counted, made);
                 }
-                Some(Cause::Datagram) => prop_assert_eq!(counted + made, 1),
+                Some(Cause::UnknownSpi | Cause::Datagram) => prop_assert_eq!(counted + made, 1),
                 Some(Cause::Local) => {
                     prop_assert_eq!(counted + made, u64::from(!is_discovery(frame) || counted == 1));
                 }

@@ -107,6 +107,7 @@ impl Plan {
             udp: self.udp.then_some(UdpEncap { source: 4500, destination: 4500 }),
             outbound: vec![Arc::clone(outbound)],
             inbound: vec![Arc::clone(inbound)],
+            negotiated: false,
         }
     }
 }

@@ -85,7 +85,7 @@ extern "C" fn add_sa(_this: *mut KernelIpsec, id: *const SaId, data: *const AddS
     // SAFETY: null, or valid for the length of the call.
     let limits = unsafe { data.lifetime.as_ref() }.map_or([(0, 0); 3], |lifetime| {
         [&lifetime.time, &lifetime.bytes, &lifetime.packets].map(|limit| {
-            // charon draws the jitter itself for time alone, and the engine counts bytes and packets exactly.
+            // What is up to chance, charon has drawn already.
             (limit.life, limit.rekey)
         })
     });

@@ -28,6 +28,7 @@ TAKEN_OVER = 30.0  # seconds
 
 UP = """#!/bin/sh
 ip addr replace "$2/32" dev "$1"
+date +%s.%N >> "{stamps}-$1"
 [ "$1" != wan ] || [ -z "{notify}" ] || {notify} master || true
 """
 DOWN = """#!/bin/sh
@@ -66,16 +67,16 @@ class Twin(Router):
         paths = []
         for name, text in (("up", UP), ("down", DOWN)):
             path = folder / f"{self.label}-{name}"
-            path.write_text(text.format(notify=notify))
+            path.write_text(text.format(notify=notify, stamps=folder / f"{self.label}-up"))
             path.chmod(0o755)
             paths.append(path)
         return paths
 
-    def start_ucarp(self, skew):
-        """Both groups, one process each."""
+    def start_ucarp(self, skew, password="secret"):
+        """Both groups, one process each. Those with another password do not believe each other."""
         up, down = self.scripts()
         for interface, own, virtual, vhid in (("wan", "192.0.2", VIRTUAL, 1), ("lan", "10.1.0", LAN_VIRTUAL, 2)):
-            words = f"ucarp -i {interface} -s {own}.{OWN[self.label]} -v {vhid} -p secret -a {virtual} -b 1 -k {skew} -z"
+            words = f"ucarp -i {interface} -s {own}.{OWN[self.label]} -v {vhid} -p {password} -a {virtual} -b 1 -k {skew} -z"
             process = self.namespace.start(*words.split(), "-u", up, "-d", down, name=f"ucarp-{interface}")
             self.ucarps.append(process)
 

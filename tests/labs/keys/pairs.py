@@ -64,7 +64,12 @@ class Pair:
         router = self.sites.routers[site]
         return router.namespace.run(CULVERT, "tunnel", "rekey", NAMES[site], "--socket", router.socket, check=False)
 
+    def have_rekeyed(self, site):
+        """Has site rekey, as soon as it is not just looking at what there is."""
+        wait_for(lambda: self.rekey(site).returncode == 0, 20, f"a rekey by site {site}")
+
     def spis(self, site):
         """The SPIs of the SAs that Culvert has, by direction."""
         sas = self.sites.routers[site].show("sas")[NAMES[site]]
+        assert {sa["source"] for sa in sas} <= {"plugin"}, sas
         return {way: [sa["spi"] for sa in sas if sa["direction"] == way] for way in ("in", "out")}

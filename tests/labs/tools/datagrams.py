@@ -48,6 +48,16 @@ def send(address, count, rate, size):
     print(json.dumps({"sent": sent}), flush=True)
 
 
+def gaps(seen):
+    """Where numbers are missing between others, at most the first twenty places: the first number, and how many."""
+    found, last = [], -1
+    for number in sorted(seen):
+        if number > last + 1:
+            found.append((last + 1, number - last - 1))
+        last = number
+    return found[:20]
+
+
 def receive(address):
     ended = ended_by_sigterm()
     seen, duplicates, reordered, corrupt, highest = set(), 0, 0, 0, -1
@@ -69,7 +79,7 @@ def receive(address):
             reordered += number not in seen and number < highest
             seen.add(number)
             highest = max(highest, number)
-    counts = {"unique": len(seen), "duplicates": duplicates, "reordered": reordered, "corrupt": corrupt}
+    counts = {"unique": len(seen), "duplicates": duplicates, "reordered": reordered, "corrupt": corrupt, "gaps": gaps(seen)}
     print(json.dumps(counts), flush=True)
 
 

@@ -1,8 +1,9 @@
 """Carries frames between two interfaces, and treats some of them badly: `relay.py NEAR FAR [--loss P] ..`.
 
-Stands in for the kernel's netem, which not every kernel has. Impaired are IP packets only (not ARP, nor ICMPv6, which finds
-neighbours): each is (1) perhaps lost, (2) perhaps fragmented, (3) perhaps sent twice, (4) sent at once or later. Prints `ready`, and
-when it is ended its counts, as JSON. Probabilities come from a generator with a fixed seed.
+Stands in for the kernel's netem, which not every kernel has. Impaired are IP packets to one station only (not ARP, nor ICMPv6, which
+finds neighbours, nor what hosts tell their groups by themselves): each is (1) perhaps lost, (2) perhaps fragmented, (3) perhaps sent
+twice, (4) sent at once or later. Prints `ready`, and when it is ended its counts, as JSON. Probabilities come from a generator with a
+fixed seed.
 """
 
 import argparse
@@ -32,6 +33,8 @@ def open_port(interface):
 
 
 def is_impaired(frame):
+    if frame[0] & 1:
+        return False
     kind = frame[12:14]
     return kind == IPV4 or (kind == IPV6 and frame[20] != ICMPV6)
 

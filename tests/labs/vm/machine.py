@@ -6,13 +6,20 @@ interface, `eth0` and so on.
 
 import base64
 import socket
+from pathlib import Path
 
 from netns import Trouble, wait_for
 from vm.image import PLAIN, image
 
 # Frames leave the machine complete: no checksum is left to do, and none is longer than the MTU.
 CARD = "virtio-net-pci,netdev=net{},mac={},romfile=,csum=off,gso=off,guest_csum=off,guest_tso4=off,guest_tso6=off"
-BOOT = 60.0  # seconds; 3 to 5 on a machine with nothing else to do
+BOOT = 180.0  # seconds; 3 to 5 on a machine with nothing else to do
+
+
+def file(path, content):
+    """The command that writes a file in the machine, of text or of bytes."""
+    content = content.encode() if isinstance(content, str) else content
+    return f"mkdir -p {Path(path).parent}; echo {base64.b64encode(content).decode()} | base64 -d >{path}"
 
 
 class Machine:

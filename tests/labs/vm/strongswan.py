@@ -1,13 +1,7 @@
-"""strongSwan in the virtual machine, unmodified and with the kernel's own ESP: as the other end, or as whom Culvert follows.
+"""strongSwan in the virtual machine, unmodified and with the kernel's own ESP: as the other end, or as whom Culvert follows."""
 
-The machine is a router: `eth0` on the WAN, `eth1` on a LAN.
-"""
-
-import base64
-import re
-from pathlib import Path
-
-from routers import router_on_lan
+from vm.end import FLUSH, End
+from vm.machine import file
 
 PLUGINS = (
     "random nonce openssl pem pkcs1 pkcs8 x509 pubkey hmac kdf curve25519 gcm aes sha2 kernel-netlink socket-default vici"
@@ -16,14 +10,14 @@ CHARON, SWANCTL = "/usr/sbin/charon-systemd", "/usr/sbin/swanctl"
 # Threads that are cancelled want the C compiler's library, which no program names.
 GCC = "/lib/x86_64-linux-gnu/libgcc_s.so.1"
 FILES = (GCC, CHARON, SWANCTL, *(f"/usr/lib/ipsec/plugins/libstrongswan-{name}.so" for name in PLUGINS))
-IMAGE = ("strongswan", FILES)
-MEMORY = 512  # MiB
 VICI = "unix:///run/charon.vici"
 DAEMON = f"""
 charon-systemd {{
   load = {" ".join(PLUGINS)}
   install_routes = no
   install_virtual_ip = no
+  retransmit_tries = 3
+  retransmit_timeout = 1
   plugins {{
     vici {{
       socket = {VICI}
@@ -43,32 +37,8 @@ swanctl {{
 }}
 """
 
-
-def file(path, text):
-    """The command that writes a file in the machine."""
-    return f"mkdir -p {Path(path).parent}; echo {base64.b64encode(text.encode()).decode()} | base64 -d >{path}"
-
-
-def underlay(site, wan):
-    """The machine as the router of a site."""
-    lines = [
-        "sysctl -q -w net.ipv6.conf.all.accept_dad=0 net.ipv6.conf.default.accept_dad=0",
-        "sysctl -q -w net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.default.rp_filter=0",
-        f"ip addr add {wan[4]}/24 dev eth0",
-        f"ip addr add {wan[6]}/64 dev eth0 nodad",
-        "ip link set eth1 up",
-        f"ip addr add {router_on_lan(site, 4)}/24 dev eth1",
-        f"ip addr add {router_on_lan(site, 6)}/64 dev eth1 nodad",
-        "ethtool -K eth0 gro off",
-        "ethtool -K eth1 gro off",
-        file("/etc/strongswan.conf", DAEMON),
-    ]
-    return "\n".join(lines)
-
-
-FORWARD = "sysctl -q -w net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1"
-
 START = f"""
+{file("/etc/strongswan.conf", DAEMON)}
 export STRONGSWAN_CONF=/etc/strongswan.conf
 rm -f /run/charon.vici /run/charon.log
 {CHARON} >/run/charon.out 2>&1 &
@@ -76,38 +46,42 @@ for i in $(seq 600); do [ -S /run/charon.vici ] && exit 0; sleep 0.1; done
 cat /run/charon.out; exit 1
 """
 
-STOP = """
+STOP = f"""
 killall -q charon-systemd || true
 for i in $(seq 100); do pidof charon-systemd >/dev/null || break; sleep 0.1; done
-ip xfrm state flush
-ip xfrm policy flush
+{FLUSH}
 """
 
 
-def connection(local, remote, mode, suite, secret, esn=True):
+def connection(told):
     """swanctl.conf of the foreign end: GRE between the two ends, as strongSwan's own documentation has it."""
-    numbers = "esn" if esn else "noesn"
+    numbers = "esn" if told.esn else "noesn"
+    local, remote = f"auth = psk\n      id = {told.local}", f"auth = psk\n      id = {told.remote}"
+    if told.certified:
+        local = f"auth = pubkey\n      certs = lab.pem\n      id = {told.certified.name}"
+        remote = f"auth = pubkey\n      id = {told.certified.far_name}"
     return f"""
 connections {{
   lab {{
     version = 2
-    local_addrs = {local}
-    remote_addrs = {remote}
-    proposals = {suite}-prfsha256-x25519
+    local_addrs = {told.local}
+    remote_addrs = {told.remote}
+    proposals = {told.suite}-prfsha256-x25519
+    dpd_delay = 2s
+    encap = {"yes" if told.udp else "no"}
+    mobike = no
     local {{
-      auth = psk
-      id = {local}
+      {local}
     }}
     remote {{
-      auth = psk
-      id = {remote}
+      {remote}
     }}
     children {{
       lab {{
-        mode = {mode}
+        mode = {told.mode}
         local_ts = dynamic[47]
         remote_ts = dynamic[47]
-        esp_proposals = {suite}-x25519-{numbers}
+        esp_proposals = {told.suite}-x25519-{numbers}
         replay_window = 1024
       }}
     }}
@@ -115,35 +89,42 @@ connections {{
 }}
 secrets {{
   ike-lab {{
-    id = {remote}
-    secret = "{secret}"
+    id = {told.remote}
+    secret = "{told.secret}"
   }}
 }}
 """
 
 
-class Foreign:
-    """strongSwan in the machine."""
+class StrongSwan(End):
+    """charon and swanctl."""
 
-    def __init__(self, machine):
-        self.machine = machine
+    LOG, START, STOP = "/run/charon.log", START, STOP
+    KILL = "killall -KILL charon-systemd; while pidof charon-systemd >/dev/null; do sleep 0.1; done"
 
-    def start(self, configuration):
-        self.machine.run(STOP + file("/etc/swanctl/swanctl.conf", configuration))
-        self.machine.run(START, timeout=70)
+    def configure(self, told):
+        files = {"swanctl.conf": connection(told)}
+        if told.certified:
+            of = told.certified
+            files |= {"x509ca/ca.pem": of.ca.read_bytes(), "x509/lab.pem": of.certificate.read_bytes(), "private/lab.key": of.key.read_bytes()}
+        return "\n".join(file(f"/etc/swanctl/{name}", content) for name, content in files.items())
+
+    def start_again(self):
+        super().start_again()
         self.swanctl("--load-all")
         return self
 
-    def stop(self):
-        self.machine.run(STOP, timeout=30)
+    def begin(self):
+        self.swanctl("--initiate", "--child", "lab", "--timeout", "-1", check=False)
+
+    def rekey_child(self):
+        self.swanctl("--rekey", "--child", "lab", check=False)
+
+    def rekey_ike(self):
+        self.swanctl("--rekey", "--ike", "lab", check=False)
+
+    def delete_child(self):
+        self.swanctl("--terminate", "--child", "lab", check=False)
 
     def swanctl(self, *words, check=True):
         return self.machine.run(f"STRONGSWAN_CONF=/etc/strongswan.conf {SWANCTL} {' '.join(words)} --uri {VICI}", timeout=60, check=check)
-
-    def spis(self):
-        """The SPIs of the SAs in the machine's kernel."""
-        return set(re.findall(r"spi 0x([0-9a-f]+)", self.machine.run("ip xfrm state")))
-
-    def text(self):
-        """What charon has logged."""
-        return self.machine.run("cat /run/charon.log 2>/dev/null || true")

@@ -22,7 +22,7 @@ pub(super) struct Sample {
     pub(super) drops: BTreeMap<String, u64>,
     /// What an older daemon does not tell.
     #[serde(default)]
-    pub(super) carp: Option<CarpStatus>,
+    pub(super) carp: Option<Box<CarpStatus>>,
 }
 
 /// What the watching thread tells.

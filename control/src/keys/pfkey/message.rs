@@ -15,8 +15,8 @@ use netmap_sys::{
 use zeroize::Zeroizing;
 
 use crate::config::{Mode, Secret, Suite};
+use crate::datagram::{Damaged, read, split_all};
 use crate::keys::sa::{Ends, Id, Limits, Origin, Sa};
-use crate::routes::datagram::{Damaged, read, split_all};
 
 /// Lengths count so many bytes.
 const UNIT: usize = 8;
@@ -174,6 +174,7 @@ impl Parts<'_> {
         let packets = |lifetime: &sadb_lifetime| lifetime.sadb_lifetime_allocations.into();
         Limits {
             life: limit(self.hard, |lifetime| lifetime.sadb_lifetime_addtime).map(Limits::lasting),
+            rekey: None,
             rekey_bytes: limit(self.soft, |lifetime| lifetime.sadb_lifetime_bytes),
             rekey_packets: limit(self.soft, packets),
             bytes: limit(self.hard, |lifetime| lifetime.sadb_lifetime_bytes),

@@ -32,7 +32,7 @@ pub use self::freebsd::follow;
 use self::message::{Found, Message};
 use super::kernel::Ledger;
 use super::sa::{Change, Id, Origin, Sa};
-use crate::routes::datagram::Damaged;
+use crate::datagram::Damaged;
 
 /// How often all SAs are asked for, in case something was lost in silence.
 const AUDIT: Duration = Duration::from_secs(30);

@@ -157,6 +157,32 @@ impl Message {
             .filter_map(|item| std::str::from_utf8(item).ok())
     }
 
+    /// Puts these items in the place of those of the list of that name, where there is one.
+    pub fn put_list<T: AsRef<[u8]>>(&mut self, name: &str, items: impl IntoIterator<Item = T>) {
+        for (at, element) in &mut self.0 {
+            if at == name && matches!(element, Element::List(_)) {
+                *element = Element::List(items.into_iter().map(|item| item.as_ref().to_vec()).collect());
+                return;
+            }
+        }
+    }
+
+    /// The section of that name, to be changed.
+    pub fn section_mut(&mut self, name: &str) -> Option<&mut Message> {
+        self.0.iter_mut().find_map(|(at, element)| match element {
+            Element::Section(section) if at == name => Some(section),
+            _ => None,
+        })
+    }
+
+    /// All sections, to be changed.
+    pub fn sections_mut(&mut self) -> impl Iterator<Item = &mut Message> {
+        self.0.iter_mut().filter_map(|(_, element)| match element {
+            Element::Section(section) => Some(section),
+            _ => None,
+        })
+    }
+
     /// The section of that name.
     #[must_use]
     pub fn section(&self, name: &str) -> Option<&Message> {

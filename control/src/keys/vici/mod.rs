@@ -35,8 +35,17 @@ const EVENT: u8 = 7;
 /// The longest packet, in bytes ("Transport protocol").
 const LONGEST: usize = 512 << 10;
 /// The events that are listened to. Those that list something belong to the request that asked for it.
-const EVENTS: [&str; 8] =
-    ["ike-updown", "ike-rekey", "ike-update", "child-updown", "child-rekey", "log", "list-sa", "list-conn"];
+const EVENTS: [&str; 9] = [
+    "ike-updown",
+    "ike-rekey",
+    "ike-update",
+    "child-updown",
+    "child-rekey",
+    "log",
+    "list-sa",
+    "list-conn",
+    "list-policy",
+];
 /// How long charon may take to answer. Nothing is asked that it works on for long: what takes long ends in an event.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// The pauses between attempts to connect.

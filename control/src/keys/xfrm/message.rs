@@ -12,9 +12,9 @@ use netmap_sys::{
 use zeroize::Zeroizing;
 
 use crate::config::{Direction, Mode, Secret, Suite};
+use crate::datagram::{Damaged, read};
 use crate::keys::sa::{Ends, Id, Limits, Origin, Sa};
-use crate::routes::datagram::{Damaged, read};
-use crate::routes::netlink::message::{self as netlink, Message};
+use crate::netlink::message::{self as netlink, Message};
 
 // linux/socket.h.
 const AF_INET: u16 = 2;
@@ -156,6 +156,7 @@ fn limits(limits: &xfrm_lifetime_cfg) -> Limits {
     let limit = |value: u64| Some(value).filter(|value| !matches!(*value, 0 | XFRM_INF));
     Limits {
         life: limit(limits.hard_add_expires_seconds).map(Limits::lasting),
+        rekey: None,
         rekey_bytes: limit(limits.soft_byte_limit),
         rekey_packets: limit(limits.soft_packet_limit),
         bytes: limit(limits.hard_byte_limit),

@@ -27,13 +27,11 @@ use self::message::Event;
 use super::kernel::Ledger;
 use super::sa::{Change, Origin};
 use super::source::Ear;
-use crate::routes::datagram::Damaged;
-use crate::routes::netlink::{Requests, message as netlink, receive};
+use crate::datagram::Damaged;
+use crate::netlink::{DATAGRAM, Requests, message as netlink, receive};
 
 /// Bytes asked for as room for events; the kernel may give less (`net.core.rmem_max`).
 const RECEIVE_BUFFER: i32 = 4 << 20;
-/// Room for a datagram, as much as the kernel fills of a list.
-const DATAGRAM: usize = 64 << 10;
 /// How long after a list that failed the next is tried.
 const PAUSE: Duration = Duration::from_secs(1);
 

@@ -7,8 +7,9 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use super::message::{self, Message, Object, RouteMessage};
-use crate::routes::datagram::Damaged;
+use super::message::{self, Object, RouteMessage};
+use crate::datagram::Damaged;
+use crate::netlink::message::{self as netlink, Message};
 use crate::routes::ledger::Ledger;
 use crate::routes::stale::Stale;
 use crate::routes::state::{
@@ -38,7 +39,7 @@ impl Follower {
 
     /// Takes in a datagram of events. Damage leaves what was there before, and has everything read again.
     pub(crate) fn take(&mut self, datagram: &[u8], now: Instant) {
-        for message in message::messages(datagram) {
+        for message in netlink::messages(datagram) {
             if message.and_then(|message| self.event(message, now)).is_err() {
                 self.stale.everything = true;
             }
@@ -75,7 +76,7 @@ impl Follower {
                 }
             }
             message::RTM_NEWNEXTHOP | message::RTM_DELNEXTHOP => self.stale.unsettled(now),
-            message::NLMSG_OVERRUN => self.stale.everything = true,
+            netlink::NLMSG_OVERRUN => self.stale.everything = true,
             _ => {}
         }
         Ok(())
@@ -110,7 +111,7 @@ impl Follower {
         };
         let known = self.ledger.routes.get(&key).map(Vec::as_slice).unwrap_or_default();
         let is_new = message.kind == message::RTM_NEWROUTE;
-        let replaces = message.flags & message::NLM_F_REPLACE != 0;
+        let replaces = message.flags & netlink::NLM_F_REPLACE != 0;
         match known {
             // Told again.
             [] if !is_new => {}

@@ -11,8 +11,7 @@
 //! contains is entered twice, which changes nothing.
 
 mod follow;
-pub(crate) mod message;
-mod requests;
+mod message;
 #[cfg(test)]
 mod tests;
 
@@ -25,10 +24,9 @@ use netlink_sys::Socket;
 use netlink_sys::protocols::NETLINK_ROUTE;
 
 use self::follow::{Follower, Tables};
-pub(crate) use self::requests::Requests;
-use super::datagram::Damaged;
 use super::state::{HostState, LinkIndex};
 use super::{Changes, HostSource, ResolveError, SourceError};
+use crate::netlink::{DATAGRAM, Requests, receive};
 
 /// Groups of events (linux/rtnetlink.h, `RTNLGRP_*`): links, neighbours, addresses and routes of both families, next
 /// hop objects.
@@ -37,8 +35,6 @@ const GROUPS: [u32; 7] = [1, 3, 5, 7, 9, 11, GROUP_NEXTHOP];
 const GROUP_NEXTHOP: u32 = 32;
 /// Bytes asked for as room for events; the kernel may give less (`net.core.rmem_max`).
 const RECEIVE_BUFFER: usize = 8 << 20;
-/// Room for a datagram. The kernel fills up to 32 KiB of a dump; what is longer is noticed, and the room grows.
-const DATAGRAM: usize = 64 << 10;
 /// Datagrams taken in before a report, so that a host that never stops talking is reported on nevertheless.
 const BATCH: usize = 4096;
 
@@ -166,29 +162,4 @@ impl HostSource for NetlinkSource {
             error,
         })
     }
-}
-
-/// Receives a datagram if one is there. False: it was longer than the room for it, which is larger now.
-pub(crate) fn receive(socket: &Socket, datagram: &mut Vec<u8>) -> io::Result<bool> {
-    datagram.clear();
-    let room = datagram.capacity();
-    let length = socket.recv(datagram, libc::MSG_DONTWAIT | libc::MSG_TRUNC)?;
-    if length > room {
-        datagram.clear();
-        datagram.reserve(length);
-        return Ok(false);
-    }
-    Ok(true)
-}
-
-/// The kernel answers while it takes the request, or the last part of the answer.
-fn unanswered(error: io::Error) -> io::Error {
-    match error.kind() {
-        io::ErrorKind::WouldBlock => io::Error::new(io::ErrorKind::TimedOut, "the kernel does not answer"),
-        _ => error,
-    }
-}
-
-fn damaged(_: Damaged) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, "the answer is damaged")
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
+use crate::netlink::message as netlink;
 use crate::routes::merge::Way;
 use crate::routes::state::{Change, NextHop, RouteKey};
 use crate::routes::suite::{self, Hand, HopText, Watcher, follows_truly, forward, ip, port, prefix, way};
@@ -523,9 +524,9 @@ proptest! {
         let datagram = event(kind, &bytes, &[]);
         follower(&all_events(&[])).take(&datagram, Instant::now());
         let mut tables = Tables::default();
-        for message in message::messages(&datagram).flatten() {
+        for message in netlink::messages(&datagram).flatten() {
             let _ = tables.take(message);
-            let _ = (message::object(message.payload), message::error_code(message.payload));
+            let _ = (message::object(message.payload), netlink::error_code(message.payload));
         }
     }
 }

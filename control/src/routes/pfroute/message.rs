@@ -4,7 +4,7 @@
 //!
 //! Pure, over bytes, and compiled on every system.
 
-use crate::routes::datagram::{Damaged, read, split_all};
+use crate::datagram::{Damaged, read, split_all};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use culvert_engine::fib::Prefix;

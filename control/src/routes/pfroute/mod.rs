@@ -33,11 +33,11 @@ use netmap_sys::{
 #[cfg(target_os = "freebsd")]
 pub use self::freebsd::KernelSocket;
 use self::message::{Message, RoutePart};
-use super::datagram::Damaged;
 use super::ledger::Ledger;
 use super::stale::Stale;
 use super::state::{Address, HostState, Link, LinkIndex, Neighbour, NeighbourKey, Route, RouteKey};
 use super::{Changes, HostSource, ResolveError, SourceError};
+use crate::datagram::Damaged;
 
 /// How often stations are read, and what may have been lost is looked for.
 const AUDIT: Duration = Duration::from_secs(5);

@@ -201,7 +201,7 @@ fn without_offsets_it_works_all_the_same_and_is_said() {
     let mut broken = 0;
     let slots = rx.ring.take(&mut broken, |mut received| {
         assert_eq!((received.headroom(), received.from_offset_port()), (0, false));
-        assert_eq!(received.make_headroom(24), Some(1500));
+        assert_eq!(received.make_headroom(24), Some(()));
         assert!(received.push(24));
         received.bytes_mut()[..24].fill(0xee);
         assert_eq!(tx.ring.push(&mut received), Ok(()));

@@ -16,7 +16,7 @@ mod queue;
 mod socket;
 mod steering;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};

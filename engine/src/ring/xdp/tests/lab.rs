@@ -166,22 +166,20 @@ pub(super) fn take(rx: &mut RxQueue) -> Vec<Vec<u8>> {
     }
 }
 
+/// The buffers in the slots of a queue, and those that it has lent to the kernel.
+pub(super) fn buffers_of(region: &Region, rx: &RxQueue, tx: &TxQueue) -> Vec<u32> {
+    let (Source::Xdp(source), Sink::Xdp(sink)) = (&rx.source, &tx.sink) else { panic!("an AF_XDP queue") };
+    let rings = [&rx.ring.raw, &tx.ring.raw].into_iter();
+    let slots = rings.flat_map(|raw| (0..region.slots()).map(|at| raw.slot(at).buf_idx));
+    slots.filter(|index| *index != 0).chain(source.lent.buffers()).chain(sink.lent.buffers()).collect()
+}
+
 /// Every buffer but the two reserved ones is in one slot or lent to the kernel once, and none is in two places.
 pub(super) fn every_buffer_once<'a>(
     region: &Arc<Region>,
     queues: impl IntoIterator<Item = (&'a RxQueue, &'a TxQueue)>,
 ) {
-    let mut found = Vec::new();
-    for (rx, tx) in queues {
-        for raw in [&rx.ring.raw, &tx.ring.raw] {
-            found.extend((0..region.slots()).map(|at| raw.slot(at).buf_idx).filter(|index| *index != 0));
-        }
-        let (Source::Xdp(source), Sink::Xdp(sink)) = (&rx.source, &tx.sink) else {
-            panic!("an AF_XDP queue")
-        };
-        found.extend(source.lent.buffers());
-        found.extend(sink.lent.buffers());
-    }
+    let mut found: Vec<_> = queues.into_iter().flat_map(|(rx, tx)| buffers_of(region, rx, tx)).collect();
     found.sort_unstable();
     assert_eq!(found, (2..region.buffers()).collect::<Vec<_>>());
 }

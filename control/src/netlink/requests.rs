@@ -5,8 +5,8 @@ use std::io;
 use netlink_sys::{Socket, SocketAddr};
 
 use super::message::{self, Message};
-use super::{damaged, receive, unanswered};
-use crate::routes::datagram::Damaged;
+use super::receive;
+use crate::datagram::Damaged;
 
 /// A list that changes while it is read is read again, this often in a row.
 const ATTEMPTS: usize = 5;
@@ -95,4 +95,16 @@ fn acknowledged(payload: &[u8]) -> io::Result<()> {
         0 => Ok(()),
         code => Err(io::Error::from_raw_os_error(code)),
     }
+}
+
+/// The kernel answers while it takes the request, or the last part of the answer.
+fn unanswered(error: io::Error) -> io::Error {
+    match error.kind() {
+        io::ErrorKind::WouldBlock => io::Error::new(io::ErrorKind::TimedOut, "the kernel does not answer"),
+        _ => error,
+    }
+}
+
+fn damaged(_: Damaged) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, "the answer is damaged")
 }

@@ -1,0 +1,302 @@
+//! What the two routers of a pair make of what they tell each other: SAs with their numbers and windows, what paths take, and
+//! who is master.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use super::{Daemon, log};
+use crate::carp::Role;
+use crate::config::Group;
+use crate::sync::link::Frame;
+use crate::sync::message::{Message, READINESS};
+
+/// How often the edges of windows are told while they move, and numbers in hand looked at. What was received in this time, and
+/// while it is on its way, is what a new master could accept a second time.
+const TELL: Duration = Duration::from_millis(25);
+/// Both may be master for so long: one of them has not heard yet.
+const BOTH: Duration = Duration::from_secs(2);
+
+/// The other router, as it is known from what it says.
+#[derive(Default)]
+pub(super) struct Pair {
+    /// There is a session.
+    up: bool,
+    /// The version that is spoken in it.
+    version: u16,
+    /// It has told of all SAs that it had when the session began.
+    complete: bool,
+    roles: BTreeMap<String, Role>,
+    /// What keeps it from being ready to be master; `None`: it has not said.
+    missing: Option<Vec<String>>,
+    /// What it was told last that this one lacks.
+    told_missing: Option<Vec<String>>,
+    /// What it was told last.
+    told_roles: Vec<(String, Role)>,
+    told_mtus: BTreeMap<String, u16>,
+    /// When it is told next.
+    tell: Option<Instant>,
+    /// Groups of which both are master, and since when.
+    both: BTreeMap<Group, Instant>,
+    /// Those of them for which that is no passing thing.
+    split: BTreeSet<Group>,
+    /// It has told of something that may be this router's to go on with.
+    claims: bool,
+    /// What does not fit was told of.
+    complained: bool,
+}
+
+impl Pair {
+    /// When it is to be told something by the clock.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.tell.filter(|_| self.up)
+    }
+
+    /// Has it said all that this router has to know?
+    pub(super) fn is_complete(&self) -> bool {
+        self.complete
+    }
+
+    /// What the other router has said that keeps it from being ready to be master; `None`: it has not said, as older ones do not.
+    pub(super) fn missing(&self) -> Option<&[String]> {
+        self.missing.as_deref()
+    }
+
+    /// The same of this router, if the other one would understand it and has not been told.
+    fn missing_to_tell(&mut self, missing: Option<&[String]>) -> Option<Message> {
+        let missing = missing.filter(|_| self.up && self.version >= READINESS)?;
+        if self.told_missing.as_deref() == Some(missing) {
+            return None;
+        }
+        self.told_missing = Some(missing.to_vec());
+        Some(Message::Missing(missing.to_vec()))
+    }
+
+    /// Are both master of the group, and have been for too long?
+    pub(super) fn is_split(&self, group: &Group) -> bool {
+        self.split.contains(group)
+    }
+
+    /// What the other router has said that it is; [`Role::Init`] if it has said nothing.
+    pub(super) fn role(&self, group: &Group) -> Role {
+        self.roles.get(&group.to_string()).copied().unwrap_or(Role::Init)
+    }
+
+    /// Is the other router master of the group?
+    pub(super) fn is_master(&self, group: Option<&Group>) -> bool {
+        group.is_some_and(|group| self.role(group) == Role::Master)
+    }
+}
+
+impl Daemon {
+    /// A session with the partner begins: it hears of everything.
+    pub(super) fn meet_partner(&mut self, version: u16, now: Instant) {
+        self.pair = Pair { up: true, version, ..Pair::default() };
+        self.tell_all(now);
+    }
+
+    /// Tells the partner of everything: what it is not told of is not there any more.
+    pub(super) fn tell_all(&mut self, now: Instant) {
+        self.keys.forget_partner();
+        self.tell_roles();
+        self.say(&Message::Begin);
+        self.tell_partner(now);
+        self.say(&Message::Complete);
+    }
+
+    /// The session has ended.
+    pub(super) fn miss_partner(&mut self) {
+        self.keys.forget_partner();
+        let before = std::mem::take(&mut self.pair);
+        if !before.split.is_empty() {
+            // Whether the other one is master is not known any more.
+            self.apply_roles(Instant::now());
+        }
+    }
+
+    /// Says it, or not: without a session, a new one begins with everything.
+    fn say(&mut self, message: &Message) {
+        if self.pair.up && self.partner.send(message.encode()).is_err() {
+            // What was to be heard is lost, and the session ends.
+            self.pair.up = false;
+        }
+    }
+
+    fn tell_roles(&mut self) {
+        let roles: Vec<_> =
+            self.carp.members().map(|(group, member)| (group.to_string(), member.role)).collect();
+        if self.pair.up && roles != self.pair.told_roles {
+            self.say(&Message::Roles(roles.clone()));
+            self.pair.told_roles = roles;
+        }
+    }
+
+    /// Tells the partner what it has to hear.
+    pub(super) fn tell_partner(&mut self, now: Instant) {
+        if !self.pair.up {
+            return;
+        }
+        self.tell_roles();
+        let mut messages: Vec<_> = self.pair.missing_to_tell(self.readiness.missing()).into_iter().collect();
+        self.keys.tell_partner(now, |message| messages.push(message));
+        for (tunnel, mtu) in self.config.tunnels.iter().zip(&self.learned.path_mtus) {
+            if let (Some(_), Some(mtu)) = (tunnel.local.group(), mtu)
+                && self.pair.told_mtus.get(&tunnel.name) != Some(mtu)
+            {
+                self.pair.told_mtus.insert(tunnel.name.clone(), *mtu);
+                messages.push(Message::PathMtu(tunnel.name.clone(), *mtu));
+            }
+        }
+        messages.iter().for_each(|message| self.say(message));
+        self.pair.tell = Some(now + TELL);
+    }
+
+    /// The same, if it is time.
+    pub(super) fn remind_partner(&mut self, now: Instant) {
+        if self.pair.deadline().is_some_and(|due| now >= due) {
+            self.tell_partner(now);
+        }
+    }
+
+    /// Takes in what the partner says. Returns whether other SAs are to be installed.
+    pub(super) fn hear_message(&mut self, frame: &Frame, now: Instant) -> bool {
+        let Ok(message) = Message::decode(frame) else {
+            self.complain("it says what is not understood here");
+            return false;
+        };
+        match message {
+            Message::Roles(roles) => {
+                self.pair.roles = roles.into_iter().collect();
+                self.pair.claims = true;
+                self.look_at_roles(now);
+            }
+            Message::Begin => self.keys.partner_begins(),
+            Message::Complete => {
+                self.pair.complete = true;
+                log::info("carp sync: the partner has told of all its SAs");
+                let tunnels = self.config.tunnels.iter();
+                let its = tunnels.filter(|tunnel| self.pair.is_master(tunnel.local.group()));
+                let its: BTreeSet<&str> = its.map(|tunnel| tunnel.name.as_str()).collect();
+                let changed = self.keys.partner_has_told(now, |name| its.contains(name));
+                // That was missing here.
+                self.follow_readiness(now);
+                return changed;
+            }
+            Message::Sa(name, told) => match self.keys.adopt(&name, *told, now) {
+                Ok(changed) => {
+                    self.pair.claims = true;
+                    return changed;
+                }
+                Err(why) => self.complain(format!("an SA of tunnel {name:?} cannot be taken: {why}")),
+            },
+            Message::Removed(id) => return self.keys.partner_removed(id, now),
+            Message::Moved(id, ends) => return self.keys.partner_moved(id, ends),
+            Message::Edge(id, edge) => self.keys.edge(id, edge),
+            Message::Ask(id, count) => {
+                if let Some(numbers) = self.keys.give(id, count) {
+                    self.say(&Message::Give(id, *numbers.start(), *numbers.end()));
+                }
+            }
+            Message::Give(id, first, last) => return self.keys.take(id, first..=last),
+            Message::Missing(missing) => self.pair.missing = Some(missing),
+            Message::PathMtu(name, mtu) => {
+                let number = self.config.tunnels.iter().position(|it| it.name == name);
+                let learned = number.and_then(|number| self.learned.path_mtus.get_mut(number));
+                if let Some(learned) = learned
+                    && learned.is_none_or(|known| mtu < known)
+                {
+                    *learned = Some(mtu);
+                    self.pair.told_mtus.insert(name, mtu);
+                    self.note_change();
+                }
+            }
+        }
+        false
+    }
+
+    fn complain(&mut self, why: impl std::fmt::Display) {
+        if !std::mem::replace(&mut self.pair.complained, true) {
+            log::error(format_args!("carp sync: the partner and this router do not fit: {why}"));
+        }
+    }
+
+    /// Where this router is master, and the partner is not, it goes on with all that is its.
+    pub(super) fn claim(&mut self) -> bool {
+        let mut changed = false;
+        if !std::mem::take(&mut self.pair.claims) {
+            return false;
+        }
+        for (tunnel, kept) in self.config.tunnels.iter().zip(&self.kept.tunnels) {
+            let group = tunnel.local.group();
+            if group.is_some() && !kept.backup && !self.pair.is_master(group) {
+                changed |= self.keys.stand(&tunnel.name, false);
+            }
+        }
+        changed
+    }
+
+    /// The tunnels' SAs are as the roles are. Returns whether other SAs are to be installed.
+    pub(super) fn stand(&mut self) -> bool {
+        let tunnels = self.config.tunnels.iter().zip(&self.kept.tunnels);
+        let shared = tunnels.filter(|(tunnel, _)| tunnel.local.group().is_some());
+        shared.fold(false, |any, (tunnel, kept)| any | self.keys.stand(&tunnel.name, kept.backup))
+    }
+
+    /// Are both routers master? If that lasts, one of them goes quiet: the second.
+    pub(super) fn look_at_roles(&mut self, now: Instant) {
+        let ours = self.carp.members().filter(|(_, member)| member.role == Role::Master);
+        let both: Vec<Group> = ours.map(|(group, _)| group.clone()).collect();
+        let both: Vec<Group> = both.into_iter().filter(|group| self.pair.is_master(Some(group))).collect();
+        self.pair.both.retain(|group, _| both.contains(group));
+        for group in both {
+            self.pair.both.entry(group).or_insert(now);
+        }
+        let lasting = self.pair.both.iter().filter(|(_, since)| now >= **since + BOTH);
+        let split: BTreeSet<Group> = lasting.map(|(group, _)| group.clone()).collect();
+        if split == self.pair.split {
+            return;
+        }
+        for group in split.difference(&self.pair.split) {
+            let what = if self.is_loser() { "this one is silent" } else { "the other one is to be silent" };
+            log::error(format_args!(
+                "carp {group}: both routers are master; {what}: do they hear each other's advertisements?"
+            ));
+        }
+        for group in self.pair.split.difference(&split) {
+            log::info(format_args!("carp {group}: one router is master again"));
+        }
+        self.pair.split = split;
+        self.apply_roles(now);
+    }
+
+    /// Of two masters, is this the one that goes quiet?
+    pub(super) fn is_loser(&self) -> bool {
+        self.config.carp.router == crate::config::Router::Second
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What this router lacks is said once, again when it is something else, and not to a partner that would not understand it.
+    #[test]
+    fn readiness_is_told() {
+        let down = || vec!["port \"wan\" is down".to_owned()];
+        let say = |pair: &mut Pair, missing: Option<&[String]>| match pair.missing_to_tell(missing) {
+            Some(Message::Missing(missing)) => Some(missing),
+            _ => None,
+        };
+        let mut pair = Pair { up: true, version: READINESS, ..Pair::default() };
+        assert_eq!(say(&mut pair, None), None, "nobody has looked yet");
+        assert_eq!(say(&mut pair, Some(&down())), Some(down()));
+        assert_eq!(say(&mut pair, Some(&down())), None);
+        assert_eq!(say(&mut pair, Some(&[])), Some(Vec::new()));
+        assert_eq!(say(&mut pair, Some(&[])), None);
+        for mut other in [
+            Pair { up: true, version: READINESS - 1, ..Pair::default() },
+            Pair { up: false, version: READINESS, ..Pair::default() },
+        ] {
+            assert_eq!(say(&mut other, Some(&down())), None);
+        }
+    }
+}

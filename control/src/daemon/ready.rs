@@ -1,0 +1,161 @@
+//! Is this router ready to be master? If it is not, it says so to whoever asks (`culvert carp ready`), runs hooks, and is demoted
+//! where the system can.
+//!
+//! Ready is a router
+//! 1. that has not been told to yield;
+//! 2. that has been up for `ready_after`, if the configuration says so;
+//! 3. whose ports all have their devices and links;
+//! 4. whose tunnels know the Ethernet addresses of their next hops;
+//! 5. that is linked with its partner and has been told all, or has looked for it in vain for a while.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use culvert_engine::ring::Health;
+use serde_json::{Value, json};
+
+use super::devices::OpenPort;
+use super::{Daemon, log};
+use crate::carp::demotion::{Demoted, demotion};
+use crate::carp::hooks::Occasion;
+use crate::config::{HookEvent, Tunnel};
+
+/// How many tunnels are named of those that wait for the same.
+const NAMED: usize = 3;
+/// How long the partner is looked for before it counts as absent, beside twice its dead time.
+const ABSENT: Duration = Duration::from_secs(2);
+
+/// What was found last.
+pub(super) struct Readiness {
+    demoted: Demoted,
+    /// What is missing; `None`: nobody has looked yet.
+    missing: Option<Vec<String>>,
+    /// What the system said against demoting.
+    trouble: Option<String>,
+}
+
+impl Readiness {
+    pub(super) fn new(socket: &Path) -> Readiness {
+        Readiness { demoted: Demoted::beside(socket, demotion()), missing: None, trouble: None }
+    }
+
+    /// What was found missing last; `None`: nobody has looked yet.
+    pub(super) fn missing(&self) -> Option<&[String]> {
+        self.missing.as_deref()
+    }
+
+    /// Demoted, or no more.
+    fn demote(&mut self, is: bool) {
+        let outcome = self.demoted.set(is);
+        if let Ok(true) = outcome {
+            log::info(if is {
+                "carp: demoted until this router is ready"
+            } else {
+                "carp: not demoted any more"
+            });
+        }
+        let trouble = outcome.err();
+        if trouble.is_some() && trouble != self.trouble {
+            trouble
+                .iter()
+                .for_each(|why| log::error(format_args!("carp: cannot change the demotion: {why}")));
+        }
+        self.trouble = trouble;
+    }
+
+    /// The daemon ends: whatever was added is taken back.
+    pub(super) fn end(mut self) {
+        self.demote(false);
+    }
+}
+
+impl Daemon {
+    /// What keeps this router from being ready, for people. Empty: it is.
+    pub(super) fn missing(&self, now: Instant) -> Vec<String> {
+        let mut missing = Vec::new();
+        let carp = &self.config.carp;
+        if self.yielded.is_some() {
+            missing.push("it has yielded (culvert carp resume takes that back)".to_owned());
+        }
+        let left = carp.ready_after.saturating_sub(now.saturating_duration_since(self.started));
+        if !left.is_zero() {
+            missing.push(format!("it has been up for less than {:?}", carp.ready_after));
+        }
+        for (port, config) in self.ports.iter().zip(&self.config.ports) {
+            match OpenPort::health(port) {
+                Health::Attached => {}
+                Health::Down => missing.push(format!("port {:?} is down", config.name)),
+                Health::Departed => missing.push(format!("port {:?} is gone", config.name)),
+            }
+        }
+        let tables = self.tables.load();
+        // Also of tunnels that are another router's yet, which have no way out.
+        let waits = |tunnel: &&Tunnel| {
+            let station = tables.station(tunnel.remote, 0);
+            station.is_some_and(|(port, address)| tables.link_address(port, address).is_none())
+        };
+        let tunnels = self.config.tunnels.iter().filter(|tunnel| tunnel.enabled && !tunnel.is_vacant());
+        let waiting: Vec<&str> = tunnels.filter(waits).map(|tunnel| tunnel.name.as_str()).collect();
+        if !waiting.is_empty() {
+            let named = waiting.iter().take(NAMED).copied().collect::<Vec<_>>().join(", ");
+            let more = waiting.len().saturating_sub(NAMED);
+            let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+            missing.push(format!("the next hop does not answer of tunnels {named}{more}"));
+        }
+        match (&carp.sync, self.partner.status()) {
+            (Some(_), Some(link)) if link.up && !self.pair.is_complete() => {
+                missing.push("the partner has not told all of its SAs yet".to_owned());
+            }
+            (Some(sync), Some(link))
+                if !link.up && now.saturating_duration_since(self.started) < sync.dead * 2 + ABSENT =>
+            {
+                missing.push(format!("the partner is looked for: {}", link.why.unwrap_or_default()));
+            }
+            _ => {}
+        }
+        missing
+    }
+
+    /// Looks whether this router is ready, and has it known where that has changed.
+    pub(super) fn follow_readiness(&mut self, now: Instant) {
+        if self.config.carp.at.is_none() {
+            return;
+        }
+        let missing = self.missing(now);
+        let ready = missing.is_empty();
+        self.readiness.demote(!ready);
+        let before = self.readiness.missing.replace(missing.clone());
+        if before.as_ref().is_some_and(|before| before.is_empty() == ready) {
+            return;
+        }
+        match ready {
+            true => log::info("carp: this router is ready"),
+            false => log::warn(format_args!("carp: this router is not ready: {}", missing.join("; "))),
+        }
+        let event = if ready { HookEvent::Ready } else { HookEvent::Unready };
+        self.hooks.happen(Occasion { event, group: None });
+    }
+
+    /// Somebody asks.
+    pub(super) fn carp_ready(&mut self) -> Value {
+        let now = Instant::now();
+        self.follow_readiness(now);
+        let missing = self.missing(now);
+        json!({"ready": missing.is_empty(), "missing": missing})
+    }
+
+    /// Tells what has become of hooks.
+    pub(super) fn hear_hooks(&mut self) {
+        for report in self.hooks.reports() {
+            let of = report.occasion.group.as_ref().map_or(String::new(), |(group, _)| format!(" {group}"));
+            let what = format!("carp{of}: hook for {}, {}", report.occasion.event.name(), report.command);
+            for line in report.output.lines() {
+                log::info(format_args!("{what}: {line}"));
+            }
+            match report.why {
+                None => log::info(format_args!("{what}: done in {:.1} s", report.seconds)),
+                Some(why) => log::error(format_args!("{what}: {why}")),
+            }
+        }
+    }
+}

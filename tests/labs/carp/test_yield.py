@@ -1,0 +1,172 @@
+"""A planned hand-over: `culvert carp yield`, with ucarp told by a hook, as keepalived would be by `culvert carp ready`.
+
+Numbered datagrams pass both ways all the time: none is lost but by ucarp, of which there is one for the WAN and one for the LAN: what reaches
+a router on the LAN that is not master on the WAN yet is dropped and counted there. None comes twice. On the far router's wire no SPI is seen twice with a
+sequence number, nor with an IV, from both routers together, and nothing in clear.
+"""
+
+import json
+import time
+
+import pytest
+
+from netns import wait_for
+from routers import CULVERT, host
+from shared import GROUP, TAKEN_OVER
+from test_sync import linked, metrics, wait_up  # noqa: F401 (a fixture)
+from test_takeover import from_router, mac, pair_up, wait_shared, watched
+from traffic import start_tool, tool_result
+
+RATE = 300  # datagrams a second, each way
+
+# ucarp gives up an address on SIGUSR2. At the start a router is not ready either, and there is no ucarp yet.
+HOOK = """#!/bin/sh
+[ ! -e "{pids}" ] || kill -USR2 $(cat "{pids}")
+"""
+
+
+def hook(twin):
+    """`unready` tells ucarp."""
+    folder = twin.namespace.lab.folder
+    script = folder / f"{twin.label}-unready"
+    script.write_text(HOOK.format(pids=folder / f"{twin.label}-ucarps"))
+    script.chmod(0o755)
+    return f'[[carp.hook]]\non = ["unready"]\ncommand = ["{script}"]\n'
+
+
+def note_ucarps(twin):
+    path = twin.namespace.lab.folder / f"{twin.label}-ucarps"
+    path.write_text(" ".join(str(process.pid) for process in twin.ucarps))
+
+
+@pytest.fixture
+def yielding(linked):  # noqa: F811 (a fixture)
+    """The pair as in `test_takeover.py`, with the hook."""
+    paired = pair_up(linked, hook)
+    for twin in (paired.a, paired.b):
+        note_ucarps(twin)
+    return paired
+
+
+class BothWays:
+    """Numbered datagrams from h1 to h2 and back, until they are ended."""
+
+    def __init__(self, shared):
+        ways = ((shared.h1, shared.h2, host(2, 4)), (shared.h2, shared.h1, host(1, 4)))
+        self.receivers = [start_tool(receiver, "datagrams", "receive", address) for _, receiver, address in ways]
+        for receiver in self.receivers:
+            receiver.wait_ready()
+        self.senders = [start_tool(sender, "datagrams", "send", address, 10**6, RATE, 200) for sender, _, address in ways]
+
+    def end(self):
+        """What was sent and lost, out and in. Nothing came twice, or changed."""
+        sent = [tool_result(sender)["sent"] for sender in self.senders]
+        time.sleep(0.5)
+        seen = [tool_result(receiver) for receiver in self.receivers]
+        for way in seen:
+            assert (way["duplicates"], way["corrupt"]) == (0, 0), way
+        return [(count, count - way["unique"], way["gaps"]) for count, way in zip(sent, seen)]
+
+
+def carp(twin, *words, check=True):
+    return twin.namespace.run(CULVERT, "carp", *words, "--socket", twin.socket, timeout=60, check=check)
+
+
+def hand_over(from_, to):
+    """One yields, and the other is master when that is done."""
+    answer = json.loads(carp(from_, "yield", "--json").stdout)
+    assert answer == {"yielded": True, "groups": {GROUP: {"role": "backup", "carried": False, "partner_is_master": True}}}
+    assert to.role() == "master" and from_.role() == "backup"
+    assert from_.tunnel()["state"] == "backup" and to.tunnel()["state"] != "backup"
+    assert from_.show("carp")["yielded"] is True
+
+
+def test_there_and_back_without_loss(yielding):
+    """ra hands over to rb, and rb back, under traffic."""
+    a, b = yielding.a, yielding.b
+    # Who is not master of the WAN's group drops what reaches it on the LAN.
+    apart = lambda: a.drops("backup") + b.drops("backup")  # noqa: E731
+    before = apart()
+    with watched(yielding) as frames:
+        traffic = BothWays(yielding)
+        time.sleep(1)
+        for from_, to in ((a, b), (b, a)):
+            started = time.monotonic()
+            hand_over(from_, to)
+            took = time.monotonic() - started
+            carp(from_, "resume")
+            assert not from_.show("carp")["yielded"]
+            assert from_.role() == "backup", "it may be master again, and is not by itself"
+            # The new master's own SAs take over, and are shared.
+            time.sleep(3)
+            wait_shared(yielding)
+            print(f"\nr{from_.label} hands over to r{to.label}: {took:.1f} s")
+        out, back = traffic.end()
+    between = apart() - before
+    print(f"planned, there and back: lost {out[1]} of {out[0]} out ({between} between two elections), {back[1]} of {back[0]} back")
+    assert from_router(frames, mac(a)) and from_router(frames, mac(b))
+    drops = [router.show("drops") for router in (a, b, yielding.r2)]
+    assert (out[1], back[1]) == (between, 0), (out, back, drops)
+    assert between < RATE, f"less than a second, where an election takes three: {out}"
+
+
+def test_the_link_goes_meanwhile(yielding):
+    """ra does not hear any more whether rb is master: it carries on for half a second from when it notices, not until ten have passed."""
+    a, b = yielding.a, yielding.b
+    with watched(yielding) as frames:
+        traffic = BothWays(yielding)
+        time.sleep(1)
+        carp(a, "yield", "--no-wait")
+        a.wait_role("backup")
+        carried = lambda: json.loads(carp(a, "yield", "--no-wait", "--json").stdout)["groups"][GROUP]["carried"]  # noqa: E731
+        assert carried(), "nobody is master yet"
+        started = time.monotonic()
+        a.namespace.ip("link set sync down")
+        # The partner is dead after a second of silence.
+        wait_for(lambda: not carried(), 6, "ra leaves it to rb")
+        took = time.monotonic() - started
+        assert a.tunnel()["state"] == "backup" and a.role() == "backup"
+        b.wait_role("master")
+        time.sleep(2)
+        out, back = traffic.end()
+    print(f"\nplanned, link cut meanwhile: carried for {took:.2f} s more, lost {out[1]} of {out[0]} out, {back[1]} of {back[0]} back")
+    assert from_router(frames, mac(a)) and from_router(frames, mac(b))
+
+
+def test_a_partner_that_is_not_ready(yielding):
+    """Refused with what the other router lacks, as both show it; as soon as it is ready, it is done."""
+    a, b = yielding.a, yielding.b
+    partner = lambda: a.show("carp")["sync"]["partner"]  # noqa: E731
+    wait_for(lambda: partner()["ready"] is True, 5, f"rb is ready: {partner()}")
+    assert "culvert_carp_partner_ready 1\n" in metrics(a)
+    carp(b, "yield")
+    lacks = b.show("carp")["missing"]
+    assert len(lacks) == 1 and "it has yielded" in lacks[0]
+    wait_for(lambda: partner()["missing"] == lacks, 5, f"ra hears of it: {partner()}")
+    assert partner()["ready"] is False and "culvert_carp_partner_ready 0\n" in metrics(a)
+    table = a.namespace.run(CULVERT, "show", "carp", "--socket", a.socket).stdout
+    assert "the partner is not ready to be master" in table and lacks[0] in table
+    refused = carp(a, "yield", check=False)
+    assert refused.returncode == 1 and f"the other router is not ready: {lacks[0]}" in refused.stderr and "--force" in refused.stderr
+    assert a.role() == "master" and a.show("carp")["yielded"] is False
+    carp(b, "resume")
+    wait_for(lambda: partner()["ready"] is True, 5, f"rb is ready again: {partner()}")
+    hand_over(a, b)
+
+
+def test_nobody_to_hand_over_to(yielding):
+    """Refused with the reason while the link is down; with --force it is done all the same."""
+    a = yielding.a
+    a.namespace.ip("link set sync down")
+    wait_for(lambda: not a.show("carp")["sync"]["up"], 5, "the cut is noticed")
+    refused = carp(a, "yield", check=False)
+    assert refused.returncode == 1 and "the other router is not linked" in refused.stderr and "--force" in refused.stderr
+    assert a.role() == "master" and a.show("carp")["yielded"] is False
+    done = carp(a, "yield", "--force", "--no-wait")
+    assert done.returncode == 0
+    yielding.b.wait_role("master", TAKEN_OVER)
+    a.wait_role("backup")
+    assert carp(a, "ready", check=False).returncode == 1
+    carp(a, "resume")
+    a.namespace.ip("link set sync up")
+    wait_up(a, yielding.b)
