@@ -137,8 +137,11 @@ def test_relay_fragments(lab, order):
 def test_clean_up_after_a_crash(run):
     """A run that was killed is cleaned up after by the next, and one that is alive is left alone."""
     program = (
-        "import os, signal; from netns import Run; run = Run(); lab = run.lab(run.record / 'files')\n"
+        "import os, signal; from pathlib import Path; from netns import Run, wait_for\n"
+        "run = Run(); lab = run.lab(run.record / 'files')\n"
         "space = lab.namespace('x'); process = space.start('sleep', '100')\n"
+        # By then it has said that it goes with its parent.
+        "name = Path(f'/proc/{process.pid}/comm'); wait_for(lambda: name.read_text() == 'sleep\\n', 5, 'it runs')\n"
         "print(run.record, space.name, process.pid, flush=True); os.kill(os.getpid(), signal.SIGKILL)"
     )
     done = subprocess.run(

@@ -6,14 +6,15 @@
 //! 2. A tunnel whose packets would be in more tunnels than they may keeps its way out of a port: the route that it had, as it is
 //!    now; or if that is gone, the way that it had; or if nobody is there any more, the next wider route out of a port. A tunnel
 //!    that never had any takes a wider route if its near end is an address of a port; one that lies inside a tunnel must not
-//!    leave past it, perhaps unprotected, and has no way.
+//!    leave past it, perhaps unprotected, and has no way. Those that carry others come first: what lies in one that keeps its
+//!    way stays there.
 //! 3. When its route is right again it keeps the way for [`RETURN`] more, so that a route that comes and goes does not move the
 //!    tunnel each time.
 //!
 //! [`Holds`] is what is remembered from one time to the next.
 
-use std::cell::LazyCell;
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::cell::OnceCell;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
@@ -148,75 +149,189 @@ pub(super) fn place(
     holds: &Holds,
     now: Instant,
 ) -> Placed {
-    let found: Vec<Found> = config
-        .tunnels
-        .iter()
-        .map(|tunnel| if tunnel.enabled { find(tunnel.remote, routes) } else { Found::Nothing })
-        .collect();
-    let carriers = |both: bool| {
-        let carrier = |found: &Found| match found {
-            Found::Into(carrier, _) => Some(*carrier),
-            Found::Both(carrier, _) if both => Some(*carrier),
-            _ => None,
-        };
-        Nesting::new(found.iter().map(carrier).collect(), plan::limits(config))
-    };
-    // Where several ways share packets, some by a tunnel, those go astray as if all did.
-    let told = carriers(true);
-    let refused: BTreeSet<usize> = carriers(false).nested().collect();
-    // Made once there is something to tell.
-    let detours = LazyCell::new(|| Detours::new(config));
-    let inside = LazyCell::new(|| inner_addresses(spec));
-    let mut stranded = Vec::new();
-    let mut placed = Placed { tunnels: found.len(), ..Placed::default() };
-    for (number, found) in found.iter().enumerate() {
-        let memory = holds.of(number);
-        if let Found::Out(way) | Found::Both(_, way) = found {
-            placed.ways.insert(number, way.clone());
+    let mut placing = Placing::new(config, spec, routes, holds, now);
+    placing.leave_by_ports();
+    // A tunnel that keeps its way out carries others as it did: they are looked at after it, and need not leave it.
+    for circle in placing.nesting.carried() {
+        placing.carry(&circle);
+    }
+    placing.finish()
+}
+
+/// Tunnels while they are placed.
+struct Placing<'a> {
+    config: &'a Config,
+    spec: &'a TablesSpec,
+    routes: &'a BTreeMap<Prefix, Gateway>,
+    holds: &'a Holds,
+    now: Instant,
+    found: Vec<Found>,
+    /// Tunnels to one far end share its route, and go together: those that are carried.
+    far_ends: HashMap<IpAddr, Vec<usize>>,
+    /// Where several ways share packets, some by a tunnel, those go astray as if all did: this is what is told.
+    told: Nesting,
+    /// As it is while some keep their ways.
+    nesting: Nesting,
+    placed: Placed,
+    /// Without a way to keep.
+    stranded: Vec<(usize, Prefix)>,
+    // Made once there is something to tell, or to keep.
+    detours: OnceCell<Detours<'a>>,
+    inner_addresses: OnceCell<HashSet<IpAddr>>,
+}
+
+impl<'a> Placing<'a> {
+    fn new(
+        config: &'a Config,
+        spec: &'a TablesSpec,
+        routes: &'a BTreeMap<Prefix, Gateway>,
+        holds: &'a Holds,
+        now: Instant,
+    ) -> Placing<'a> {
+        let tunnels = config.tunnels.iter();
+        let found: Vec<Found> = tunnels
+            .map(|tunnel| if tunnel.enabled { find(tunnel.remote, routes) } else { Found::Nothing })
+            .collect();
+        let mut far_ends: HashMap<IpAddr, Vec<usize>> = HashMap::new();
+        for (number, (tunnel, found)) in config.tunnels.iter().zip(&found).enumerate() {
+            if matches!(found, Found::Into(..)) {
+                far_ends.entry(tunnel.remote).or_default().push(number);
+            }
         }
-        let detour = |prefix: Prefix| detours.of(&told, number, Some(as_configured(prefix)));
-        match found {
-            Found::Into(_, prefix) if refused.contains(&number) => {
-                let Some(detour) = detour(*prefix) else { continue };
-                match keep(number, spec, routes, &memory, *prefix, || &*inside) {
-                    Some(way) => {
-                        let held = Held { way: way.gateway.clone(), detour, returning: false };
-                        placed.held.insert(number, held);
-                        placed.ways.insert(number, way);
-                    }
-                    None => stranded.push((number, *prefix)),
-                }
-            }
-            Found::Both(_, way) => {
-                if let Some(detour) = detour(way.prefix) {
-                    let way = way.gateway.clone();
-                    placed.held.insert(number, Held { way, detour, returning: false });
-                }
-            }
-            Found::Out(_) | Found::Into(..) => {
-                let lingers = |memo: &Memo| memo.until.is_none_or(|until| now < until);
-                if let Some(memo) = memory.held.filter(lingers)
-                    && is_usable(&memo.kept.way, spec, routes)
-                {
-                    placed.held.insert(number, Held { returning: true, ..memo.kept });
-                }
-            }
-            Found::Nothing => {}
+        let carriers = |both: bool| {
+            let carrier = |found: &Found| match found {
+                Found::Into(carrier, _) => Some(*carrier),
+                Found::Both(carrier, _) if both => Some(*carrier),
+                _ => None,
+            };
+            Nesting::new(found.iter().map(carrier).collect(), plan::limits(config))
+        };
+        Placing {
+            config,
+            spec,
+            routes,
+            holds,
+            now,
+            far_ends,
+            told: carriers(true),
+            nesting: carriers(false),
+            placed: Placed { tunnels: found.len(), ..Placed::default() },
+            found,
+            stranded: Vec::new(),
+            detours: OnceCell::new(),
+            inner_addresses: OnceCell::new(),
         }
     }
-    // Told as it is while others keep their ways; those may have made the path of one short enough.
-    let carrier = |(number, found): (usize, &Found)| match found {
-        Found::Into(carrier, _) if !placed.held.contains_key(&number) => Some(*carrier),
-        _ => None,
-    };
-    let nesting = Nesting::new(found.iter().enumerate().map(carrier).collect(), plan::limits(config));
-    let refused: BTreeSet<usize> = nesting.nested().collect();
-    let nested = stranded.into_iter().filter(|(number, _)| refused.contains(number));
-    let nested = nested.filter_map(|(number, prefix)| {
-        Some((number, detours.of(&nesting, number, Some(as_configured(prefix)))?))
-    });
-    placed.nested = nested.collect();
-    placed
+
+    /// Those whose routes leave by ports, with some of their packets at least.
+    fn leave_by_ports(&mut self) {
+        let found = std::mem::take(&mut self.found);
+        for (number, found) in found.iter().enumerate() {
+            match found {
+                Found::Out(way) => {
+                    self.placed.ways.insert(number, way.clone());
+                    self.linger(&[number]);
+                }
+                Found::Both(_, way) => {
+                    self.hold(number, way, way.prefix);
+                }
+                Found::Into(..) | Found::Nothing => {}
+            }
+        }
+        self.found = found;
+    }
+
+    /// One that another carries, or several that carry each other in a circle.
+    fn carry(&mut self, circle: &[usize]) {
+        // All of a circle as they are before any of them leaves it.
+        let each: Vec<(usize, Vec<usize>, Vec<usize>)> = circle
+            .iter()
+            .map(|number| {
+                let remote = self.config.tunnels.get(*number).map(|tunnel| tunnel.remote);
+                let all = remote.and_then(|remote| self.far_ends.get(&remote)).cloned().unwrap_or_default();
+                let nested = all.iter().copied().filter(|number| self.nesting.is_nested(*number)).collect();
+                (*number, all, nested)
+            })
+            .collect();
+        for (number, all, nested) in each {
+            let Some(Found::Into(_, prefix)) = self.found.get(number) else { continue };
+            let prefix = *prefix;
+            if self.nesting.carrier(number).is_none() {
+                continue; // It has gone with another one to the same far end.
+            }
+            let out =
+                if nested.is_empty() { self.linger(&all) } else { self.keep_out(&all, &nested, prefix) };
+            if out {
+                all.iter().for_each(|number| self.nesting.take_out(*number));
+            }
+        }
+    }
+
+    /// Tunnels to one far end, some of them deeper in tunnels than they may be by the route to `prefix`: do they keep a way?
+    fn keep_out(&mut self, all: &[usize], nested: &[usize], prefix: Prefix) -> bool {
+        let Some(way) = nested.iter().chain(all).find_map(|number| self.way_to_keep(*number, prefix)) else {
+            self.stranded.extend(nested.iter().map(|number| (*number, prefix)));
+            return false;
+        };
+        nested.iter().for_each(|number| self.hold(*number, &way, prefix));
+        true
+    }
+
+    fn hold(&mut self, number: usize, way: &Way, prefix: Prefix) {
+        if let Some(detour) = self.detour(&self.told, number, prefix) {
+            self.placed.held.insert(number, Held { way: way.gateway.clone(), detour, returning: false });
+        }
+        self.placed.ways.insert(number, way.clone());
+    }
+
+    /// Tunnels to one far end whose route is right: does one of them keep its way for a while?
+    fn linger(&mut self, all: &[usize]) -> bool {
+        let lingers = |memo: &Memo| {
+            memo.until.is_none_or(|until| self.now < until)
+                && is_usable(&memo.kept.way, self.spec, self.routes)
+        };
+        let memos = all.iter().filter_map(|number| Some((*number, self.holds.of(*number).held?)));
+        let lingering: Vec<(usize, Held)> = memos
+            .filter(|(_, memo)| lingers(memo))
+            .map(|(number, memo)| (number, Held { returning: true, ..memo.kept }))
+            .collect();
+        let any = !lingering.is_empty();
+        self.placed.held.extend(lingering);
+        any
+    }
+
+    /// Step 2, for a tunnel whose route is that to `prefix`.
+    fn way_to_keep(&self, number: usize, prefix: Prefix) -> Option<Way> {
+        let Placing { spec, routes, .. } = self;
+        let tunnel = spec.tunnels.get(number)?;
+        let out_of = |prefix: Prefix| Some(Way { prefix, gateway: out_of_ports(routes.get(&prefix)?)? });
+        let wider =
+            || (0..prefix.prefix_len()).rev().find_map(|len| out_of(prefix_around(tunnel.remote, len)?));
+        let Some(way) = self.holds.of(number).way else {
+            let mut on_ports = spec.ports.iter().flat_map(|port| &port.addresses);
+            let at_a_port = on_ports.any(|(address, _)| *address == tunnel.local);
+            let inside = || self.inner_addresses.get_or_init(|| inner_addresses(spec));
+            return if at_a_port && !inside().contains(&tunnel.local) { wider() } else { None };
+        };
+        let had = || Some(way.clone());
+        let had_and_usable = || had().filter(|way| is_usable(&way.gateway, spec, routes));
+        out_of(way.prefix).or_else(had_and_usable).or_else(wider).or_else(had)
+    }
+
+    fn detour(&self, nesting: &Nesting, number: usize, prefix: Prefix) -> Option<Detour> {
+        let detours = self.detours.get_or_init(|| Detours::new(self.config));
+        detours.of(nesting, number, Some(as_configured(prefix)))
+    }
+
+    fn finish(mut self) -> Placed {
+        // Of a circle, one that keeps its way may have made the path of another short enough.
+        let nested = self.stranded.iter().filter(|(number, _)| self.nesting.is_nested(*number));
+        let nested = nested
+            .filter_map(|(number, prefix)| Some((*number, self.detour(&self.nesting, *number, *prefix)?)))
+            .collect();
+        self.placed.nested = nested;
+        self.placed
+    }
 }
 
 /// Step 1.
@@ -229,28 +344,6 @@ fn find(remote: IpAddr, routes: &BTreeMap<Prefix, Gateway>) -> Found {
         (Some(tunnel), None) => Found::Into(tunnel, prefix),
         (None, None) => Found::Nothing,
     }
-}
-
-/// Step 2, for a tunnel whose route is that to `prefix`.
-fn keep<'i>(
-    number: usize,
-    spec: &TablesSpec,
-    routes: &BTreeMap<Prefix, Gateway>,
-    memory: &Memory,
-    prefix: Prefix,
-    inner_addresses: impl Fn() -> &'i HashSet<IpAddr>,
-) -> Option<Way> {
-    let tunnel = spec.tunnels.get(number)?;
-    let out_of = |prefix: Prefix| Some(Way { prefix, gateway: out_of_ports(routes.get(&prefix)?)? });
-    let wider = || (0..prefix.prefix_len()).rev().find_map(|len| out_of(prefix_around(tunnel.remote, len)?));
-    let Some(way) = &memory.way else {
-        let mut on_ports = spec.ports.iter().flat_map(|port| &port.addresses);
-        let at_a_port = on_ports.any(|(address, _)| *address == tunnel.local);
-        return if at_a_port && !inner_addresses().contains(&tunnel.local) { wider() } else { None };
-    };
-    let had = || Some(way.clone());
-    let had_and_usable = || had().filter(|way| is_usable(&way.gateway, spec, routes));
-    out_of(way.prefix).or_else(had_and_usable).or_else(wider).or_else(had)
 }
 
 /// Our addresses inside tunnels.

@@ -6,7 +6,7 @@
 
 mod detour;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 pub use detour::{Detour, Detours, Origin};
 
@@ -45,11 +45,44 @@ impl Nesting {
         self.limits.get(tunnel).copied().unwrap_or(1).max(1)
     }
 
+    /// The tunnel leaves by a port from now on.
+    pub fn take_out(&mut self, tunnel: usize) {
+        if let Some(carrier) = self.carriers.get_mut(tunnel) {
+            *carrier = None;
+        }
+    }
+
+    /// Would the tunnel's packets be in more tunnels than they may, or never leave?
+    pub fn is_nested(&self, tunnel: usize) -> bool {
+        self.carrier(tunnel).is_some() && self.depth(tunnel).is_none_or(|depth| depth > self.limit(tunnel))
+    }
+
     /// The tunnels whose packets would be in more tunnels than they may, or would never leave, in order.
     pub fn nested(&self) -> impl Iterator<Item = usize> {
-        let carried = (0..).zip(&self.carriers).filter(|(_, carrier)| carrier.is_some());
-        let carried = carried.map(|(tunnel, _)| tunnel);
-        carried.filter(|tunnel| self.depth(*tunnel).is_none_or(|depth| depth > self.limit(*tunnel)))
+        (0..self.carriers.len()).filter(|tunnel| self.is_nested(*tunnel))
+    }
+
+    /// The tunnels that others carry, each after the one that carries it. Those that carry each other in a circle come
+    /// together; every other one is alone.
+    pub fn carried(&self) -> Vec<Vec<usize>> {
+        let mut groups = Vec::new();
+        let mut known = HashSet::new();
+        for tunnel in 0..self.carriers.len() {
+            let mut path = Vec::new();
+            let mut places = HashMap::new();
+            let mut at = tunnel;
+            while let Some(carrier) = self.carrier(at).filter(|_| !known.contains(&at)) {
+                if let Some(first) = places.insert(at, path.len()) {
+                    groups.push(path.split_off(first));
+                    break;
+                }
+                path.push(at);
+                at = carrier;
+            }
+            groups.extend(path.into_iter().rev().map(|tunnel| vec![tunnel]));
+            known.extend(places.into_keys());
+        }
+        groups
     }
 
     /// The path from tunnel `tunnel` on.
@@ -128,6 +161,21 @@ mod tests {
         assert_eq!((nesting.depth(0), told(&nesting, 0).as_str()), (Some(4), "a -> b -> c -> d"));
         assert_eq!((nesting.depth(2), nesting.depth(3)), (Some(2), Some(1)));
         assert_eq!(nesting.nested().collect::<Vec<_>>(), [0], "the others may");
+    }
+
+    #[test]
+    fn what_carries_comes_before_what_it_carries() {
+        let graph = |carriers: &[Option<usize>]| Nesting::new(carriers.to_vec(), vec![4; 8]);
+        assert_eq!(graph(&[None, None]).carried(), Vec::<Vec<usize>>::new());
+        assert_eq!(graph(&[Some(1), Some(2), None, Some(0)]).carried(), [[1], [0], [3]]);
+        assert_eq!(graph(&[Some(9), Some(0)]).carried(), [[0], [1]], "a carrier that is not in the list");
+        // 0 and 1 carry each other, 2 lies in them, 3 in 2, 4 in itself.
+        let mut nesting = graph(&[Some(1), Some(0), Some(0), Some(2), Some(4)]);
+        assert_eq!(nesting.carried(), [vec![0, 1], vec![2], vec![3], vec![4]]);
+        assert_eq!(graph(&[Some(1), Some(2), Some(1)]).carried(), [vec![1, 2], vec![0]]);
+        nesting.take_out(1);
+        assert_eq!(nesting.nested().collect::<Vec<_>>(), [4]);
+        assert_eq!(nesting.carried(), [[0], [2], [3], [4]]);
     }
 
     #[test]

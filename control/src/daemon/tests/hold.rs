@@ -235,6 +235,22 @@ fn a_tunnel_lies_in_another_where_that_is_allowed() {
     );
 }
 
+/// What lies in a tunnel stays there while that one keeps its way, also if it had a way past it once.
+#[test]
+fn a_tunnel_stays_in_one_that_keeps_its_way() {
+    let text = "[[tunnel]]\nname = \"inside\"\nlocal = \"172.27.27.1\"\nremote = \"10.2.0.9\"\nprotect = \"none\"\nmax_depth = 2\n";
+    let mut world = World::with(text);
+    assert_eq!(world.build().tables.tunnels()[2].carrier(), Some(0));
+    let past = route("10.2.0.9/32", forward(Hop::Port { port: WAN, via: Some(ip(GATEWAY)) }));
+    world.host.routes.push(past);
+    assert_eq!(world.build().tables.tunnels()[2].carrier(), None);
+    world.host.routes.pop();
+    world.host.routes.push(into_oslo("198.51.100.2"));
+    let built = world.build();
+    assert_eq!((held(&built), nested(&built)), (vec![0], vec![]));
+    assert_eq!(built.tables.tunnels()[2].carrier(), Some(0));
+}
+
 /// What a tunnel may lie in does not make it the deeper for what that one lies in.
 #[test]
 fn depth_is_counted_through_all_tunnels() {
