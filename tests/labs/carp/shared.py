@@ -4,7 +4,7 @@
     h1 -- lans              wans -- wan [r2] lan -- h2
               lan [rb] wan
 
-`wans` and `lans` are switches. ra and rb share 192.0.2.1 on the WAN (group 1@wan) and 10.1.0.1 on the LAN; each has an address of
+`wans` and `lans` are switches; in `test_far_kernel.py` there is a virtual machine in place of r2. ra and rb share 192.0.2.1 on the WAN (group 1@wan) and 10.1.0.1 on the LAN; each has an address of
 its own beside.
 """
 
@@ -109,25 +109,36 @@ class Twin(Router):
         self.start()
 
 
+def switch(lab, name):
+    made = lab.namespace(name)
+    made.sysctl("net.ipv6.conf.all.disable_ipv6=1")
+    made.ip("link add sw type bridge mcast_snooping 0", "link set sw up")
+    return made
+
+
 class Shared:
     """The topology. See the module page."""
 
+    # The far router's port of the WAN's switch.
+    far_port = "w2"
+
     def __init__(self, lab):
         self.lab = lab
-        self.wans, self.lans = (lab.namespace(name) for name in ("wans", "lans"))
-        for switch in (self.wans, self.lans):
-            switch.sysctl("net.ipv6.conf.all.disable_ipv6=1")
-            switch.ip("link add sw type bridge mcast_snooping 0", "link set sw up")
+        self.far_site()
+        self.lans = switch(lab, "lans")
         self.a, self.b = (Twin(lab, label, self.wans, self.lans) for label in ("a", "b"))
-        self.h1, self.h2 = lab.namespace("h1"), lab.namespace("h2")
+        self.h1 = lab.namespace("h1")
         lab.cable(self.h1, "lan", self.lans, "lh")
         self.lans.ip("link set lh master sw")
         self.h1.ip(f"addr add {host(1, 4)}/24 dev lan", f"route add default via {LAN_VIRTUAL}")
-        far_router = lab.namespace("r2")
+
+    def far_site(self):
+        """The WAN, r2 on it, and h2 behind that."""
+        self.wans, self.h2, far_router = switch(self.lab, "wans"), self.lab.namespace("h2"), self.lab.namespace("r2")
         self.r2 = Router(far_router, 2)
-        lab.cable(far_router, "wan", self.wans, "w2")
+        self.lab.cable(far_router, "wan", self.wans, "w2")
         self.wans.ip("link set w2 master sw")
-        lab.cable(far_router, "lan", self.h2, "lan")
+        self.lab.cable(far_router, "lan", self.h2, "lan")
         far_router.ip(f"addr add {FAR}/24 dev wan", "addr add 10.2.0.1/24 dev lan")
         self.h2.ip(f"addr add {host(2, 4)}/24 dev lan", "route add default via 10.2.0.1")
 
@@ -153,7 +164,7 @@ class Shared:
 
     def capture(self):
         """What the far router sees on its WAN, ESP alone."""
-        return capture(self.wans, "w2", "esp")
+        return capture(self.wans, self.far_port, "esp")
 
 
 def esp(frames):

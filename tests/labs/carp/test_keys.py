@@ -11,7 +11,8 @@ from traffic import ping, wait_ping
 sys.path.append(str(Path(__file__).resolve().parents[1] / "keys"))
 from strongswan import Charon  # noqa: E402 (the path has to be there first)
 
-KEYS = '[tunnel.protect]\nmode = "transport"\n[tunnel.protect.ike]\nauth = "psk"\npsk = "a secret that all three have"\n'
+SECRET = "a secret that all three have"
+KEYS = f'[tunnel.protect]\nmode = "transport"\n[tunnel.protect.ike]\nauth = "psk"\npsk = "{SECRET}"\n'
 
 
 def negotiated(text):

@@ -77,12 +77,13 @@ def paired(linked):  # noqa: F811 (a fixture)
 
 
 def pair_up(linked, others=lambda twin: ""):  # noqa: F811 (as the fixture is called)
-    """The same; what `others` says stands in a router's `[carp]` as well."""
+    """The same; what `others` says stands in a router's `[carp]` as well. Without r2 the far end runs already."""
     configurations = {
         twin: negotiated(twin.configuration(0x1001, sync(linked, twin.label) + others(twin)))
         for twin in (linked.a, linked.b)
     }
-    configurations[linked.r2] = negotiated(linked.far_configuration([0x1001]))
+    if linked.r2:
+        configurations[linked.r2] = negotiated(linked.far_configuration([0x1001]))
     linked.charons = {router: Charon(router) for router in configurations}
     linked.configurations = configurations
     for router, configuration in configurations.items():
@@ -132,7 +133,7 @@ def wait_shared(shared):
 def watched(shared):
     """Nothing is seen twice, and nothing in clear. Gives the frames of ESP when it is over."""
     seen = []
-    with shared.capture() as sealed, capture(shared.wans, "w2", "proto gre or icmp[0] == 8 or icmp[0] == 0") as clear:
+    with shared.capture() as sealed, capture(shared.wans, shared.far_port, "proto gre or icmp[0] == 8 or icmp[0] == 0") as clear:
         yield seen
     seen.extend(sealed.frames())
     assert assert_nothing_twice(seen)

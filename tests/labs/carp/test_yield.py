@@ -51,12 +51,12 @@ def yielding(linked):  # noqa: F811 (a fixture)
 class BothWays:
     """Numbered datagrams from h1 to h2 and back, until they are ended."""
 
-    def __init__(self, shared):
+    def __init__(self, shared, rate=RATE):
         ways = ((shared.h1, shared.h2, host(2, 4)), (shared.h2, shared.h1, host(1, 4)))
         self.receivers = [start_tool(receiver, "datagrams", "receive", address) for _, receiver, address in ways]
         for receiver in self.receivers:
             receiver.wait_ready()
-        self.senders = [start_tool(sender, "datagrams", "send", address, 10**6, RATE, 200) for sender, _, address in ways]
+        self.senders = [start_tool(sender, "datagrams", "send", address, 10**6, rate, 200) for sender, _, address in ways]
 
     def end(self):
         """What was sent and lost, out and in. Nothing came twice, or changed."""

@@ -54,6 +54,7 @@ class Told:
     esn: bool = True
     udp: bool = False  # ESP in UDP though there is no NAT
     certified: Certified | None = None
+    unique: str = "no"  # strongSwan's: may a peer have two IKE SAs? Its own default
 
 
 class End:

@@ -70,6 +70,7 @@ connections {{
     dpd_delay = 2s
     encap = {"yes" if told.udp else "no"}
     mobike = no
+    unique = {told.unique}
     local {{
       {local}
     }}
