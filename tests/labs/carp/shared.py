@@ -4,8 +4,8 @@
     h1 -- lans              wans -- wan [r2] lan -- h2
               lan [rb] wan
 
-`wans` and `lans` are switches; in `test_far_kernel.py` there is a virtual machine in place of r2. ra and rb share 192.0.2.1 on the WAN (group 1@wan) and 10.1.0.1 on the LAN; each has an address of
-its own beside.
+`wans` and `lans` are switches; in `test_far_kernel.py` there is a virtual machine in place of r2. ra and rb share 192.0.2.1 on the WAN
+(group 1@wan) and 10.1.0.1 on the LAN; each has an address of its own beside.
 """
 
 import signal

@@ -18,12 +18,12 @@ from netns import wait_for
 from routers import TRANSPORT, Sites, host, router_on_lan
 from shared import FAR, TAKEN_OVER, VIRTUAL, Shared, esp
 from test_keys import SECRET
-from test_sync import linked  # noqa: F401 (a fixture)
-from test_takeover import EVERY, SILENT, Stream, assert_taken_over, pair_up, spis, table, watched
-from test_yield import BothWays, carp, hand_over, hook, note_ucarps
+from test_sync import linked, wait_up  # noqa: F401 (a fixture)
+from test_takeover import EVERY, SILENT, Stream, assert_taken_over, paired, spis, table, watched  # noqa: F401 (a fixture)
+from test_yield import BothWays, carp, hand_over, yielding  # noqa: F401 (a fixture)
 from traffic import datagrams
 
-from foreign import router_machine  # (conftest.py has its folder on the path)
+from foreign import router_machine  # (test_takeover.py has put its folder on the path)
 from vm.end import FORWARD, MEMORY, Told
 from vm.image import Kind
 from vm.linux import REMOVE, gre
@@ -83,16 +83,6 @@ def shared(lab, far, request):
     far.end.stop()
 
 
-@pytest.fixture
-def paired(linked):  # noqa: F811 (a fixture)
-    """The two linked, both with strongSwan; ra is master, and rb has what it needs to go on."""
-    made = pair_up(linked, hook)
-    for twin in (made.a, made.b):
-        note_ucarps(twin)
-    assert at_far_end(spis(made.a)) == made.far.end.spis()
-    return made
-
-
 def at_far_end(sas):
     """SPIs as the far kernel has them."""
     return {f"{spi:08x}" for of_way in sas.values() for spi in of_way}
@@ -124,33 +114,33 @@ def assert_gone_over(frames, shared, before, fresh):
 
 
 @pytest.mark.parametrize("shared", ["replace"], indirect=True)
-def test_planned(paired):
+def test_planned(yielding):  # noqa: F811 (a fixture)
     """ra hands over to rb under traffic both ways. rb's strongSwan negotiates other SAs, and the far end, which allows an IKE SA a peer,
     deletes the old ones, whose other end has long forgotten them. Lost is what reaches rb on the LAN before it is master on the WAN."""
-    a, b = paired.a, paired.b
+    a, b = yielding.a, yielding.b
     before, apart = spis(a), a.drops("backup") + b.drops("backup")
-    with watched(paired) as frames:
-        traffic = BothWays(paired, RATE)
+    with watched(yielding) as frames:
+        traffic = BothWays(yielding, RATE)
         time.sleep(1)
         began = time.monotonic()
         hand_over(a, b)
         took = time.monotonic() - began
         carp(a, "resume")
-        fresh = wait_negotiated(paired, b, before)
-        wait_forgotten(paired, fresh, DELETED)
+        fresh = wait_negotiated(yielding, b, before)
+        wait_forgotten(yielding, fresh, DELETED)
         time.sleep(1)
         out, back = traffic.end()
     between = a.drops("backup") + b.drops("backup") - apart
     print(f"\nplanned: {took:.1f} s; lost {out[1]} of {out[0]} out ({between} between two elections), {back[1]} of {back[0]} back")
-    assert_gone_over(frames, paired, before, fresh)
+    assert_gone_over(frames, yielding, before, fresh)
     assert (out[1], back[1]) == (between, 0), (out, back, a.show("drops"), b.show("drops"))
     assert between < RATE, f"less than a second, where an election takes three: {out}"
 
 
-def test_crash(paired):
-    """Culvert and ucarp of ra are killed under traffic; its kernel and its strongSwan live, and have the addresses still. The far end has
-    nothing against two IKE SAs. As long as packets come by the new one, strongSwan takes the old one to live, and its SAs stay beside the
-    others. In a pause it notices, and drops them, and nothing is lost by that."""
+def test_crash(paired):  # noqa: F811 (a fixture)
+    """Culvert and ucarp of ra are killed under traffic; its kernel and its strongSwan live, and have the addresses still. When the two are run
+    again, ra is backup, has what rb has negotiated, and nothing is lost. The far end has nothing against two IKE SAs: it keeps the old one
+    as long as packets come. In a pause it notices that nobody answers and drops it, and nothing is lost by that."""
     a, b = paired.a, paired.b
     before = spis(a)
     with watched(paired) as frames:
@@ -160,6 +150,11 @@ def test_crash(paired):
         a.stop_ucarp(signal.SIGKILL)
         b.wait_role("master")
         fresh = wait_negotiated(paired, b, before)
+        a.start()
+        a.start_ucarp(skew=0)
+        wait_up(a, b)
+        wait_for(lambda: spis(a) == fresh, 5, f"ra has what rb has: {spis(a)} {fresh}")
+        assert (a.role(), b.role()) == ("backup", "master")
         time.sleep(1)
         stream.stop()
         out, back = traffic.end()
