@@ -153,7 +153,7 @@ pub(super) fn place(
     placing.leave_by_ports();
     // A tunnel that keeps its way out carries others as it did: they are looked at after it, and need not leave it.
     for circle in placing.nesting.carried() {
-        placing.carry(&circle);
+        placing.carry(circle);
     }
     placing.finish()
 }
@@ -241,30 +241,35 @@ impl<'a> Placing<'a> {
         self.found = found;
     }
 
-    /// One that another carries, or several that carry each other in a circle.
-    fn carry(&mut self, circle: &[usize]) {
-        // All of a circle as they are before any of them leaves it.
-        let each: Vec<(usize, Vec<usize>, Vec<usize>)> = circle
-            .iter()
-            .map(|number| {
-                let remote = self.config.tunnels.get(*number).map(|tunnel| tunnel.remote);
-                let all = remote.and_then(|remote| self.far_ends.get(&remote)).cloned().unwrap_or_default();
-                let nested = all.iter().copied().filter(|number| self.nesting.is_nested(*number)).collect();
-                (*number, all, nested)
-            })
-            .collect();
-        for (number, all, nested) in each {
-            let Some(Found::Into(_, prefix)) = self.found.get(number) else { continue };
-            let prefix = *prefix;
-            if self.nesting.carrier(number).is_none() {
+    /// One that another carries, or several that carry each other in a circle. Of those the ones leave it that cannot lie in any,
+    /// then those that have their near end at a port; what can lie in them stays.
+    fn carry(&mut self, mut circle: Vec<usize>) {
+        circle.sort_by_key(|number| (self.nesting.limit(*number), !self.is_at_a_port(*number), *number));
+        for number in circle {
+            let (Some(Found::Into(_, prefix)), true) =
+                (self.found.get(number), self.nesting.carrier(number).is_some())
+            else {
                 continue; // It has gone with another one to the same far end.
-            }
+            };
+            let prefix = *prefix;
+            let remote = self.config.tunnels.get(number).map(|tunnel| tunnel.remote);
+            let all = remote.and_then(|remote| self.far_ends.get(&remote)).cloned().unwrap_or_default();
+            let nested: Vec<usize> =
+                all.iter().copied().filter(|number| self.nesting.is_nested(*number)).collect();
             let out =
                 if nested.is_empty() { self.linger(&all) } else { self.keep_out(&all, &nested, prefix) };
             if out {
                 all.iter().for_each(|number| self.nesting.take_out(*number));
             }
         }
+    }
+
+    /// Is its near end an address of a port, and of none inside a tunnel?
+    fn is_at_a_port(&self, number: usize) -> bool {
+        let Some(tunnel) = self.spec.tunnels.get(number) else { return false };
+        let mut on_ports = self.spec.ports.iter().flat_map(|port| &port.addresses);
+        let inside = || self.inner_addresses.get_or_init(|| inner_addresses(self.spec));
+        on_ports.any(|(address, _)| *address == tunnel.local) && !inside().contains(&tunnel.local)
     }
 
     /// Tunnels to one far end, some of them deeper in tunnels than they may be by the route to `prefix`: do they keep a way?
@@ -308,10 +313,7 @@ impl<'a> Placing<'a> {
         let wider =
             || (0..prefix.prefix_len()).rev().find_map(|len| out_of(prefix_around(tunnel.remote, len)?));
         let Some(way) = self.holds.of(number).way else {
-            let mut on_ports = spec.ports.iter().flat_map(|port| &port.addresses);
-            let at_a_port = on_ports.any(|(address, _)| *address == tunnel.local);
-            let inside = || self.inner_addresses.get_or_init(|| inner_addresses(spec));
-            return if at_a_port && !inside().contains(&tunnel.local) { wider() } else { None };
+            return if self.is_at_a_port(number) { wider() } else { None };
         };
         let had = || Some(way.clone());
         let had_and_usable = || had().filter(|way| is_usable(&way.gateway, spec, routes));
