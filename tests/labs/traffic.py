@@ -245,13 +245,16 @@ def tool_result(process, sign=signal.SIGTERM):
     return json.loads(lines[-1])
 
 
+COUNTS = ("unique", "duplicates", "reordered", "corrupt")
+
+
 def datagrams(sender, receiver, address, count=1000, rate=1000, size=200, where=False):
-    """Sends numbered datagrams; what the receiver saw: unique, duplicates, reordered, corrupt, and `where` that is asked for, gaps."""
+    """Sends numbered datagrams; what the receiver saw: unique, duplicates, reordered, corrupt, and `where` that is asked for, all else it says."""
     waiting = start_tool(receiver, "datagrams", "receive", address)
     waiting.wait_ready()
     sender.run(sys.executable, TOOLS / "datagrams.py", "send", address, count, rate, size, timeout=30 + count / rate)
     seen = tool_result(waiting)
-    return seen if where else {name: value for name, value in seen.items() if name != "gaps"}
+    return seen if where else {name: value for name, value in seen.items() if name in COUNTS}
 
 
 def transfer(client, server, address, length, reverse=False, timeout=60):

@@ -16,14 +16,13 @@ import pytest
 
 from netns import wait_for
 from routers import TRANSPORT, Sites, host, router_on_lan
-from shared import FAR, TAKEN_OVER, VIRTUAL, Shared, esp
-from test_keys import SECRET
-from test_sync import linked, wait_up  # noqa: F401 (a fixture)
-from test_takeover import EVERY, SILENT, Stream, assert_taken_over, paired, spis, table, watched  # noqa: F401 (a fixture)
-from test_yield import BothWays, carp, hand_over, yielding  # noqa: F401 (a fixture)
+from shared import FAR, SECRET, TAKEN_OVER, VIRTUAL, BothWays, Shared, carp, esp, spis, wait_up, watched
+from test_sync import linked  # noqa: F401 (a fixture)
+from test_takeover import EVERY, SILENT, Stream, assert_taken_over, paired, table  # noqa: F401 (a fixture)
+from test_yield import hand_over, yielding  # noqa: F401 (a fixture)
 from traffic import datagrams
 
-from foreign import router_machine  # (test_takeover.py has put its folder on the path)
+from foreign import router_machine  # (shared.py has put its folder on the path)
 from vm.end import FORWARD, MEMORY, Told
 from vm.image import Kind
 from vm.linux import REMOVE, gre

@@ -8,10 +8,9 @@ import signal
 import time
 
 from routers import host
-from shared import GROUP, TAKEN_OVER
-from test_sync import linked, wait_up  # noqa: F401 (a fixture)
-from test_takeover import mac, paired, wait_shared, watched  # noqa: F401 (a fixture)
-from test_yield import BothWays
+from shared import GROUP, TAKEN_OVER, BothWays, mac, wait_shared, wait_up, watched
+from test_sync import linked  # noqa: F401 (a fixture)
+from test_takeover import paired  # noqa: F401 (a fixture)
 from traffic import wait_ping
 
 FLAPS = 6

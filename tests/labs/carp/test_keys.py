@@ -1,23 +1,9 @@
 """The two routers' keys come from strongSwan: the master's alone negotiates, whoever is master."""
 
-import sys
-from pathlib import Path
-
 from netns import wait_for
 from routers import host
-from shared import TAKEN_OVER, assert_nothing_twice
+from shared import TAKEN_OVER, Charon, assert_nothing_twice, negotiated
 from traffic import ping, wait_ping
-
-sys.path.append(str(Path(__file__).resolve().parents[1] / "keys"))
-from strongswan import Charon  # noqa: E402 (the path has to be there first)
-
-SECRET = "a secret that all three have"
-KEYS = f'[tunnel.protect]\nmode = "transport"\n[tunnel.protect.ike]\nauth = "psk"\npsk = "{SECRET}"\n'
-
-
-def negotiated(text):
-    """The configuration, with negotiated keys in place of the fixed ones."""
-    return text.partition("[tunnel.protect]")[0] + KEYS
 
 
 def test_the_master_alone_negotiates(shared):

@@ -7,25 +7,17 @@ import os
 import time
 from pathlib import Path
 
-import pytest
-
 from netns import wait_for
 from routers import CULVERT, host
-from shared import GROUP, TAKEN_OVER, VIRTUAL, esp
-from test_sync import linked, metrics, wait_up  # noqa: F401 (a fixture)
-from test_takeover import from_router, mac, pair_up, spis, wait_shared, watched
+from shared import GROUP, TAKEN_OVER, VIRTUAL, esp, from_router, mac, metrics, spis, wait_shared, wait_up, watched
+from test_sync import linked  # noqa: F401 (a fixture)
+from test_takeover import paired  # noqa: F401 (a fixture)
 from traffic import ping, wait_ping
 
 TAKEOVERS = int(os.environ.get("CULVERT_TAKEOVERS", "24"))
 # Where a packet goes to reach the far LAN by one router or the other.
 BY = {"a": "10.2.0.77", "b": "10.2.0.88"}
 QUIET = 3.0  # seconds: two until it is no passing thing, and some
-
-
-@pytest.fixture
-def paired(linked):  # noqa: F811 (a fixture)
-    """As in `test_takeover.py`."""
-    return pair_up(linked)
 
 
 def split(twin):

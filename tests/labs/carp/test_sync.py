@@ -8,40 +8,16 @@ import pytest
 
 from netns import wait_for
 from routers import CULVERT, host
+from shared import LINKED, PORT, address, link, metrics, other, sync, wait_up
 from traffic import capture, ping
 
 APART = (0x1001, 0x1011)
-PORT = 4790
-LINKED = 15.0  # seconds: an attempt comes every two at most
-
-
-def address(label):
-    return f"10.9.0.{1 if label == 'a' else 2}"
-
-
-def other(label):
-    return "b" if label == "a" else "a"
 
 
 @pytest.fixture
 def linked(shared):
     """The two with a cable of their own between them."""
-    shared.lab.cable(shared.a.namespace, "sync", shared.b.namespace, "sync")
-    for twin in (shared.a, shared.b):
-        twin.namespace.ip(f"addr add {address(twin.label)}/24 dev sync")
-    shared.secret = secrets.token_hex(32)
-    return shared
-
-
-def sync(shared, label, proof=None):
-    """`[carp.sync]` of a router, by a secret if nothing else is said."""
-    if proof is None:
-        path = shared.lab.folder / f"{label}.secret"
-        path.write_text(shared.secret + "\n")
-        path.chmod(0o600)
-        proof = f'secret_file = "{path}"\n'
-    ends = f'listen = "{address(label)}:{PORT}"\npartner = "{address(other(label))}:{PORT}"\n'
-    return f'[carp.sync]\n{ends}heartbeat = "200ms"\ndead = "1s"\n{proof}'
+    return shared.join()
 
 
 def start(shared, twin, proof=None, spi=None):
@@ -54,21 +30,8 @@ def apply(twin, configuration):
     twin.namespace.run(CULVERT, "apply", twin.file, "--socket", twin.socket)
 
 
-def link(twin):
-    return twin.show("carp")["sync"]
-
-
-def wait_up(*twins):
-    for twin in twins:
-        wait_for(lambda: link(twin)["up"], LINKED, f"r{twin.label} is linked: {link(twin)} {twin.daemon.text()[-2000:]}")
-
-
 def wait_why(twin, words):
     wait_for(lambda: words in link(twin).get("why", ""), LINKED, f"r{twin.label} says {words!r}: {link(twin)}")
-
-
-def metrics(twin):
-    return twin.namespace.run(CULVERT, "metrics", "--socket", twin.socket).stdout
 
 
 def test_two_daemons_are_linked(linked):

@@ -6,29 +6,21 @@ together, and nothing in clear. How long the tunnel was silent beside ucarp's el
 
 import re
 import signal
-import sys
 import time
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 
 from netns import wait_for
 from routers import NAMES, host
-from shared import GROUP, TAKEN_OVER, assert_nothing_twice, esp
-from test_keys import negotiated
-from test_sync import address, linked, sync, wait_up  # noqa: F401 (a fixture)
-from traffic import capture, iperf, ping, wait_ping
-
-sys.path.append(str(Path(__file__).resolve().parents[1] / "keys"))
-from strongswan import Charon  # noqa: E402 (the path has to be there first)
+from shared import TAKEN_OVER, TOLD, esp, freeze, from_router, mac, pair_up, spis, wait_shared, wait_up, watched
+from test_sync import linked  # noqa: F401 (a fixture)
+from traffic import iperf, ping, wait_ping
 
 AT_RB = "10.2.0.88"
 EVERY = 0.005  # seconds between two pings
 # Beyond ucarp's election. goals.md says 50 ms; the lab's machine has other things to do as well.
 SILENT = 0.5  # seconds
-# What is told of windows and numbers is told every 25 ms.
-TOLD = 0.3  # seconds
 
 
 class Stream:
@@ -76,77 +68,11 @@ def paired(linked):  # noqa: F811 (a fixture)
     return pair_up(linked)
 
 
-def pair_up(linked, others=lambda twin: ""):  # noqa: F811 (as the fixture is called)
-    """The same; what `others` says stands in a router's `[carp]` as well. Without r2 the far end runs already."""
-    configurations = {
-        twin: negotiated(twin.configuration(0x1001, sync(linked, twin.label) + others(twin)))
-        for twin in (linked.a, linked.b)
-    }
-    if linked.r2:
-        configurations[linked.r2] = negotiated(linked.far_configuration([0x1001]))
-    linked.charons = {router: Charon(router) for router in configurations}
-    linked.configurations = configurations
-    for router, configuration in configurations.items():
-        linked.charons[router].start()
-        router.arguments = ["--vici", linked.charons[router].vici]
-        router.start(configuration)
-    linked.a.start_ucarp(skew=0)
-    linked.a.wait_role("master")
-    linked.b.start_ucarp(skew=100)
-    wait_ping(linked.h1, host(2, 4), timeout=TAKEN_OVER)
-    wait_up(linked.a, linked.b)
-    wait_shared(linked)
-    assert (sources(linked.a), sources(linked.b)) == ({"plugin"}, {"partner"})
-    return linked
-
-
 def at_rb(shared):
     """Pings that rb gets all the time, whoever has the LAN's address, and drops as long as it is not master of the WAN's."""
     shared.h2.ip(f"addr add {AT_RB}/32 dev lan")
     shared.h1.ip(f"route add {AT_RB}/32 via 10.1.0.12")
     return Stream(shared, AT_RB)
-
-
-def spis(twin):
-    """SPIs of the tunnel's SAs, by direction."""
-    found = {"in": set(), "out": set()}
-    for sa in twin.show("sas")[NAMES[1]]:
-        found[sa["direction"]].add(sa["spi"])
-    return found
-
-
-def sources(twin):
-    """Where it has its SAs from."""
-    return {sa["source"] for sa in twin.show("sas")[NAMES[1]]}
-
-
-def wait_shared(shared):
-    wait_for(
-        lambda: spis(shared.a) == spis(shared.b) and spis(shared.a)["out"],
-        5,
-        f"both have the same SAs: {spis(shared.a)} {spis(shared.b)} {shared.b.daemon.text()[-1500:]}",
-    )
-    time.sleep(TOLD)
-
-
-@contextmanager
-def watched(shared):
-    """Nothing is seen twice, and nothing in clear. Gives the frames of ESP when it is over."""
-    seen = []
-    with shared.capture() as sealed, capture(shared.wans, shared.far_port, "proto gre or icmp[0] == 8 or icmp[0] == 0") as clear:
-        yield seen
-    seen.extend(sealed.frames())
-    assert assert_nothing_twice(seen)
-    assert clear.frames() == []
-
-
-def from_router(frames, label):
-    """ESP that a router sent: its MAC tells."""
-    return [frame for frame in frames if frame[6:12] == label]
-
-
-def mac(twin):
-    return bytes.fromhex(twin.namespace.run("cat", "/sys/class/net/wan/address").stdout.strip().replace(":", ""))
 
 
 @contextmanager
@@ -193,12 +119,6 @@ def test_the_master_dies(paired):
     assert table("crash", stream, paired.b) < SILENT
     _, silent = stream.gap()
     assert stream.lost() <= silent / EVERY * 1.2 + 5, "nothing is lost but in that one gap"
-
-
-def freeze(twin, sign):
-    """Stops or continues all of it but the kernel."""
-    for process in (*twin.ucarps, twin.daemon):
-        process.child.send_signal(sign)
 
 
 def test_the_old_master_wakes(paired):

@@ -11,65 +11,15 @@ import time
 import pytest
 
 from netns import wait_for
-from routers import CULVERT, host
-from shared import GROUP, TAKEN_OVER
-from test_sync import linked, metrics, wait_up  # noqa: F401 (a fixture)
-from test_takeover import from_router, mac, pair_up, wait_shared, watched
-from traffic import start_tool, tool_result
-
-RATE = 300  # datagrams a second, each way
-
-# ucarp gives up an address on SIGUSR2. At the start a router is not ready either, and there is no ucarp yet.
-HOOK = """#!/bin/sh
-[ ! -e "{pids}" ] || kill -USR2 $(cat "{pids}")
-"""
-
-
-def hook(twin):
-    """`unready` tells ucarp."""
-    folder = twin.namespace.lab.folder
-    script = folder / f"{twin.label}-unready"
-    script.write_text(HOOK.format(pids=folder / f"{twin.label}-ucarps"))
-    script.chmod(0o755)
-    return f'[[carp.hook]]\non = ["unready"]\ncommand = ["{script}"]\n'
-
-
-def note_ucarps(twin):
-    path = twin.namespace.lab.folder / f"{twin.label}-ucarps"
-    path.write_text(" ".join(str(process.pid) for process in twin.ucarps))
+from routers import CULVERT
+from shared import GROUP, RATE, TAKEN_OVER, BothWays, carp, from_router, hook, mac, metrics, pair_up, wait_shared, wait_up, watched
+from test_sync import linked  # noqa: F401 (a fixture)
 
 
 @pytest.fixture
 def yielding(linked):  # noqa: F811 (a fixture)
     """The pair as in `test_takeover.py`, with the hook."""
-    paired = pair_up(linked, hook)
-    for twin in (paired.a, paired.b):
-        note_ucarps(twin)
-    return paired
-
-
-class BothWays:
-    """Numbered datagrams from h1 to h2 and back, until they are ended."""
-
-    def __init__(self, shared, rate=RATE):
-        ways = ((shared.h1, shared.h2, host(2, 4)), (shared.h2, shared.h1, host(1, 4)))
-        self.receivers = [start_tool(receiver, "datagrams", "receive", address) for _, receiver, address in ways]
-        for receiver in self.receivers:
-            receiver.wait_ready()
-        self.senders = [start_tool(sender, "datagrams", "send", address, 10**6, rate, 200) for sender, _, address in ways]
-
-    def end(self):
-        """What was sent and lost, out and in. Nothing came twice, or changed."""
-        sent = [tool_result(sender)["sent"] for sender in self.senders]
-        time.sleep(0.5)
-        seen = [tool_result(receiver) for receiver in self.receivers]
-        for way in seen:
-            assert (way["duplicates"], way["corrupt"]) == (0, 0), way
-        return [(count, count - way["unique"], way["gaps"]) for count, way in zip(sent, seen)]
-
-
-def carp(twin, *words, check=True):
-    return twin.namespace.run(CULVERT, "carp", *words, "--socket", twin.socket, timeout=60, check=check)
+    return pair_up(linked, hook)
 
 
 def hand_over(from_, to):

@@ -11,6 +11,7 @@ import sys
 import time
 
 PORT = 7000
+SO_TIMESTAMPNS = 35  # Linux's
 QUIET = 0.5  # seconds without a datagram, after which no more are expected
 
 
@@ -58,28 +59,45 @@ def gaps(seen):
     return found[:20]
 
 
+def came_at(ancillary):
+    """When the kernel took a datagram in, by the wall's clock: this program may have been kept waiting."""
+    for level, kind, data in ancillary:
+        if (level, kind) == (socket.SOL_SOCKET, SO_TIMESTAMPNS):
+            seconds, nanoseconds = struct.unpack("ll", data)
+            return seconds + nanoseconds / 1e9
+    return time.time()
+
+
 def receive(address):
     ended = ended_by_sigterm()
+    # The longest time without a datagram between two: how long, and since when.
+    silent, since, last = 0.0, 0.0, None
     seen, duplicates, reordered, corrupt, highest = set(), 0, 0, 0, -1
     with udp_socket(address) as into:
         into.setsockopt(socket.SOL_SOCKET, 33, 16 << 20)  # SO_RCVBUFFORCE
+        into.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
         into.bind((address, PORT))
         into.settimeout(QUIET)
         print("ready", flush=True)
         while True:
             try:
-                datagram = into.recv(65535)
+                datagram, ancillary, *_ = into.recvmsg(65535, 64)
             except TimeoutError:
                 if ended:
                     break
                 continue
+            now = came_at(ancillary)
+            if last is not None and now - last > silent:
+                silent, since = now - last, last
+            last = now
             number = struct.unpack(">Q", datagram[:8])[0]
             corrupt += datagram != body(number, len(datagram))
             duplicates += number in seen
             reordered += number not in seen and number < highest
             seen.add(number)
             highest = max(highest, number)
-    counts = {"unique": len(seen), "duplicates": duplicates, "reordered": reordered, "corrupt": corrupt, "gaps": gaps(seen)}
+    counts = {"unique": len(seen), "duplicates": duplicates, "reordered": reordered, "corrupt": corrupt}
+    counts |= {"gaps": gaps(seen), "silent": silent, "since": since}
     print(json.dumps(counts), flush=True)
 
 
