@@ -63,8 +63,10 @@ struct About {
     orphan: bool,
     /// Told of since the source began to tell anew.
     confirmed: bool,
-    /// The partner has been told of it in this session.
+    /// The partner has been told of it in this session, and of nothing since that it has to hear.
     shared: bool,
+    /// The partner has it: it was told of it in this session, or has told of it.
+    known: bool,
 }
 
 /// An SA that receives.
@@ -333,12 +335,13 @@ impl Associations {
                 youngest_heard.is_some_and(|heard| heard + Duration::from_millis(500) >= sender.about.added);
             sender.ready |= heard || urgent || now >= sender.about.added + PATIENCE;
         }
-        let settled = self
-            .senders
-            .iter()
-            .any(|sender| !sender.about.orphan && sender.ready && now >= sender.about.added + DRAIN);
+        let own = self.senders.iter().filter(|sender| !sender.about.orphan && sender.ready);
+        // An orphan that is younger is what the far end sends by: the other router has negotiated it while this one was cut off, or
+        // frozen, and took itself for the master all the time.
+        let settled = own.map(|sender| sender.about.added).filter(|added| now >= *added + DRAIN).max();
         let over = |about: &About| {
-            about.sa.limits.life.is_some_and(|life| now >= about.added + life) || about.orphan && settled
+            about.sa.limits.life.is_some_and(|life| now >= about.added + life)
+                || about.orphan && settled.is_some_and(|settled| about.added <= settled)
         };
         let sent = !self.senders.is_empty();
         self.end(over, now);
@@ -508,7 +511,7 @@ fn inbound(sa: &Sa, edge: u64) -> Result<Arc<InboundSa>, String> {
 
 impl About {
     fn new(sa: Sa, now: Instant) -> About {
-        About { id: sa.id, ends: sa.ends, sa, added: now, orphan: false, confirmed: true, shared: false }
+        About { id: sa.id, ends: sa.ends, sa, added: now, orphan: false, confirmed: true, shared: false, known: false }
     }
 }
 

@@ -124,7 +124,7 @@ impl Associations {
     /// The partner is another one, or has forgotten all: a session has begun or ended.
     pub fn forget_partner(&mut self) {
         self.news.clear();
-        self.all().for_each(|about| about.shared = false);
+        self.all().for_each(|about| (about.shared, about.known) = (false, false));
         self.senders.iter_mut().for_each(|sender| sender.block.asked = None);
     }
 
@@ -135,7 +135,7 @@ impl Associations {
 
     /// Notes for the partner that an SA of which it has been told is gone.
     pub(super) fn gone(&mut self, about: &About) {
-        if about.shared {
+        if about.known {
             self.news.push(News::Removed(about.id));
         }
     }
@@ -150,7 +150,7 @@ impl Associations {
                 // Given up before it is said.
                 let from = sender.numbers.share(2 * block);
                 say(News::Sa(Box::new(sender.about.told(State::Out(from), now))));
-                sender.about.shared = true;
+                (sender.about.shared, sender.about.known) = (true, true);
             }
             let lately = sender.block.asked.is_some_and(|asked| now < asked + ASK_AGAIN);
             if !self.silent
@@ -165,7 +165,7 @@ impl Associations {
             let edge = receiver.inbound.window().highest().max(receiver.partner_edge);
             if !receiver.about.shared {
                 say(News::Sa(Box::new(receiver.about.told(State::In(edge), now))));
-                receiver.about.shared = true;
+                (receiver.about.shared, receiver.about.known) = (true, true);
             } else if edge > receiver.told_edge && !self.silent {
                 say(News::Edge(receiver.about.id, edge));
             }
@@ -183,7 +183,7 @@ impl Associations {
         if let Some(about) = self.find(sa.id)
             && about.sa.key.expose() == sa.key.expose()
         {
-            about.confirmed = true;
+            (about.confirmed, about.known) = (true, true);
             let moved = std::mem::replace(&mut about.ends, sa.ends) != sa.ends;
             match state {
                 State::Out(from) => self.hold(sa.id, from),
@@ -197,7 +197,7 @@ impl Associations {
         self.end(|about| about.id == sa.id || is_it(about), now);
         let before = self.recall(&sa);
         let added = now.checked_sub(age).unwrap_or(now);
-        let mut about = About { orphan: !self.silent, shared: true, ..About::new(sa, added) };
+        let mut about = About { orphan: !self.silent, shared: true, known: true, ..About::new(sa, added) };
         match (direction, state) {
             (Direction::In, State::In(edge)) => {
                 let inbound = match before {
@@ -264,7 +264,7 @@ impl Associations {
     /// The partner says that the SA is no more. Returns whether something else is to be installed.
     pub fn partner_removed(&mut self, id: Id, now: Instant) -> bool {
         // It need not be told so.
-        self.find(id).into_iter().for_each(|about| about.shared = false);
+        self.find(id).into_iter().for_each(|about| (about.shared, about.known) = (false, false));
         self.silent && self.end(|about| about.id == id, now)
     }
 

@@ -379,3 +379,38 @@ fn takeovers_in_a_row_cost_the_same_each() {
         }
     }
 }
+
+/// One that was frozen while the other one took over, and takes itself for the master still: it goes on with what the other one has
+/// negotiated, by which the far end sends, until it has something younger.
+#[test]
+fn what_the_other_one_has_negotiated_meanwhile_is_gone_on_with() {
+    let mut pair = Pair::new();
+    pair.pass(PATIENCE + DRAIN).connect().cut();
+    pair.master(1, false);
+    pair.negotiate(1, 2);
+    pair.pass(Duration::from_secs(1)).connect();
+    pair.master(0, true);
+    pair.pass(PATIENCE);
+    assert_eq!((pair.spis(0), pair.spis(1).1), ((0x202, vec![0x101, 0x102]), vec![0x101, 0x102]));
+    assert_eq!(pair.sides[0].want(Traffic::default(), pair.now), Some(Want::Rekey));
+    pair.negotiate(0, 3);
+    pair.pass(PATIENCE + DRAIN);
+    assert_eq!((pair.spis(0), pair.spis(1).1), ((0x203, vec![0x101, 0x103]), vec![0x101, 0x103]));
+    assert!(!pair.sides[1].has(sa(Direction::Out, 0x202).id));
+}
+
+/// An SA that goes before it was shared anew: the partner hears of that as well.
+#[test]
+fn what_goes_at_once_goes_on_both() {
+    let mut pair = Pair::new();
+    pair.connect();
+    pair.sides[0].hand_over();
+    pair.negotiate(1, 2);
+    pair.now += PATIENCE + DRAIN;
+    pair.sides[1].take_over();
+    assert!(pair.sides[1].tick(pair.now));
+    pair.talk();
+    for side in &pair.sides {
+        assert!(!side.has(sa(Direction::Out, 0x201).id) && !side.has(sa(Direction::In, 0x101).id));
+    }
+}
