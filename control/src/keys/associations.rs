@@ -511,7 +511,16 @@ fn inbound(sa: &Sa, edge: u64) -> Result<Arc<InboundSa>, String> {
 
 impl About {
     fn new(sa: Sa, now: Instant) -> About {
-        About { id: sa.id, ends: sa.ends, sa, added: now, orphan: false, confirmed: true, shared: false, known: false }
+        About {
+            id: sa.id,
+            ends: sa.ends,
+            sa,
+            added: now,
+            orphan: false,
+            confirmed: true,
+            shared: false,
+            known: false,
+        }
     }
 }
 
