@@ -14,18 +14,12 @@ use std::fmt;
 
 /// A key of a [`FlatMap`].
 pub trait FastHash {
-    /// A type that has the alignment that slots with this key take. With [`Align16`], [`Align32`] and
-    /// [`Align64`] for slots of up to so many bytes, no slot straddles two cache lines.
+    /// A type that has the alignment that slots with this key take. With [`Align32`] and [`Align64`] for slots of up to so many bytes, no slot straddles two cache lines.
     type Align;
 
     /// 64 bits of which the *upper* ones are well mixed.
     fn fast_hash(&self) -> u64;
 }
-
-/// Alignment for slots of up to 16 bytes.
-#[derive(Clone, Copy, Debug)]
-#[repr(align(16))]
-pub struct Align16;
 
 /// Alignment for slots of up to 32 bytes.
 #[derive(Clone, Copy, Debug)]
@@ -59,7 +53,7 @@ fn key_word(key: Option<u32>) -> u64 {
 
 /// An SPI.
 impl FastHash for u32 {
-    type Align = Align16;
+    type Align = Align64;
 
     #[inline]
     fn fast_hash(&self) -> u64 {
@@ -162,14 +156,35 @@ impl<K: Copy + Eq + FastHash, V> FlatMap<K, V> {
     #[inline(always)] // a call would hand the key over in memory
     #[must_use]
     pub fn get(&self, key: &K) -> Option<&V> {
-        for slot in self.slots.get(start(key, self.shift)..)? {
+        Some(self.find(key)?.1)
+    }
+
+    /// The place and the value of `key`.
+    #[inline(always)]
+    #[must_use]
+    pub fn find(&self, key: &K) -> Option<(u32, &V)> {
+        let start = start(key, self.shift);
+        for (place, slot) in (start..).zip(self.slots.get(start..)?) {
             match &slot.entry {
-                Some((found, value)) if found == key => return Some(value),
+                Some((found, value)) if found == key => return Some((place as u32, value)),
                 Some(_) => {}
                 None => return None,
             }
         }
         None
+    }
+
+    /// The value at a place that [`FlatMap::find`] gave.
+    #[inline]
+    #[must_use]
+    pub fn at(&self, place: u32) -> Option<&V> {
+        self.slots.get(place as usize)?.entry.as_ref().map(|(_, value)| value)
+    }
+
+    /// All of it, to be laid out in memory.
+    #[must_use]
+    pub fn slots(&self) -> &[Slot<K, V>] {
+        &self.slots
     }
 
     /// The slot that `get` looks at first, to be prefetched. There always is one.
@@ -266,7 +281,7 @@ mod tests {
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         struct Last(u32);
         impl FastHash for Last {
-            type Align = Align16;
+            type Align = Align32;
             fn fast_hash(&self) -> u64 {
                 u64::MAX
             }
@@ -284,7 +299,7 @@ mod tests {
 
     #[test]
     fn no_slot_straddles_two_cache_lines() {
-        assert_eq!(size_of::<Slot<u32, u32>>(), 16);
+        assert_eq!(size_of::<Slot<u32, crate::tables::Inbound>>(), 64);
         assert_eq!(size_of::<Slot<u64, u32>>(), 32);
         assert_eq!(size_of::<Slot<u128, u32>>(), 64);
         assert_eq!(size_of::<Slot<(u32, u32, Option<u32>), u32>>(), 32);
@@ -323,6 +338,7 @@ mod tests {
                 prop_assert!(duplicate.is_none());
                 for key in entries.iter().map(|(key, _)| key).chain(others) {
                     prop_assert_eq!(map.get(key), reference.get(key));
+                    prop_assert_eq!(map.find(key).and_then(|(place, _)| map.at(place)), reference.get(key));
                 }
             }
         }

@@ -9,7 +9,8 @@
 //!    the number is marked as seen.
 //!
 //! The bitmap is a ring of 64-bit words in the manner of RFC 6479: one word more than the window needs, so
-//! that moving right means clearing whole words and never shifting.
+//! that moving right means clearing whole words and never shifting. The word of the right edge stands beside
+//! the edge itself instead, in the one cache line that a packet in order touches.
 
 use std::error::Error;
 use std::fmt;
@@ -60,21 +61,23 @@ impl Error for SizeError {}
 
 /// The window of one SA.
 ///
-/// It belongs to one worker, the only one that calls `accept`. Its state is in atomics all the same, loaded
-/// and stored relaxed and never read-modified-written, which costs what plain memory costs: so other threads
-/// may look at it while it moves. What they see may be a packet or two old.
+/// It belongs to one worker, the only one that asks it about packets. Its state is in atomics all the same,
+/// loaded and stored relaxed and never read-modified-written, which costs what plain memory costs: so other
+/// threads may read [`Self::highest`] while it moves. What they see may be a packet or two old.
 #[derive(Debug)]
 pub struct ReplayWindow {
     /// The right edge: the highest number accepted, 0 before the first.
     highest: AtomicU64,
-    /// W: this many numbers, up to and with `highest`, are in the window.
-    size: u64,
-    esn: bool,
+    /// The word with the bit of `highest`. Bits right of it are clear.
+    edge: AtomicU64,
     /// The highest number among packets that are with the cipher now, 0 for none.
     in_flight: AtomicU64,
-    /// Bit n % 64 of word n / 64, modulo the ring, says whether n was seen. Right of the edge, bits of its
-    /// word are clear.
+    /// Bit n % 64 of word n / 64, modulo the ring, says whether n was seen. The place of the edge's word means
+    /// nothing.
     words: Box<[AtomicU64]>,
+    /// W: this many numbers, up to and with `highest`, are in the window.
+    size: u32,
+    esn: bool,
 }
 
 impl ReplayWindow {
@@ -92,10 +95,11 @@ impl ReplayWindow {
         let words = (0..words).map(|_| AtomicU64::new(0)).collect();
         Ok(Self {
             highest: AtomicU64::new(0),
-            size: u64::from(size),
-            esn,
+            edge: AtomicU64::new(0),
             in_flight: AtomicU64::new(0),
             words,
+            size,
+            esn,
         })
     }
 
@@ -106,12 +110,8 @@ impl ReplayWindow {
     pub fn beyond(size: u32, esn: bool, highest: u64) -> Result<Self, SizeError> {
         let window = Self::new(size, esn)?;
         window.highest.store(highest, Relaxed);
-        // The word of the edge has no bits right of it.
-        let word = window.words.len() as u64;
-        for (number, bits) in window.words.iter().enumerate() {
-            let edge = highest / 64 % word == number as u64;
-            bits.store(if edge { u64::MAX >> (63 - highest % 64) } else { u64::MAX }, Relaxed);
-        }
+        window.edge.store(u64::MAX >> (63 - highest % 64), Relaxed);
+        window.words.iter().for_each(|word| word.store(u64::MAX, Relaxed));
         Ok(window)
     }
 
@@ -140,7 +140,7 @@ impl ReplayWindow {
         if !self.esn {
             return Some(u64::from(low));
         }
-        match highest.checked_sub(self.size - 1) {
+        match highest.checked_sub(self.size() - 1) {
             None => Some(u64::from(low)),
             Some(bottom) => bottom.checked_add(u64::from(low.wrapping_sub(bottom as u32))),
         }
@@ -182,7 +182,7 @@ impl ReplayWindow {
     #[cold]
     fn check_behind(&self, sequence: u64, edge: u64) -> Result<Option<u64>, Replay> {
         // Should the edge prove genuine, the window will start behind this number: with ESN another one is meant then.
-        let another = self.esn && sequence < edge.saturating_sub(self.size - 1);
+        let another = self.esn && sequence < edge.saturating_sub(self.size() - 1);
         if !another {
             self.refuse(sequence)?;
         }
@@ -208,21 +208,18 @@ impl ReplayWindow {
         }
         let highest = self.highest();
         if sequence > highest {
-            self.move_to(highest, sequence);
+            if sequence / 64 != highest / 64 {
+                self.turn(highest / 64, sequence / 64);
+            }
+            self.highest.store(sequence, Relaxed);
+            mark(&self.edge, sequence);
         } else {
             self.refuse(sequence)?;
-        }
-        if let Some(word) = self.word(sequence / 64) {
-            word.store(word.load(Relaxed) | bit(sequence), Relaxed);
+            if let Some(word) = self.word(sequence / 64) {
+                mark(word, sequence);
+            }
         }
         Ok(())
-    }
-
-    /// The word that holds the bit of the number that ends in `low`, to be prefetched.
-    #[inline]
-    #[must_use]
-    pub fn hint(&self, low: u32) -> Option<&AtomicU64> {
-        self.word(u64::from(low) / 64)
     }
 
     #[inline]
@@ -231,39 +228,43 @@ impl ReplayWindow {
             return Err(Replay::Zero);
         }
         let Some(age) = self.highest().checked_sub(sequence) else { return Ok(()) };
-        if age >= self.size {
+        if age >= self.size() {
             return Err(Replay::Left);
         }
         let seen = self.word(sequence / 64).is_none_or(|word| word.load(Relaxed) & bit(sequence) != 0);
         if seen { Err(Replay::Seen) } else { Ok(()) }
     }
 
-    /// Makes `sequence`, right of the window, its right edge instead of `highest`.
     #[inline]
-    fn move_to(&self, highest: u64, sequence: u64) {
-        let (from, to) = (highest / 64, sequence / 64);
-        if to != from {
-            self.clear(from, to);
-        }
-        self.highest.store(sequence, Relaxed);
+    fn size(&self) -> u64 {
+        u64::from(self.size)
     }
 
-    /// Clears the words that the window enters as its edge moves from word `from` to word `to`: one in 64 packets where they
-    /// come in order, each word of the ring once at most.
+    /// The edge leaves word `from` for word `to`, in which nothing was seen, nor in those between: one in 64 packets where they
+    /// come in order. Each word of the ring is written twice at most.
     #[inline(never)]
-    fn clear(&self, from: u64, to: u64) {
-        let entered = (to - from).min(self.words.len() as u64);
-        for number in to - entered..to {
-            if let Some(word) = self.word(number + 1) {
+    fn turn(&self, from: u64, to: u64) {
+        if let Some(word) = self.in_ring(from) {
+            word.store(self.edge.load(Relaxed), Relaxed);
+        }
+        let between = (to - from - 1).min(self.words.len() as u64);
+        for number in to - between..to {
+            if let Some(word) = self.in_ring(number) {
                 word.store(0, Relaxed);
             }
         }
+        self.edge.store(0, Relaxed);
     }
 
-    /// The ring's word for numbers 64 `number` to 64 `number` + 63. The ring is never empty, so there always
-    /// is one.
+    /// The word for numbers 64 `number` to 64 `number` + 63, none of which is right of the edge's word. There always is one.
     #[inline]
     fn word(&self, number: u64) -> Option<&AtomicU64> {
+        if number == self.highest() / 64 { Some(&self.edge) } else { self.in_ring(number) }
+    }
+
+    /// The place of that word in the ring, which is never empty.
+    #[inline]
+    fn in_ring(&self, number: u64) -> Option<&AtomicU64> {
         self.words.get(number as usize & self.words.len().wrapping_sub(1))
     }
 }
@@ -271,6 +272,11 @@ impl ReplayWindow {
 #[inline]
 fn bit(sequence: u64) -> u64 {
     1 << (sequence % 64)
+}
+
+#[inline]
+fn mark(word: &AtomicU64, sequence: u64) {
+    word.store(word.load(Relaxed) | bit(sequence), Relaxed);
 }
 
 #[cfg(test)]
@@ -532,16 +538,6 @@ mod tests {
             "left of it is taken for the next subspace"
         );
         assert_eq!(window.accept(EPOCH - 54), Err(Replay::Left));
-    }
-
-    #[test]
-    fn the_hint_is_the_word_that_accept_marks() {
-        let window = window(1024, true);
-        for sequence in [1, 63, 64, 5000, EPOCH + 77] {
-            window.accept(sequence).unwrap();
-            let word = window.hint(sequence as u32).unwrap().load(Relaxed);
-            assert_ne!(word & bit(sequence), 0);
-        }
     }
 
     /// What becomes of a packet of VPP's tests.

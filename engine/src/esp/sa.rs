@@ -200,6 +200,9 @@ pub struct InboundSa {
     key: Key,
 }
 
+// What a packet in order changes is one line.
+const _: () = assert!(std::mem::offset_of!(InboundSa, key) == 64);
+
 impl InboundSa {
     /// An SA with an empty window.
     pub fn new(spi: Spi, key: Key, esn: bool, window: ReplayWindow) -> InboundSa {

@@ -71,9 +71,8 @@ fn read(
             stages.note(Next::Inner(entry.tunnel));
         }
         protocol::ESP => {
-            let index = tables.inbound_by_spi(u32::from_be_bytes(*payload.first_chunk::<4>()?))?;
-            let inbound = tables.inbound(index)?;
-            if !Ipv4Addr::between(&inbound.ends, src, dst) || inbound.owner != worker {
+            let (index, inbound) = tables.inbound_by_spi(u32::from_be_bytes(*payload.first_chunk::<4>()?))?;
+            if !Ipv4Addr::between(&inbound.ends, src, dst) || inbound.owner() != worker {
                 return None;
             }
             inbound.sa.prefetch();

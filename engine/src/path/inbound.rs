@@ -136,9 +136,6 @@ fn decrypt(packets: &mut [Packet<'_>], tables: &Tables, worker: usize) -> (usize
     let mut jobs: ArrayVec<cipher::OpenJob<'_>, BATCH> = ArrayVec::new();
     let (total, mut waiting) = (packets.len(), 0);
     let spread = tables.is_spread();
-    if spread {
-        packets.iter().for_each(|packet| prefetch_window(packet, tables));
-    }
     let mut rest = packets.iter_mut();
     for Packet { frame, next, sequence, .. } in rest.by_ref() {
         let Next::Open(index) = *next else {
@@ -180,19 +177,6 @@ fn decrypt(packets: &mut [Packet<'_>], tables: &Tables, worker: usize) -> (usize
     }
     cipher::open(&mut jobs);
     (done, (0..).zip(&jobs).fold(0, |bits, (nth, job)| bits | u64::from(job.authentic) << nth))
-}
-
-/// Asks the processor for the part of the window that the packet's number is in. The SA's own line has been asked for in the
-/// stage before.
-#[inline]
-fn prefetch_window(packet: &Packet<'_>, tables: &Tables) {
-    if let Next::Open(index) = packet.next
-        && let Some(inbound) = tables.inbound(index)
-        && let Some((_, [a, b, c, d, ..])) = packet.frame.bytes().split_first_chunk::<4>()
-        && let Some(word) = inbound.sa.window().hint(u32::from_be_bytes([*a, *b, *c, *d]))
-    {
-        crate::ring::prefetch(word);
-    }
 }
 
 /// Grows a frame, which starts with the ciphertext, by as many bytes as the plaintext is to be moved forward as it is decrypted,

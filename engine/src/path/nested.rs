@@ -256,14 +256,13 @@ fn esp<A: Address>(
     tables: &Tables,
 ) -> Result<Option<(u32, u32)>, Reason> {
     let spi = bytes.first_chunk::<4>().ok_or(Reason::EspMalformed)?;
-    let Some(index) = tables.inbound_by_spi(u32::from_be_bytes(*spi)) else { return Ok(None) };
-    let inbound = tables.inbound(index).ok_or(Reason::EspUnknownSpi)?;
+    let Some((index, inbound)) = tables.inbound_by_spi(u32::from_be_bytes(*spi)) else { return Ok(None) };
     may_lie_in(inbound.tunnel, carrier, tables)?;
     // The SA may be for packets between two addresses alone (RFC 4301 section 5.2, step 4).
     if inbound.ends != Ends::Any && !A::between(&inbound.ends, src, dst) {
         return Err(Reason::EspMalformed);
     }
-    Ok(Some((index, inbound.owner)))
+    Ok(Some((index, inbound.owner())))
 }
 
 /// Where its packets go in is where they come out.

@@ -37,7 +37,7 @@ pub(crate) fn look_ahead(packets: &[Packet<'_>], tables: &Tables) {
     }
     for packet in packets {
         if let Some(Glimpse::Esp(spi)) = Glimpse::of(packet)
-            && let Some(inbound) = tables.inbound_by_spi(spi).and_then(|index| tables.inbound(index))
+            && let Some((_, inbound)) = tables.inbound_by_spi(spi)
         {
             crate::ring::prefetch(inbound);
         }
@@ -342,13 +342,12 @@ fn from_tunnel<A: Address>(
         }
         protocol::ESP => {
             let spi = packet.frame.bytes().get(outer.payload_at..)?.first_chunk::<4>()?;
-            let index = tables.inbound_by_spi(u32::from_be_bytes(*spi))?;
-            let inbound = tables.inbound(index)?;
+            let (index, inbound) = tables.inbound_by_spi(u32::from_be_bytes(*spi))?;
             if !A::between(&inbound.ends, outer.src, outer.dst) {
                 return None;
             }
-            if inbound.owner != worker {
-                return Some(Next::HandOver(inbound.owner));
+            if inbound.owner() != worker {
+                return Some(Next::HandOver(inbound.owner()));
             }
             packet.tos = outer.tos;
             packet.frame.truncate(outer.end);
@@ -478,17 +477,16 @@ fn esp<A: Address>(
 ) -> Result<Next, Reason> {
     let bytes = packet.frame.bytes().get(esp.clone()).unwrap_or_default();
     let spi = bytes.first_chunk::<4>().ok_or(Reason::EspMalformed)?;
-    let Some(index) = tables.inbound_by_spi(u32::from_be_bytes(*spi)) else {
+    let Some((index, inbound)) = tables.inbound_by_spi(u32::from_be_bytes(*spi)) else {
         return unknown_spi(outer.src, outer.dst, tables);
     };
-    let inbound = tables.inbound(index).ok_or(Reason::EspUnknownSpi)?;
     inbound.sa.prefetch();
     // The SA may be for packets between two addresses alone (RFC 4301 section 5.2, step 4).
     if inbound.ends != Ends::Any && !A::between(&inbound.ends, outer.src, outer.dst) {
         return Err(Reason::EspMalformed);
     }
-    if inbound.owner != worker {
-        return Ok(Next::HandOver(inbound.owner));
+    if inbound.owner() != worker {
+        return Ok(Next::HandOver(inbound.owner()));
     }
     packet.frame.truncate(esp.end);
     packet.frame.pull(esp.start);

@@ -266,8 +266,7 @@ pub(super) fn build(mut spec: TablesSpec) -> Result<Tables, BuildError> {
         stations,
         tunnels,
         counters: spec.tunnels.iter().map(|tunnel| tunnel.counters.clone()).collect(),
-        spis: FlatMap::default(),
-        inbound: Vec::new(),
+        inbound: FlatMap::default(),
         gre_v4: FlatMap::default(),
         gre_v6: FlatMap::default(),
         carried_v4: FlatMap::default(),
@@ -282,7 +281,7 @@ pub(super) fn build(mut spec: TablesSpec) -> Result<Tables, BuildError> {
     index_sas(&mut tables, &mut spec)?;
     crate::ring::in_huge_pages(&tables.next_hops);
     crate::ring::in_huge_pages(&tables.tunnels);
-    crate::ring::in_huge_pages(&tables.inbound);
+    crate::ring::in_huge_pages(tables.inbound.slots());
     Ok(tables)
 }
 
@@ -556,7 +555,7 @@ fn in_udp(tunnel: &TunnelSpec) -> bool {
 
 /// Workers that share the tables, at least one.
 fn workers(spec: &TablesSpec) -> u32 {
-    u32::try_from(spec.workers).unwrap_or(u32::MAX).max(1)
+    u16::try_from(spec.workers).unwrap_or(u16::MAX).max(1).into()
 }
 
 fn index_tunnels(tables: &mut Tables, spec: &TablesSpec) -> Result<(), BuildError> {
@@ -615,6 +614,7 @@ fn index_tunnels(tables: &mut Tables, spec: &TablesSpec) -> Result<(), BuildErro
 
 fn index_sas(tables: &mut Tables, spec: &mut TablesSpec) -> Result<(), BuildError> {
     let workers = workers(spec);
+    let mut inbound = Vec::new();
     for (index, tunnel) in (0..).zip(&mut spec.tunnels).filter(|(_, tunnel)| !tunnel.backup) {
         let Some(protection) = &mut tunnel.protection else { continue };
         let transport = protection.mode == crate::esp::Mode::Transport;
@@ -625,14 +625,14 @@ fn index_sas(tables: &mut Tables, spec: &mut TablesSpec) -> Result<(), BuildErro
             let fixed = transport && protection.udp.is_none() && sa.udp_port().is_none();
             let ends = if fixed { Ends::new(tunnel.remote, tunnel.local) } else { Ends::Any };
             let plain = transport && tunnel.gre.is_plain();
-            let owner = sa.spi() % workers;
-            tables.inbound.push(Inbound { sa, tunnel: index, ends, key: tunnel.gre.key, plain, owner });
+            let (spi, key) = (sa.spi(), tunnel.gre.key);
+            let owner = (spi % workers) as u16;
+            inbound.push((spi, Inbound { sa, tunnel: index, ends, key, plain, owner }));
         }
         tables.udp_ports.extend(udp_ports);
     }
     tables.udp_ports.sort_unstable();
     tables.udp_ports.dedup();
-    let spis = (0..).zip(&tables.inbound).map(|(index, inbound)| (inbound.sa.spi(), index));
-    tables.spis = FlatMap::build(spis).map_err(|twice| BuildError::DuplicateSpi(twice.0))?;
+    tables.inbound = FlatMap::build(inbound).map_err(|twice| BuildError::DuplicateSpi(twice.0))?;
     Ok(())
 }

@@ -171,8 +171,8 @@ pub(crate) enum PortKind {
     HostOf(u32),
 }
 
-/// An inbound SA with what is asked of its packets: a cache line, so that the common packet needs nothing of its tunnel.
-#[repr(align(64))]
+/// An inbound SA with what is asked of its packets: with its SPI a cache line, so that the common packet is looked up there and
+/// needs nothing of its tunnel.
 pub(crate) struct Inbound {
     pub(crate) sa: Arc<InboundSa>,
     pub(crate) tunnel: u32,
@@ -181,8 +181,16 @@ pub(crate) struct Inbound {
     pub(crate) key: Option<u32>,
     /// GRE in transport mode, of which nothing is to be checked but the key.
     pub(crate) plain: bool,
+    /// See [`Inbound::owner`].
+    owner: u16,
+}
+
+impl Inbound {
     /// The worker that the window belongs to, the only one that opens packets of the SA.
-    pub(crate) owner: u32,
+    #[inline(always)]
+    pub(crate) fn owner(&self) -> u32 {
+        self.owner.into()
+    }
 }
 
 /// The outer source and destination that packets of an inbound SA must have, in wire order.
@@ -357,8 +365,7 @@ pub struct Tables {
     tunnels: Vec<Tunnel>,
     /// Each tunnel's, in their order: close together, so that finding them costs no look at the tunnel.
     counters: Vec<TunnelCounterSet>,
-    spis: FlatMap<Spi, u32>,
-    inbound: Vec<Inbound>,
+    inbound: FlatMap<Spi, Inbound>,
     gre_v4: FlatMap<(u32, u32, Option<u32>), GreEntry>,
     gre_v6: FlatMap<(u128, u128, Option<u32>), GreEntry>,
     carried_v4: FlatMap<(u32, u32, Option<u32>), GreEntry>,
@@ -540,10 +547,10 @@ impl Tables {
         self.counters.get(tunnel as usize)?.get(worker)
     }
 
-    /// The index of the inbound SA with this SPI.
-    #[inline]
-    pub(crate) fn inbound_by_spi(&self, spi: Spi) -> Option<u32> {
-        self.spis.get(&spi).copied()
+    /// The inbound SA with this SPI, and its index.
+    #[inline(always)]
+    pub(crate) fn inbound_by_spi(&self, spi: Spi) -> Option<(u32, &Inbound)> {
+        self.inbound.find(&spi)
     }
 
     /// Tells workers whether more packets by unknown SAs may wait between these ends, in tables that they have now.
@@ -560,7 +567,7 @@ impl Tables {
 
     #[inline]
     pub(crate) fn inbound(&self, index: u32) -> Option<&Inbound> {
-        self.inbound.get(index as usize)
+        self.inbound.at(index)
     }
 
     /// Are there so many tunnels that what a packet needs is hardly ever in the processor's caches?
@@ -591,7 +598,7 @@ impl Tables {
     /// Asks the processor for the slot in which an SA is looked up.
     #[inline]
     pub(crate) fn prefetch_spi(&self, spi: Spi) {
-        if let Some(slot) = self.spis.slot_hint(&spi) {
+        if let Some(slot) = self.inbound.slot_hint(&spi) {
             crate::ring::prefetch(slot);
         }
     }
