@@ -381,7 +381,7 @@ fn tunnel(number: usize, config: &Config, tables: &Tables, live: &dyn Live) -> O
         spi: sa.spi(),
         suite: sa.key().suite().name().to_owned(),
         used: Some(sa.used()),
-        remaining: Some(sa.remaining()),
+        remaining: Some(sa.until_end()),
     });
     let sas: Vec<SaReport> = if live.has_sas() { sas.collect() } else { configured_sas(&of_config.protect) };
     let missing = live.has_sas() && of_tables.mode().is_some() && sas.is_empty();

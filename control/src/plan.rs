@@ -125,7 +125,15 @@ impl Kept {
     /// [`PlanError::Configuration`] for an SA that the engine does not take, [`PlanError::Random`] when the system gives no
     /// random numbers.
     pub fn new(config: &Config, workers: usize) -> Result<Kept, PlanError> {
-        let mut kept = Kept::without_sas(config, workers);
+        Kept::with(config, workers, Ledger::new(config.carp.router))
+    }
+
+    /// As [`Kept::new`], with the SAs of this ledger.
+    ///
+    /// # Errors
+    /// As [`Kept::new`].
+    pub fn with(config: &Config, workers: usize, ledger: Ledger) -> Result<Kept, PlanError> {
+        let mut kept = Kept { ledger, ..Kept::without_sas(config, workers) };
         for (kept_tunnel, tunnel) in kept.tunnels.iter_mut().zip(&config.tunnels) {
             if let Protect::Manual(manual) = &tunnel.protect {
                 install(kept_tunnel, manual, tunnel, &mut kept.ledger)?;
@@ -185,6 +193,11 @@ impl Kept {
     pub fn take_over(&mut self, tunnels: Vec<KeptTunnel>) {
         self.tunnels = tunnels;
         self.forget_some();
+    }
+
+    /// Every SA that was made from a fixed key.
+    pub fn ledger(&self) -> &Ledger {
+        &self.ledger
     }
 
     /// Of what nobody has any more, only the latest is remembered.

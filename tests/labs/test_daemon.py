@@ -125,6 +125,22 @@ def test_the_socket(sites):
     assert not router.socket.exists()
 
 
+def test_fixed_keys_go_on(sites):
+    """SAs with fixed keys go on beyond the numbers that the process before may have used, however it ended: the far end takes their packets."""
+    sites.start(TRANSPORT)
+    router, used = sites.r1, []
+    for how in (signal.SIGTERM, signal.SIGKILL, None):
+        wait_ping(sites.h1, host(2, 4), timeout=5)
+        assert ping(sites.h1, host(2, 4), count=100).loss == 0
+        used += [sa["used"] for sa in router.show("sas")["oslo"] if sa["direction"] == "out"]
+        if how is not None:
+            router.daemon.stop(how)
+            router.start()
+    assert sites.r2.drops("esp-replay") == 0
+    # After a good end no number is left out, after the other one at most what was recorded ahead.
+    assert 100 <= used[0] < used[1] - 99 < 1000 and used[1] + 99 < used[2] < used[1] + (1 << 24) + 1000, used
+
+
 def test_the_end(sites):
     """SIGINT too ends it well: interfaces, routes and programs are gone, and what it printed is `ready` alone."""
     sites.start(GRE)

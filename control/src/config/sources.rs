@@ -48,6 +48,20 @@ impl Digest {
         Digest::finish(context)
     }
 
+    /// What 64 hexadecimal digits say.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Digest> {
+        let mut bytes = [0; 32];
+        let (pairs, []) = text.as_bytes().as_chunks::<2>() else { return None };
+        if pairs.len() != bytes.len() {
+            return None;
+        }
+        for (byte, pair) in bytes.iter_mut().zip(pairs) {
+            *byte = u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()?;
+        }
+        Some(Digest(bytes))
+    }
+
     fn finish(context: Context) -> Digest {
         let mut bytes = [0; 32];
         bytes.iter_mut().zip(context.finish().as_ref()).for_each(|(to, from)| *to = *from);

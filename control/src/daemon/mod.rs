@@ -36,6 +36,7 @@ mod pair;
 mod placed;
 mod privileges;
 mod ready;
+mod recording;
 mod server;
 mod service;
 mod show;
@@ -84,6 +85,7 @@ use self::hold::{Holds, Placed};
 use self::interfaces::TunnelInterfaces;
 use self::offloads::OffloadFile;
 use self::privileges::{Needs, Privileges};
+use self::recording::Recording;
 use self::server::{Endpoint, Query};
 use self::service::Signals;
 use self::threads::{Others, WorkerThread};
@@ -150,6 +152,7 @@ pub fn run(arguments: &cli::Run) -> Result<(), Failure> {
     let written = vec![folder.path().to_owned(), privileges::folder_of(&socket)];
     let read = sources.paths().map(Path::to_owned).collect();
     let proposal = Proposal { sources, config, warnings, watch: None };
+    let recording = Recording::open(folder.clone());
     let transactions = Transactions::open(folder, &arguments.config, proposal);
     log::configure(&transactions.config().log);
     let metrics = transactions.config().metrics.listen.and_then(metrics::Endpoint::bind);
@@ -164,7 +167,7 @@ pub fn run(arguments: &cli::Run) -> Result<(), Failure> {
     let woken = Arc::clone(&bell);
     let keys = Keys::new(negotiation::places(&socket, &arguments.vici), move || woken.wake());
     let started = privileges.and_then(|privileges| {
-        Daemon::start(transactions, privileges, keys, (hooks, readiness), &bell, &stop)
+        Daemon::start((transactions, recording), privileges, keys, (hooks, readiness), &bell, &stop)
     });
     if started.is_err() {
         // All has been given back.
@@ -247,6 +250,8 @@ struct Daemon {
     /// Where traces and captures are opened.
     taps: Arc<Taps>,
     transactions: Transactions,
+    /// How far the numbers of SAs with fixed keys are used.
+    recording: Recording,
     privileges: Privileges,
     keys: Keys,
     carp: Followed,
@@ -305,7 +310,7 @@ struct Told {
 impl Daemon {
     /// Steps 3 and 4.
     fn start(
-        transactions: Transactions,
+        (transactions, mut recording): (Transactions, Recording),
         privileges: Privileges,
         keys: Keys,
         (hooks, readiness): (Hooks, ready::Readiness),
@@ -320,7 +325,9 @@ impl Daemon {
         let devices = devices::open(&config, cores.len(), host.longest())?;
         // TAP interfaces have come with that.
         host.follow();
-        let mut kept = Kept::new(&config, devices.shares.len())?;
+        let ledger = recording.ledger(config.carp.router);
+        let mut kept = Kept::with(&config, devices.shares.len(), ledger)?;
+        recording.keep_ahead(&kept, started);
         let mut carp = Followed::new(crate::carp::source());
         carp.steer(&config.carp, started);
         let turns = carp.look(host.state(), started);
@@ -392,6 +399,7 @@ impl Daemon {
             watches: Watches::default(),
             taps,
             transactions,
+            recording,
             privileges,
             keys,
             carp,
@@ -497,6 +505,9 @@ impl Daemon {
             self.follow_yield(now);
             self.follow_keys(now);
             self.feed_watches(now);
+            if self.recording.due().is_some_and(|due| now >= due) {
+                self.recording.keep_ahead(&self.kept, now);
+            }
             self.host.remind(now);
             if now >= self.look {
                 self.look = now + LOOK;
@@ -518,6 +529,7 @@ impl Daemon {
         let due = self.holds.deadline().map_or(due, |deadline| due.min(deadline));
         let due = self.watches.due().map_or(due, |next| due.min(next));
         let due = self.transactions.due().map_or(due, |next| due.min(next));
+        let due = self.recording.due().map_or(due, |next| due.min(next));
         let due = if self.interfaces.are_behind() { Instant::now() } else { due };
         let due = self.keys.deadline().map_or(due, |next| due.min(next));
         let due = self.pair.deadline().map_or(due, |next| due.min(next));
@@ -825,6 +837,7 @@ impl Daemon {
         if workers.iter().any(Option::is_none) || matches!(exceptions, Some(None)) {
             log::error("a thread had ended before it was told to");
         }
+        self.recording.settle(&self.kept);
     }
 }
 

@@ -573,6 +573,7 @@ impl Daemon {
                 of(&self.config) != of(&config)
             })
             .collect();
+        self.recording.keep_ahead(&self.kept, now);
         self.tables.store(Arc::new(tables));
         self.kept.take_over(tunnels);
         self.holds = self.holds.without(moved.into_iter());

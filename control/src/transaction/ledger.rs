@@ -14,6 +14,8 @@
 //!
 //! SAs that no table has any more are kept too, the latest [`RETIRED`] of them. One that is forgotten draws its IVs at random
 //! when it comes back, as it would in a new process: the two overlap with a chance of (packets of both) / 2^61.
+//!
+//! What an earlier process may have used, [`super::record`] knows.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -37,8 +39,13 @@ pub enum Refused {
     Random,
 }
 
+/// For SAs, by what [`Ledger::recorded`] calls them, the highest number that may have been used.
+pub type Marks = HashMap<Digest, u64>;
+
 /// The SAs of a process. See the module page.
 pub struct Ledger {
+    /// What earlier processes may have used; `None` where nothing is recorded.
+    earlier: Option<Marks>,
     /// Whose IVs they have.
     router: Router,
     /// By their keys, which are not kept beside those in the SAs.
@@ -50,6 +57,8 @@ pub struct Ledger {
 
 struct Outbound {
     sa: Arc<OutboundSa>,
+    /// What it is called where its numbers are recorded.
+    name: Option<Digest>,
     suite: Suite,
     esn: bool,
     asked: u64,
@@ -65,10 +74,29 @@ struct Inbound {
 }
 
 impl Ledger {
-    /// Without any SA, on that router of a pair.
+    /// Without any SA, on that router of a pair. Nothing is recorded: SAs begin with number 1.
     #[must_use]
     pub fn new(router: config::Router) -> Ledger {
-        Ledger { router: plan::router(router), outbound: HashMap::new(), inbound: HashMap::new(), asked: 0 }
+        Ledger {
+            earlier: None,
+            router: plan::router(router),
+            outbound: HashMap::new(),
+            inbound: HashMap::new(),
+            asked: 0,
+        }
+    }
+
+    /// As [`Ledger::new`], for a process that goes on where earlier ones have been. An SA sends nothing before it is recorded
+    /// how far it may ([`super::record::Record::keep_ahead`]).
+    #[must_use]
+    pub fn beyond(router: config::Router, earlier: Marks) -> Ledger {
+        Ledger { earlier: Some(earlier), ..Ledger::new(router) }
+    }
+
+    /// The SAs that send whose numbers are recorded, and what they are called there.
+    pub fn recorded(&self) -> impl Iterator<Item = (Digest, &OutboundSa)> {
+        let all = self.outbound.values().flatten();
+        all.filter_map(|known| Some((known.name?, known.sa.as_ref())))
     }
 
     /// The SA that sends by this entry of the configuration.
@@ -92,8 +120,18 @@ impl Ledger {
                 break ivs;
             }
         };
-        let sa = Arc::new(OutboundSa::new(wanted.spi, key, wanted.esn, ivs, 1));
-        let made = Outbound { sa: Arc::clone(&sa), suite: wanted.suite, esn: wanted.esn, asked: self.asked };
+        let sa = OutboundSa::new(wanted.spi, key, wanted.esn, ivs, 1);
+        let (sa, name) = match &self.earlier {
+            Some(earlier) => {
+                let name = name(wanted);
+                let used = earlier.get(&name).copied().unwrap_or(0);
+                (sa.within(used.saturating_add(1), used), Some(name))
+            }
+            None => (sa, None),
+        };
+        let sa = Arc::new(sa);
+        let made =
+            Outbound { sa: Arc::clone(&sa), name, suite: wanted.suite, esn: wanted.esn, asked: self.asked };
         known.push(made);
         Ok(sa)
     }
@@ -148,7 +186,11 @@ impl Ledger {
         self.forget_beyond(RETIRED);
     }
 
-    fn forget_beyond(&mut self, most: usize) {
+    pub(super) fn forget_beyond(&mut self, most: usize) {
+        if let Some(earlier) = &mut self.earlier {
+            let gone = self.outbound.values().flatten().filter(|known| Arc::strong_count(&known.sa) == 1);
+            earlier.extend(gone.filter_map(|known| Some((known.name?, known.sa.last()))));
+        }
         forget(&mut self.outbound, most, |known| (Arc::strong_count(&known.sa), known.asked));
         forget(&mut self.inbound, most, |known| (Arc::strong_count(&known.sa), known.asked));
     }
@@ -166,6 +208,14 @@ fn forget<T>(known: &mut HashMap<Digest, Vec<T>>, most: usize, holders: impl Fn(
         entries.retain(|entry| retired(entry).is_none_or(|asked| asked > last));
     }
     known.retain(|_, entries| !entries.is_empty());
+}
+
+/// What tells an SA that sends from all others: its key, and what else makes its numbers its own.
+fn name(wanted: &ManualSa) -> Digest {
+    let spi = wanted.spi.to_be_bytes();
+    let form = [plan::suite(wanted.suite) as u8, u8::from(wanted.esn)];
+    let whole = zeroize::Zeroizing::new([&spi[..], &form, wanted.key.expose()].concat());
+    Digest::of(&whole)
 }
 
 fn key(wanted: &ManualSa) -> Result<Key, Refused> {

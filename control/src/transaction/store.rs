@@ -30,7 +30,7 @@ const MAGIC: &str = "culvert-state 1 ";
 /// Whether a file of that name, in the folder of a store, is the store's.
 #[must_use]
 pub fn is_ours(name: &str) -> bool {
-    name.starts_with(STATE) || name.starts_with(CONFIGURATION)
+    [STATE, CONFIGURATION, super::record::NUMBERS].iter().any(|ours| name.starts_with(ours))
 }
 
 /// The files of a folder, as far as the store needs them: the system's, or those of a test that loses power.
@@ -68,7 +68,7 @@ pub trait Files {
 }
 
 /// A folder of the system's, made when something is written to it.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Folder(PathBuf);
 
 impl Folder {
@@ -185,12 +185,7 @@ impl<F: Files> Store<F> {
         let Some(content) = self.files.read(STATE).map_err(|error| error.to_string())? else {
             return Ok(None);
         };
-        let content = std::str::from_utf8(&content).map_err(|_| "it is no text".to_owned())?;
-        let (head, body) = content.split_once('\n').ok_or("it ends too early")?;
-        let sum = head.strip_prefix(MAGIC).ok_or("it is of another version")?;
-        if sum != Digest::of(body.as_bytes()).to_string() {
-            return Err("its check sum is wrong".to_owned());
-        }
+        let body = unseal(MAGIC, &content)?;
         let record: Record = serde_json::from_str(body).map_err(|error| error.to_string())?;
         let Record { file, file_digest, running, previous, pending } = record;
         Ok(Some(State {
@@ -228,7 +223,7 @@ impl<F: Files> Store<F> {
             pending: state.pending,
         };
         let body = serde_json::to_string(&record).map_err(|error| error.to_string())?;
-        let text = format!("{MAGIC}{}\n{body}", Digest::of(body.as_bytes()));
+        let text = seal(MAGIC, &body);
         let contents = [Some((&record.running, &running)), record.previous.as_ref().zip(previous.as_ref())];
         let contents = contents.into_iter().flatten();
         let named = contents.map(|(digest, content)| (format!("{CONFIGURATION}{digest}"), content));
@@ -241,11 +236,11 @@ impl<F: Files> Store<F> {
             // One that was damaged meanwhile is written again.
             let whole = there.contains(name) && self.files.read(name)?.as_ref() == Some(*content);
             if !whole {
-                self.replace(name, content)?;
+                replace(&mut self.files, name, content)?;
             }
         }
         self.files.sync().or_else(absent)?;
-        self.replace(STATE, state)?;
+        replace(&mut self.files, STATE, state)?;
         self.files.sync()?;
         let ours = |name: &&String| name.starts_with(CONFIGURATION) || name.ends_with(NEW);
         for name in there.iter().filter(ours) {
@@ -256,12 +251,32 @@ impl<F: Files> Store<F> {
         }
         Ok(())
     }
+}
 
-    fn replace(&mut self, name: &str, content: &[u8]) -> io::Result<()> {
-        let new = format!("{name}{NEW}");
-        self.files.write(&new, content)?;
-        self.files.rename(&new, name)
+/// The text of a file: what it is, and a check sum, stand in its first line.
+pub(super) fn seal(magic: &str, body: &str) -> String {
+    format!("{magic}{}\n{body}", Digest::of(body.as_bytes()))
+}
+
+/// What [`seal`] was given.
+///
+/// # Errors
+/// It is not whole, or something else.
+pub(super) fn unseal<'a>(magic: &str, content: &'a [u8]) -> Result<&'a str, String> {
+    let content = std::str::from_utf8(content).map_err(|_| "it is no text".to_owned())?;
+    let (head, body) = content.split_once('\n').ok_or("it ends too early")?;
+    let sum = head.strip_prefix(magic).ok_or("it is of another version")?;
+    if sum != Digest::of(body.as_bytes()).to_string() {
+        return Err("its check sum is wrong".to_owned());
     }
+    Ok(body)
+}
+
+/// Puts a file in the place of another, at one moment.
+pub(super) fn replace(files: &mut impl Files, name: &str, content: &[u8]) -> io::Result<()> {
+    let new = format!("{name}{NEW}");
+    files.write(&new, content)?;
+    files.rename(&new, name)
 }
 
 #[cfg(test)]
