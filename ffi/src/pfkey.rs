@@ -58,6 +58,10 @@ constants! {
     pub const SADB_X_EXT_NAT_T_DPORT: u16 = 22;
     /// Extension: [`sadb_x_sa_replay`].
     pub const SADB_X_EXT_SA_REPLAY: u16 = 26;
+    /// Extension: [`sadb_address`], where the packets of an SA that is updated come from henceforth.
+    pub const SADB_X_EXT_NEW_ADDRESS_SRC: u16 = 27;
+    /// Extension: [`sadb_address`], where the packets of an SA that is updated go henceforth.
+    pub const SADB_X_EXT_NEW_ADDRESS_DST: u16 = 28;
 
     /// State of an SA: without keys yet.
     pub const SADB_SASTATE_LARVAL: u8 = 0;

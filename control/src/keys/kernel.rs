@@ -49,6 +49,13 @@ impl Ledger {
         self.known.remove(&id).map(|_| Change::Removed(id))
     }
 
+    /// It is the same SA, at other addresses, which it is known by from now on.
+    pub(super) fn moved(&mut self, id: Id, ends: Ends) -> Option<Change> {
+        let (fingerprint, before) = self.known.remove(&id)?;
+        self.known.insert(Id { at: ends.destination, ..id }, (fingerprint, ends));
+        (before != ends).then_some(Change::Moved(id, ends))
+    }
+
     #[cfg(test)]
     pub(super) fn count(&self) -> usize {
         self.known.len()

@@ -8,9 +8,9 @@ use netmap_sys::{
     SADB_EXT_ADDRESS_SRC, SADB_EXT_KEY_ENCRYPT, SADB_EXT_LIFETIME_HARD, SADB_EXT_LIFETIME_SOFT, SADB_EXT_SA,
     SADB_GET, SADB_REGISTER, SADB_SASTATE_DYING, SADB_SASTATE_MATURE, SADB_SATYPE_ESP, SADB_SATYPE_UNSPEC,
     SADB_X_EALG_AESGCM16, SADB_X_EALG_CHACHA20POLY1305, SADB_X_EXT_NAT_T_DPORT, SADB_X_EXT_NAT_T_SPORT,
-    SADB_X_EXT_NAT_T_TYPE, SADB_X_EXT_SA2, SADB_X_SAFLAGS_ESN, sadb_address, sadb_ext, sadb_key,
-    sadb_lifetime, sadb_msg, sadb_sa, sadb_x_nat_t_port, sadb_x_nat_t_type, sadb_x_sa2, sockaddr_in,
-    sockaddr_in6,
+    SADB_X_EXT_NAT_T_TYPE, SADB_X_EXT_NEW_ADDRESS_DST, SADB_X_EXT_NEW_ADDRESS_SRC, SADB_X_EXT_SA2,
+    SADB_X_SAFLAGS_ESN, sadb_address, sadb_ext, sadb_key, sadb_lifetime, sadb_msg, sadb_sa,
+    sadb_x_nat_t_port, sadb_x_nat_t_type, sadb_x_sa2, sockaddr_in, sockaddr_in6,
 };
 use zeroize::Zeroizing;
 
@@ -74,6 +74,8 @@ impl<'a> Message<'a> {
                 SADB_X_EXT_SA2 => parts.sa2 = Some(read(bytes)?),
                 SADB_EXT_ADDRESS_SRC => parts.source = Some(address(bytes)?),
                 SADB_EXT_ADDRESS_DST => parts.destination = Some(address(bytes)?),
+                SADB_X_EXT_NEW_ADDRESS_SRC => parts.new_source = Some(address(bytes)?),
+                SADB_X_EXT_NEW_ADDRESS_DST => parts.new_destination = Some(address(bytes)?),
                 SADB_EXT_KEY_ENCRYPT => parts.key = Some(key(bytes)?),
                 SADB_EXT_LIFETIME_HARD => parts.hard = Some(read(bytes)?),
                 SADB_EXT_LIFETIME_SOFT => parts.soft = Some(read(bytes)?),
@@ -96,6 +98,9 @@ pub(super) struct Parts<'a> {
     sa2: Option<sadb_x_sa2>,
     source: Option<IpAddr>,
     destination: Option<IpAddr>,
+    /// Of an update: where they come from and go to from now on, in place of what is said above.
+    new_source: Option<IpAddr>,
+    new_destination: Option<IpAddr>,
     /// The cipher's, with the salt behind it.
     key: Option<&'a [u8]>,
     pub(super) hard: Option<sadb_lifetime>,
@@ -120,6 +125,17 @@ impl Parts<'_> {
     pub(super) fn id(&self) -> Option<(Id, IpAddr)> {
         let spi = u32::from_be(self.sa?.sadb_sa_spi);
         Some((Id { spi, at: self.destination? }, self.source?))
+    }
+
+    /// Where the SA is from now on, if an update gives it other addresses (MOBIKE): the rest of the message still has the old ones.
+    pub(super) fn moved(&self) -> Option<Ends> {
+        self.new_source.or(self.new_destination)?;
+        Some(self.between(self.new_source.or(self.source)?, self.new_destination.or(self.destination)?))
+    }
+
+    fn between(&self, source: IpAddr, destination: IpAddr) -> Ends {
+        let (from, to) = self.ports;
+        Ends::new(SocketAddr::new(source, from), SocketAddr::new(destination, to), self.encap)
     }
 
     /// The SA, from a message with its keys.
@@ -147,13 +163,12 @@ impl Parts<'_> {
                 return Ok(Found::Unusable(reqid, why.to_owned()));
             }
         };
-        let (from, to) = self.ports;
         Ok(Found::Sa(Sa {
             id,
             origin: Origin::PfKey,
             // PF_KEY has no directions.
             direction: None,
-            ends: Ends::new(SocketAddr::new(source, from), SocketAddr::new(id.at, to), self.encap),
+            ends: self.between(source, id.at),
             reqid,
             mode,
             suite,

@@ -2,7 +2,8 @@
 //!
 //! One socket, that answers come to as well as what everybody is told.
 //! 1. It is registered for ESP, to hear when SAs end; then all SAs are asked for.
-//! 2. An SA that comes or changes is told of without its keys: it is asked for. Those that go are told.
+//! 2. An SA that comes or changes is told of without its keys: it is asked for. Those that go are told. One that is given other
+//!    addresses (MOBIKE) is told of by the old ones, with the new ones beside them, and is known by the new ones at once.
 //! 3. A socket without room for more loses messages, in silence on older kernels, and lists are cut short: all SAs are asked
 //!    for again from time to time, and as soon as something was lost. A list counts down; one that does not come to its end in order is
 //!    not taken. What is not in it is asked for once more before it is taken away, and what is new in it is not sent with: the
@@ -31,7 +32,7 @@ use zeroize::Zeroizing;
 pub use self::freebsd::follow;
 use self::message::{Found, Message};
 use super::kernel::Ledger;
-use super::sa::{Change, Id, Origin, Sa};
+use super::sa::{Change, Ends, Id, Origin, Sa};
 use crate::datagram::Damaged;
 
 /// How often all SAs are asked for, in case something was lost in silence.
@@ -164,9 +165,15 @@ impl<S: KeySocket> PfKeySource<S> {
         let done = header.sadb_msg_errno == 0;
         Ok(match header.sadb_msg_type {
             SADB_ADD | SADB_UPDATE if done => {
-                let (id, source) = message.parts()?.id().ok_or(Damaged)?;
-                self.ask_for(id, source, header.sadb_msg_type == SADB_ADD, now);
-                Vec::new()
+                let parts = message.parts()?;
+                let (id, source) = parts.id().ok_or(Damaged)?;
+                match parts.moved() {
+                    Some(ends) => self.moved(id, ends, now),
+                    None => {
+                        self.ask_for(id, source, header.sadb_msg_type == SADB_ADD, now);
+                        Vec::new()
+                    }
+                }
             }
             SADB_GET if header.sadb_msg_pid == std::process::id() => {
                 match self.asked.remove(&header.sadb_msg_seq) {
@@ -205,6 +212,16 @@ impl<S: KeySocket> PfKeySource<S> {
             all.retain(|sa| sa.id != id);
         }
         self.ledger.gone(id).into_iter().collect()
+    }
+
+    /// An SA has other addresses from now on: the kernel knows it by these alone.
+    fn moved(&mut self, id: Id, ends: Ends, now: Instant) -> Vec<Change> {
+        // Whoever asked for it where it was finds none, and one that nobody was told of yet is as new as it was.
+        let added = self.asked.values().any(|(asked, added)| *asked == id && *added);
+        self.asked.retain(|_, (asked, _)| *asked != id);
+        let change = self.ledger.moved(id, ends);
+        self.ask_for(Id { at: ends.destination, ..id }, ends.source, added, now);
+        change.into_iter().collect()
     }
 
     fn found(&mut self, message: Message<'_>, added: bool) -> Result<Vec<Change>, Damaged> {

@@ -11,8 +11,8 @@ use netmap_sys::{
     SADB_EXT_LIFETIME_CURRENT, SADB_EXT_LIFETIME_HARD, SADB_EXT_LIFETIME_SOFT, SADB_EXT_SA, SADB_GETSPI,
     SADB_REGISTER, SADB_SASTATE_LARVAL, SADB_SASTATE_MATURE, SADB_SATYPE_UNSPEC, SADB_X_EALG_AESGCM16,
     SADB_X_EALG_CHACHA20POLY1305, SADB_X_EXT_NAT_T_DPORT, SADB_X_EXT_NAT_T_SPORT, SADB_X_EXT_NAT_T_TYPE,
-    SADB_X_EXT_SA2, SADB_X_SAFLAGS_ESN, sadb_ext, sadb_key, sadb_lifetime, sadb_msg, sadb_sa,
-    sadb_x_nat_t_port, sadb_x_nat_t_type, sadb_x_sa2,
+    SADB_X_EXT_NEW_ADDRESS_DST, SADB_X_EXT_NEW_ADDRESS_SRC, SADB_X_EXT_SA2, SADB_X_SAFLAGS_ESN, sadb_ext,
+    sadb_key, sadb_lifetime, sadb_msg, sadb_sa, sadb_x_nat_t_port, sadb_x_nat_t_type, sadb_x_sa2,
 };
 
 use super::message::{address_extension, units};
@@ -32,12 +32,21 @@ struct Kept {
     state: u8,
     cipher: u8,
     key: Vec<u8>,
+    /// Where its packets come from and go to.
+    ends: (IpAddr, IpAddr),
     more: Vec<u8>,
 }
 
 fn kept(spi: u32) -> Kept {
     let key = vec![spi as u8 | 1; 20];
-    Kept { spi, state: SADB_SASTATE_MATURE, cipher: SADB_X_EALG_AESGCM16, key, more: Vec::new() }
+    Kept {
+        spi,
+        state: SADB_SASTATE_MATURE,
+        cipher: SADB_X_EALG_AESGCM16,
+        key,
+        ends: (THERE, HERE),
+        more: Vec::new(),
+    }
 }
 
 fn message(kind: u8, errno: u8, sequence: u32, pid: u32, extensions: &[u8]) -> Vec<u8> {
@@ -84,8 +93,8 @@ impl Kept {
             sadb_x_sa2_reqid: 7,
             ..Zeroable::zeroed()
         };
-        let source = address_extension(SADB_EXT_ADDRESS_SRC, THERE);
-        let destination = address_extension(SADB_EXT_ADDRESS_DST, HERE);
+        let source = address_extension(SADB_EXT_ADDRESS_SRC, self.ends.0);
+        let destination = address_extension(SADB_EXT_ADDRESS_DST, self.ends.1);
         [bytes_of(&sa), bytes_of(&sa2), &source, &destination].concat()
     }
 
@@ -163,8 +172,8 @@ impl KeySocket for Scripted {
             }
             SADB_GET if !kernel.mute => {
                 let (id, source) = asked.parts().expect("parts").id().expect("an id");
-                assert_eq!((id.at, source), (HERE, THERE), "as it was told");
-                let answer = match kernel.sas.iter().find(|sa| sa.spi == id.spi) {
+                let known = |sa: &&Kept| sa.spi == id.spi && sa.ends == (source, id.at);
+                let answer = match kernel.sas.iter().find(known) {
                     Some(sa) => message(SADB_GET, 0, sequence, pid, &sa.whole()),
                     None => message(SADB_GET, libc::ESRCH as u8, sequence, pid, &[]),
                 };
@@ -335,6 +344,57 @@ fn an_update_moves_an_sa() {
     let update = message(SADB_UPDATE, 0, 9, CHARON, &kept(0x101).broadcast());
     bench.kernel().tell(update);
     assert_eq!(bench.heard(), ["moved 101 192.0.2.2 192.0.2.1"]);
+}
+
+/// Moved by MOBIKE, as strongSwan does it: the kernel tells the old addresses and the new ones, and knows the SA by the new ones.
+#[test]
+fn an_update_gives_an_sa_other_addresses() {
+    let elsewhere = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 9));
+    let port =
+        |kind, port: u16| [1_u16.to_ne_bytes(), u16::to_ne_bytes(kind), port.to_be_bytes(), [0; 2]].concat();
+    let encap = [
+        vec![1, 0, 20, 0, 2, 0, 0, 0],
+        port(SADB_X_EXT_NAT_T_SPORT, 61_000),
+        port(SADB_X_EXT_NAT_T_DPORT, 4500),
+    ]
+    .concat();
+    let moves = |bench: &mut Bench, spi: u32, to: (IpAddr, IpAddr), more: &[u8]| {
+        let mut kernel = bench.kernel();
+        let sa = kernel.sas.iter_mut().find(|sa| sa.spi == spi).expect("an SA");
+        let mut told = sa.broadcast();
+        told.extend(more);
+        for (kind, before, now) in
+            [(SADB_X_EXT_NEW_ADDRESS_SRC, sa.ends.0, to.0), (SADB_X_EXT_NEW_ADDRESS_DST, sa.ends.1, to.1)]
+        {
+            if before != now {
+                told.extend(address_extension(kind, now));
+            }
+        }
+        (sa.ends, sa.more) = (to, more.to_vec());
+        kernel.tell(message(SADB_UPDATE, 0, 9, CHARON, &told));
+    };
+    let mut bench = Bench::following(&[kept(0x101), Kept { ends: (HERE, THERE), ..kept(0x102) }]);
+    moves(&mut bench, 0x101, (elsewhere, HERE), &encap);
+    moves(&mut bench, 0x102, (HERE, elsewhere), &[]);
+    let changes = bench.changes();
+    assert_eq!(
+        words(&changes),
+        [format!("moved 101 {elsewhere} {HERE}"), format!("moved 102 {HERE} {elsewhere}")]
+    );
+    let Change::Moved(id, ends) = &changes[0] else { panic!("{changes:?}") };
+    assert_eq!((id.at, ends.udp), (HERE, Some(UdpEncap { source: 61_000, destination: 4500 })));
+    let Change::Moved(id, _) = &changes[1] else { panic!("{changes:?}") };
+    assert_eq!(id.at, THERE, "as it was known");
+    assert_eq!(bench.pass(AUDIT).heard(), [""; 0], "nothing is left to be found");
+    // It is known by the new address alone.
+    moves(&mut bench, 0x102, (elsewhere, THERE), &[]);
+    let changes = bench.changes();
+    let [Change::Moved(id, _)] = changes.as_slice() else { panic!("{changes:?}") };
+    assert_eq!(id.at, elsewhere);
+    // One that has just come, and whose keys are not told yet, is as new as it was.
+    bench.kernel().install(kept(0x105));
+    moves(&mut bench, 0x105, (elsewhere, HERE), &[]);
+    assert_eq!(bench.heard(), ["added 105"]);
 }
 
 /// In silence or not: what was missed is found in the next list.
