@@ -7,6 +7,8 @@
 use bytemuck::{Pod, Zeroable};
 
 constants! {
+    /// The family of the sockets.
+    pub const PF_KEY: i32 = 27;
     /// The version of all messages here; also the protocol of the socket.
     pub const PF_KEY_V2: u8 = 2;
 
@@ -84,9 +86,6 @@ constants! {
     /// Tunnel mode.
     pub const IPSEC_MODE_TUNNEL: u8 = 2;
 }
-
-/// The family of the sockets.
-pub const PF_KEY: i32 = 29;
 
 /// What every message begins with.
 #[repr(C)]
