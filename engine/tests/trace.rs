@@ -189,6 +189,26 @@ fn the_reason_of_a_drop_is_told() {
     assert_eq!(steps[2], Step::Dropped(Reason::TooBig));
 }
 
+/// What is sent to the address that routers share (CARP, VRRP) comes out of a tunnel like what is sent to the port's own; what is not for
+/// an address of ours, the host's CARP judges.
+#[test]
+fn frames_to_a_virtual_router() {
+    let plan = Plan::new(Some(Suite::Aes128Gcm16));
+    let [mut a, mut b] = [Side::new(&plan, 1), Side::new(&plan, 2)];
+    a.lan.send(&frame(1, LAN, &inner(false, 60, 0, 0)));
+    a.run();
+    let sent = a.wan.frames().remove(0);
+    let shared = |group: u8, frame: &[u8]| [&[0, 0, 0x5e, 0, 1, group], &frame[6..]].concat();
+    assert!(names(&one(&mut b, WAN, &shared(2, &sent))).contains(&"came out"));
+    let through = frame(2, LAN, &inner(false, 60, 0, 0));
+    assert_eq!(names(&one(&mut b, LAN, &shared(7, &through))), ["received", "routed", "host"]);
+    let arp = shared(7, &[&[0xff; 6][..], &[2, 0, 0, 0, 0, 9], &[8, 6], &[0; 28]].concat());
+    assert_eq!(names(&one(&mut b, LAN, &arp)), ["received", "host"]);
+    let mut other = shared(7, &through);
+    other[4] = 3;
+    assert_eq!(one(&mut b, LAN, &other).last(), Some(&Step::Dropped(Reason::NotOurs)));
+}
+
 #[test]
 fn what_goes_to_the_host_is_told() {
     let mut a = Side::new(&Plan::new(None), 1);

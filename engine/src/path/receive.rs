@@ -107,6 +107,9 @@ pub(super) fn classify(
         if frame.dst().is_multicast() {
             return Ok(Next::Host);
         }
+        if frame.dst().is_virtual_router() {
+            return virtual_router(packet, tables, worker);
+        }
         if !port.any_mac {
             return Err(Reason::NotOurs);
         }
@@ -189,23 +192,41 @@ fn is_esp_in_udp(payload: &[u8], tables: &Tables) -> bool {
     })
 }
 
+/// A frame to the address that routers share by CARP or VRRP. What is for an address of ours is taken as any other: tunnels whose
+/// near end another router holds are silent by themselves. All else is the host's, whose CARP knows which of them it is master of.
+#[cold]
+fn virtual_router(packet: &mut Packet<'_>, tables: &Tables, worker: u32) -> Result<Next, Reason> {
+    let frame = Ethernet::parse(packet.frame.bytes()).map_err(|_| Reason::EthernetMalformed)?;
+    let Some(destination) = destination(&frame)? else { return Ok(Next::Host) };
+    let ours = matches!(tables.route(destination), Some(NextHop { to: To::Host, .. }));
+    if !ours || packet.frame.slots() > 1 || frame.tags_len() != 0 {
+        return Ok(Next::Host);
+    }
+    if destination.is_ipv4() { ipv4(packet, tables, worker) } else { ipv6(packet, tables, worker) }
+}
+
+/// Where the IP packet in a frame goes; `None` where it is another protocol's.
+fn destination(frame: &Ethernet<'_>) -> Result<Option<IpAddr>, Reason> {
+    let bytes = frame.payload();
+    Ok(match frame.ethertype() {
+        ethernet::IPV4 => {
+            let octets = bytes.get(16..20).and_then(<[u8]>::first_chunk::<4>);
+            Some(IpAddr::from(*octets.ok_or(Reason::IpMalformed)?))
+        }
+        ethernet::IPV6 => {
+            let octets = bytes.get(24..40).and_then(<[u8]>::first_chunk::<16>);
+            Some(IpAddr::from(*octets.ok_or(Reason::IpMalformed)?))
+        }
+        _ => None,
+    })
+}
+
 /// A frame longer than a buffer lies in several, where neither cipher nor checksum can work on it: it is the host's if it
 /// is for us, and dropped otherwise (the host might forward it unprotected).
 #[cold]
 fn several_slots(packet: &mut Packet<'_>, tables: &Tables) -> Result<Next, Reason> {
     let frame = Ethernet::parse(packet.frame.bytes()).map_err(|_| Reason::EthernetMalformed)?;
-    let bytes = frame.payload();
-    let destination: IpAddr = match frame.ethertype() {
-        ethernet::IPV4 => match bytes.get(16..20).and_then(<[u8]>::first_chunk::<4>) {
-            Some(octets) => IpAddr::from(*octets),
-            None => return Err(Reason::IpMalformed),
-        },
-        ethernet::IPV6 => match bytes.get(24..40).and_then(<[u8]>::first_chunk::<16>) {
-            Some(octets) => IpAddr::from(*octets),
-            None => return Err(Reason::IpMalformed),
-        },
-        _ => return Ok(Next::Host),
-    };
+    let Some(destination) = destination(&frame)? else { return Ok(Next::Host) };
     match tables.route(destination) {
         Some(NextHop { to: To::Host | To::HostForwards, .. }) => Ok(Next::Host),
         _ => Err(Reason::MultiSlot),

@@ -43,6 +43,13 @@ impl MacAddr {
     pub const fn is_multicast(self) -> bool {
         self.0[0] & 1 != 0
     }
+
+    /// Whether this is an address that routers share: CARP's and VRRP's (RFC 9568 section 7.3), whose last byte is the group's number.
+    #[inline]
+    #[must_use]
+    pub const fn is_virtual_router(self) -> bool {
+        matches!(self.0, [0, 0, 0x5e, 0, 1 | 2, _])
+    }
 }
 
 impl fmt::Display for MacAddr {
