@@ -9,6 +9,7 @@
 //! 3. Else the source is asked: it says what is so, not what has changed, so that nothing can be missed.
 
 pub mod address;
+pub mod checks;
 pub mod client;
 pub mod demotion;
 pub mod hooks;

@@ -8,7 +8,8 @@ use std::time::Duration;
 use zeroize::Zeroizing;
 
 use super::model::{
-    Carp, CarpGroup, CarpHook, Config, Group, HookEvent, Local, Protect, Router, Secret, Sync, SyncProof,
+    Carp, CarpCheck, CarpGroup, CarpHook, Config, Group, HookEvent, Local, Protect, Router, Secret, Sync,
+    SyncProof,
 };
 use super::reader::Table;
 use super::report::{Fault, Report};
@@ -20,6 +21,8 @@ use crate::sync::link;
 const HEARTBEAT: Duration = Duration::from_secs(1);
 /// How long a hook may run, where nothing is said.
 const HOOK_TIME: Duration = Duration::from_secs(10);
+/// How often a check is run, how long it may run, and how many failures in a row count, where nothing is said.
+const CHECK: (Duration, Duration, u32) = (Duration::from_secs(2), Duration::from_secs(5), 2);
 /// The shortest secret, in bytes.
 const SHORTEST: usize = 32;
 
@@ -35,9 +38,10 @@ pub(super) fn read(mut table: Table<'_>, draft: &mut Draft, report: &mut Report)
     let sync = table.table("sync", report).and_then(|sync| read_sync(sync, report));
     let hooks = table.tables("hook", report).into_iter().filter_map(|hook| read_hook(hook, report));
     let hooks = hooks.collect();
+    let checks = read_checks(&mut table, report);
     let ready_after = table.text("ready_after", report, values::dpd).unwrap_or_default();
     let router = router.unwrap_or_default();
-    draft.config.carp = Carp { groups, router, ready_after, hooks, sync, at: Some(table.at.clone()) };
+    draft.config.carp = Carp { groups, router, ready_after, hooks, checks, sync, at: Some(table.at.clone()) };
     table.finish(report);
 }
 
@@ -57,12 +61,7 @@ fn read_group(mut table: Table<'_>, report: &mut Report) -> Option<CarpGroup> {
 fn read_hook(mut table: Table<'_>, report: &mut Report) -> Option<CarpHook> {
     table.require("on", "say for what it runs: on = [\"master\", \"backup\"]", report);
     let on = table.texts("on", report, |text| values::word(text, &HookEvent::ALL));
-    table.require(
-        "command",
-        "give the program and its arguments: command = [\"/usr/local/sbin/move-mac\", \"up\"]",
-        report,
-    );
-    let command = table.texts("command", report, |text| Ok(text.to_owned()));
+    let command = read_command(&mut table, MOVE_MAC, report);
     let timeout = table.text("timeout", report, values::period).unwrap_or(HOOK_TIME);
     let at = table.at.clone();
     let mut events = Vec::new();
@@ -73,31 +72,70 @@ fn read_hook(mut table: Table<'_>, report: &mut Report) -> Option<CarpHook> {
         }
         events.push(event);
     }
-    let command: Vec<String> = command?.into_iter().map(|(word, _)| word).collect();
+    if events.is_empty() {
+        let fault = Fault::new("runs for nothing", "say for what it runs: on = [\"master\", \"backup\"]");
+        report.error(table.name_of("on"), &at, fault);
+    }
+    table.finish(report);
+    Some(CarpHook { on: events, command: command?, timeout, at })
+}
+
+/// Reads all `[[carp.check]]`.
+fn read_checks(table: &mut Table<'_>, report: &mut Report) -> Vec<CarpCheck> {
+    let mut checks: Vec<CarpCheck> = Vec::new();
+    for check in table.tables("check", report) {
+        let Some(check) = read_check(check, report) else { continue };
+        if let Some(first) = checks.iter().find(|first| first.name == check.name) {
+            let why = format!("the entry at {} is {:?} as well", first.at, check.name);
+            report.error("carp, check", &check.at, Fault::new(why, "give one of the two another name"));
+        }
+        checks.push(check);
+    }
+    checks
+}
+
+fn read_check(mut table: Table<'_>, report: &mut Report) -> Option<CarpCheck> {
+    table.require("name", "name what it looks at: name = \"ospf\"", report);
+    let name = table.text("name", report, values::name);
+    let command = read_command(&mut table, "/usr/local/sbin/ospf-is-up\", \"lan", report);
+    let every = table.text("every", report, values::period).unwrap_or(CHECK.0);
+    let timeout = table.text("timeout", report, values::period).unwrap_or(CHECK.1);
+    let failures = table.number("failures", 1..=100, report).unwrap_or(CHECK.2);
+    let at = table.at.clone();
+    table.finish(report);
+    Some(CarpCheck { name: name?, command: command?, every, timeout, failures, at })
+}
+
+/// The program and arguments of a hook.
+const MOVE_MAC: &str = "/usr/local/sbin/move-mac\", \"up";
+
+/// Reads a `command`: a program by its whole path, and arguments, such as `example`.
+fn read_command(table: &mut Table<'_>, example: &str, report: &mut Report) -> Option<Vec<String>> {
+    table.require(
+        "command",
+        &format!("give the program and its arguments: command = [\"{example}\"]"),
+        report,
+    );
+    let command = table.texts("command", report, |text| Ok(text.to_owned()))?;
+    let command: Vec<String> = command.into_iter().map(|(word, _)| word).collect();
     let program = command.first().map(Path::new);
+    let name = || values::quoted(command.first().map_or("", String::as_str));
     let why = match program {
         None => Some("names no program".to_owned()),
-        Some(program) if !program.is_absolute() => {
-            Some(format!("{} is no whole path", values::quoted(command.first().map_or("", String::as_str))))
-        }
-        Some(_) if events.is_empty() => Some("runs for nothing: `on` is empty".to_owned()),
+        Some(program) if !program.is_absolute() => Some(format!("{} is no whole path", name())),
         Some(_) if command.iter().any(|word| word.contains('\0')) => Some("has a NUL in it".to_owned()),
         Some(_) => None,
     };
     if let Some(why) = why {
-        let remedy = "give the program's whole path and its arguments: command = [\"/usr/local/sbin/move-mac\", \"up\"]";
-        report.error(table.name_of("command"), &at, Fault::new(why, remedy));
+        let remedy = format!("give the program's whole path and its arguments: command = [\"{example}\"]");
+        report.error(table.name_of("command"), &table.at, Fault::new(why, remedy));
         return None;
     }
     if program.is_some_and(|program| !is_program(program)) {
-        let why = format!(
-            "{} is no file that can be run here",
-            values::quoted(command.first().map_or("", String::as_str))
-        );
-        report.warning(table.name_of("command"), &at, Fault::new(why, "put it there, and chmod 755"));
+        let why = format!("{} is no file that can be run here", name());
+        report.warning(table.name_of("command"), &table.at, Fault::new(why, "put it there, and chmod 755"));
     }
-    table.finish(report);
-    Some(CarpHook { on: events, command, timeout, at })
+    Some(command)
 }
 
 fn is_program(path: &Path) -> bool {

@@ -30,8 +30,8 @@ use std::path::Path;
 
 pub use lifetimes::{Life, Lifetimes};
 pub use model::{
-    Auth, Carp, CarpGroup, CarpHook, Certified, Config, Device, Direction, Encapsulation, Engine, Group,
-    HookEvent, Idle, Ike, Keepalive, KeyPair, Local, Log, LogFormat, LogLevel, MAX_DEPTH, Mac, Manual,
+    Auth, Carp, CarpCheck, CarpGroup, CarpHook, Certified, Config, Device, Direction, Encapsulation, Engine,
+    Group, HookEvent, Idle, Ike, Keepalive, KeyPair, Local, Log, LogFormat, LogLevel, MAX_DEPTH, Mac, Manual,
     ManualSa, Metrics, MlKem, Mode, Mtu, Neighbour, Payload, Port, Prefix, Profile, Protect, Revocation,
     Role, Route, RouteTarget, Router, Secret, Suite, Sync, SyncProof, Trust, Tunnel, UdpEncap,
 };

@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 
 use super::report::Position;
 
-pub use carp::{Carp, CarpGroup, CarpHook, Group, HookEvent, Router, Sync, SyncProof};
+pub use carp::{Carp, CarpCheck, CarpGroup, CarpHook, Group, HookEvent, Router, Sync, SyncProof};
 pub use ike::{Auth, Certified, Ike, KeyPair, MlKem, Profile, Revocation, Role, Trust};
 
 /// A whole configuration, checked: names are unique, and every port or tunnel that is named exists.

@@ -343,6 +343,33 @@ fn the_link_of_a_pair_is_read() {
 }
 
 #[test]
+fn checks_are_read() {
+    let text = "[carp]\nrouter = \"first\"\n[[carp.check]]\nname = \"ospf\"\ncommand = [\"/bin/sh\", \"-c\", \"true\"]\n";
+    let (config, warnings) = load_text(text).unwrap();
+    let check = &config.carp.checks[0];
+    let seconds = Duration::from_secs;
+    assert_eq!((check.name.as_str(), warnings.len()), ("ospf", 0));
+    assert_eq!((check.every, check.timeout, check.failures), (seconds(2), seconds(5), 2));
+    let slow = text.to_owned() + "every = \"10s\"\ntimeout = \"300ms\"\nfailures = 1\n";
+    let check = load_text(&slow).unwrap().0.carp.checks.remove(0);
+    assert_eq!((check.every, check.timeout, check.failures), (seconds(10), Duration::from_millis(300), 1));
+    let (_, twice) = text.split_at(text.find("[[carp").unwrap());
+    let twice = text.to_owned() + twice;
+    assert_says(&load_text(&twice).unwrap_err().problems[0], "carp, check", "\"ospf\"", "another name");
+    for (from, to, what, why, remedy) in [
+        ("name = \"ospf\"\n", "", "carp, check 1, name", "is missing", "ospf"),
+        ("/bin/sh", "sh", "carp, check 1, command", "no whole path", "/usr/local/sbin/ospf-is-up\", \"lan"),
+        ("command", "comand", "carp, check 1, command", "is missing", "ospf-is-up"),
+        ("command", "failures = 0\ncommand", "carp, check 1, failures", "out of range", "1 to 100"),
+        ("command", "every = \"0s\"\ncommand", "carp, check 1, every", "out of range", "100ms"),
+    ] {
+        assert!(text.contains(from), "{from}");
+        let errors = load_text(&text.replacen(from, to, 1)).unwrap_err();
+        assert_says(&errors.problems[0], what, why, remedy);
+    }
+}
+
+#[test]
 fn hooks_are_read() {
     let text = "[carp]\nrouter = \"first\"\nready_after = \"20s\"\n[[carp.hook]]\non = [\"master\", \"unready\"]\ncommand = [\"/bin/sh\", \"-c\", \"true\"]\n";
     let (config, warnings) = load_text(text).unwrap();
@@ -357,7 +384,7 @@ fn hooks_are_read() {
         ("on = [\"master\", \"unready\"]\n", "", "carp, hook 1, on", "is missing", "backup"),
         ("\"master\"", "\"mister\"", "carp, hook 1, on", "not known", "master"),
         ("\"unready\"", "\"master\"", "carp, hook 1, on", "twice", "keep one"),
-        ("[\"master\", \"unready\"]", "[]", "carp, hook 1, command", "`on` is empty", ""),
+        ("[\"master\", \"unready\"]", "[]", "carp, hook 1, on", "runs for nothing", "backup"),
         ("/bin/sh", "sh", "carp, hook 1, command", "no whole path", "/usr/local/sbin/move-mac"),
         ("[\"/bin/sh\", \"-c\", \"true\"]", "[]", "carp, hook 1, command", "names no program", "move-mac"),
         ("command", "comand", "carp, hook 1, command", "is missing", "move-mac"),

@@ -93,6 +93,7 @@ use self::transact::{Proposal, Transactions};
 use self::watch::Watches;
 use self::yielding::Yielded;
 use crate::carp::Followed;
+use crate::carp::checks::Checks;
 use crate::carp::hooks::Hooks;
 use crate::config::{Config, Local, Problem, Protect, Tunnel};
 use crate::keys::Keys;
@@ -161,7 +162,8 @@ pub fn run(arguments: &cli::Run) -> Result<(), Failure> {
     offloads.note(transactions.config()).map_err(Failure::failed)?;
     let carp = &transactions.config().carp;
     let hooks = Hooks::start(&carp.hooks, carp.router.name()).map_err(failed)?;
-    let readiness = ready::Readiness::new(&socket);
+    let checks = Checks::start(&carp.checks, carp.router.name()).map_err(failed)?;
+    let readiness = ready::Readiness::new(&socket, checks);
     let privileges =
         if arguments.unlimited { Ok(Privileges::all()) } else { privileges::limit(&Needs { read, written }) };
     let woken = Arc::clone(&bell);
@@ -502,6 +504,7 @@ impl Daemon {
                 }
             }
             let now = Instant::now();
+            self.follow_checks(now);
             self.follow_yield(now);
             self.follow_keys(now);
             self.feed_watches(now);
@@ -534,6 +537,7 @@ impl Daemon {
         let due = self.keys.deadline().map_or(due, |next| due.min(next));
         let due = self.pair.deadline().map_or(due, |next| due.min(next));
         let due = self.yielded.as_ref().and_then(Yielded::deadline).map_or(due, |next| due.min(next));
+        let due = self.readiness.deadline().map_or(due, |next| due.min(next));
         // Rounded up, so as not to look in vain.
         let wait = due.saturating_duration_since(Instant::now()) + Duration::from_micros(999);
         let wait = PollTimeout::try_from(wait).unwrap_or(PollTimeout::from(1_000_u16));
@@ -543,6 +547,7 @@ impl Daemon {
             waited.push(PollFd::new(self.host.wait_fd(), PollFlags::POLLIN));
         }
         waited.extend(self.carp.wait_fd().map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
+        waited.extend(self.readiness.wait_fd().map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
         waited.extend(self.hooks.wait_fd().map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
         self.bell.lie_down();
         let silent =

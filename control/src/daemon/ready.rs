@@ -6,19 +6,23 @@
 //! 2. that has been up for `ready_after`, if the configuration says so;
 //! 3. whose ports all have their devices and links;
 //! 4. whose tunnels know the Ethernet addresses of their next hops;
-//! 5. that is linked with its partner and has been told all, or has looked for it in vain for a while.
+//! 5. that is linked with its partner and has been told all, or has looked for it in vain for a while;
+//! 6. whose checks pass.
 
+use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use culvert_engine::ring::Health;
 use serde_json::{Value, json};
 
+use super::carp::masters;
 use super::devices::OpenPort;
 use super::{Daemon, log};
+use crate::carp::checks::Checks;
 use crate::carp::demotion::{Demoted, demotion};
 use crate::carp::hooks::Occasion;
-use crate::config::{HookEvent, Tunnel};
+use crate::config::{Group, HookEvent, Tunnel};
 
 /// How many tunnels are named of those that wait for the same.
 const NAMED: usize = 3;
@@ -28,6 +32,7 @@ const ABSENT: Duration = Duration::from_secs(2);
 /// What was found last.
 pub(super) struct Readiness {
     demoted: Demoted,
+    checks: Checks,
     /// What is missing; `None`: nobody has looked yet.
     missing: Option<Vec<String>>,
     /// What the system said against demoting.
@@ -35,8 +40,18 @@ pub(super) struct Readiness {
 }
 
 impl Readiness {
-    pub(super) fn new(socket: &Path) -> Readiness {
-        Readiness { demoted: Demoted::beside(socket, demotion()), missing: None, trouble: None }
+    pub(super) fn new(socket: &Path, checks: Checks) -> Readiness {
+        Readiness { demoted: Demoted::beside(socket, demotion()), checks, missing: None, trouble: None }
+    }
+
+    /// When a check is to begin.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.checks.deadline()
+    }
+
+    /// Readable when a check has ended.
+    pub(super) fn wait_fd(&self) -> Option<BorrowedFd<'_>> {
+        self.checks.wait_fd()
     }
 
     /// What was found missing last; `None`: nobody has looked yet.
@@ -113,7 +128,16 @@ impl Daemon {
             }
             _ => {}
         }
+        missing.extend(self.readiness.checks.missing());
         missing
+    }
+
+    /// Has checks run, and hears what has become of them.
+    pub(super) fn follow_checks(&mut self, now: Instant) {
+        let masters: Vec<String> = masters(&self.carp).iter().map(Group::to_string).collect();
+        if self.readiness.checks.follow(&masters.join(" "), now) {
+            self.follow_readiness(now);
+        }
     }
 
     /// Looks whether this router is ready, and has it known where that has changed.

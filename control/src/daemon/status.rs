@@ -378,12 +378,22 @@ pub(crate) fn carp(config: &Config) -> Value {
             "timeout": format!("{}ms", hook.timeout.as_millis()),
         })
     });
+    let checks = config.carp.checks.iter().map(|check| {
+        json!({
+            "name": check.name,
+            "command": check.command,
+            "every": format!("{}ms", check.every.as_millis()),
+            "timeout": format!("{}ms", check.timeout.as_millis()),
+            "failures": check.failures,
+        })
+    });
     json!({
         "router": config.carp.router.name(),
         "group": groups,
         "sync": config.carp.sync.as_ref().map(sync),
         "ready_after": format!("{}s", config.carp.ready_after.as_secs()),
         "hook": hooks.collect::<Value>(),
+        "check": checks.collect::<Value>(),
     })
 }
 

@@ -278,6 +278,7 @@ fn rest(config: &Config) -> Config {
     rest.carp.at = None;
     rest.carp.groups.iter_mut().for_each(|group| group.at = Position::nowhere());
     rest.carp.hooks.iter_mut().for_each(|hook| hook.at = Position::nowhere());
+    rest.carp.checks.iter_mut().for_each(|check| check.at = Position::nowhere());
     rest.carp.sync.iter_mut().for_each(|sync| sync.at = Position::nowhere());
     rest
 }

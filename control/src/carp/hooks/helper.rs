@@ -1,4 +1,4 @@
-//! The process that runs hooks (`culvert carp-hooks`): started before the daemon gives up the right to start anything, and told
+//! The process that runs hooks and checks (`culvert carp-hooks`): started before the daemon gives up the right to start anything, and told
 //! then what it may run. Later it is told which of these, and when; whoever takes the daemon over gains nothing but that.
 //!
 //! Both sides send lines of JSON. The first is [`Order::Hooks`]; then come [`Order::Run`]s, and a [`Done`] is the answer to each.
@@ -32,7 +32,7 @@ const LOOK: Duration = Duration::from_millis(20);
 /// What the daemon says.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub(super) enum Order {
+pub(in crate::carp) enum Order {
     /// What may be run, by its place in this list.
     Hooks(Vec<Program>),
     /// Run one of them.
@@ -48,30 +48,37 @@ pub(super) enum Order {
 
 /// A hook as it is run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Program {
+pub(in crate::carp) struct Program {
     /// The program and its arguments.
-    pub(super) command: Vec<String>,
+    pub(in crate::carp) command: Vec<String>,
     /// How long it may run, in milliseconds.
-    pub(super) timeout: u64,
+    pub(in crate::carp) timeout: u64,
+}
+
+impl Program {
+    /// The command, killed after so long.
+    pub(in crate::carp) fn new(command: &[String], timeout: Duration) -> Program {
+        Program { command: command.to_vec(), timeout: u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX) }
+    }
 }
 
 /// What the helper says: a hook has ended.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(super) struct Done {
-    pub(super) id: u64,
+pub(in crate::carp) struct Done {
+    pub(in crate::carp) id: u64,
     /// Why it has failed; `None`: it has not.
-    pub(super) why: Option<String>,
+    pub(in crate::carp) why: Option<String>,
     /// How long it took, in seconds.
-    pub(super) seconds: f64,
+    pub(in crate::carp) seconds: f64,
     /// The last that it printed.
-    pub(super) output: String,
+    pub(in crate::carp) output: String,
 }
 
 /// Starts the helper, and gives the daemon's end.
 ///
 /// # Errors
 /// The system gives no process or descriptors.
-pub(super) fn start() -> io::Result<UnixStream> {
+pub(in crate::carp) fn start() -> io::Result<UnixStream> {
     let (ours, theirs) = UnixStream::pair()?;
     let theirs: OwnedFd = theirs.into();
     Command::new(std::env::current_exe()?)
@@ -101,7 +108,7 @@ pub fn run() -> Result<(), Failure> {
 ///
 /// # Errors
 /// What comes is not understood.
-pub(super) fn serve(stream: UnixStream) -> io::Result<()> {
+pub(in crate::carp) fn serve(stream: UnixStream) -> io::Result<()> {
     let answers = Arc::new(Mutex::new(stream.try_clone()?));
     let mut hooks = Vec::new();
     let mut running = Vec::new();

@@ -5,14 +5,15 @@
 //! that come meanwhile the last one is kept, as what was between is no longer so. [`helper`] runs them, in another process.
 
 pub mod helper;
+pub(super) mod runner;
 
 use std::collections::{BTreeMap, VecDeque};
-use std::io::{self, Read, Write};
+use std::io;
 use std::net::IpAddr;
-use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::net::UnixStream;
+use std::os::fd::BorrowedFd;
 
-use self::helper::{Done, Order, Program};
+use self::helper::{Done, Program};
+use self::runner::Runner;
 use super::Role;
 use crate::config::{CarpHook, Group, HookEvent};
 
@@ -66,11 +67,8 @@ struct Lane {
 pub struct Hooks {
     hooks: Vec<CarpHook>,
     router: String,
-    helper: Option<UnixStream>,
-    /// What the helper has said of a line that has not ended yet.
-    read: Vec<u8>,
+    runner: Runner,
     lanes: BTreeMap<Option<Group>, Lane>,
-    orders: u64,
     /// Reports of what could not even be begun.
     failed: Vec<Report>,
     /// How many hooks have ended well, and otherwise.
@@ -83,26 +81,11 @@ impl Hooks {
     /// # Errors
     /// The system gives no process or descriptors.
     pub fn start(hooks: &[CarpHook], router: &str) -> io::Result<Hooks> {
-        if hooks.is_empty() {
-            return Ok(Hooks::default());
-        }
-        Hooks::with(hooks, router, helper::start()?)
+        Ok(Hooks::with(hooks, router, Runner::start(programs(hooks))?))
     }
 
-    fn with(hooks: &[CarpHook], router: &str, helper: UnixStream) -> io::Result<Hooks> {
-        helper.set_nonblocking(true)?;
-        let program = |hook: &CarpHook| Program {
-            command: hook.command.clone(),
-            timeout: u64::try_from(hook.timeout.as_millis()).unwrap_or(u64::MAX),
-        };
-        let mut made = Hooks {
-            hooks: hooks.to_vec(),
-            router: router.to_owned(),
-            helper: Some(helper),
-            ..Hooks::default()
-        };
-        made.order(&Order::Hooks(hooks.iter().map(program).collect()))?;
-        Ok(made)
+    fn with(hooks: &[CarpHook], router: &str, runner: Runner) -> Hooks {
+        Hooks { hooks: hooks.to_vec(), router: router.to_owned(), runner, ..Hooks::default() }
     }
 
     /// Something has happened: its hooks run, now or when those of what happened before have ended.
@@ -150,7 +133,7 @@ impl Hooks {
     /// Readable when something has ended.
     #[must_use]
     pub fn wait_fd(&self) -> Option<BorrowedFd<'_>> {
-        self.helper.as_ref().map(AsFd::as_fd)
+        self.runner.wait_fd()
     }
 
     /// Has everything ended, and been reported?
@@ -168,11 +151,8 @@ impl Hooks {
         let groups: Vec<_> = self.lanes.keys().cloned().collect();
         for group in groups {
             while let Some((hook, occasion)) = self.due(&group) {
-                self.orders += 1;
-                let id = self.orders;
-                let order = Order::Run { id, hook, environment: self.environment(&occasion) };
-                match self.order(&order) {
-                    Ok(()) => {
+                match self.runner.run(hook, self.environment(&occasion)) {
+                    Ok(id) => {
                         if let Some(lane) = self.lanes.get_mut(&group) {
                             lane.running = Some((id, hook, occasion));
                         }
@@ -223,40 +203,20 @@ impl Hooks {
         environment
     }
 
-    /// Tells the helper. It is told little, and has room for all of it.
-    fn order(&mut self, order: &Order) -> io::Result<()> {
-        let helper = self.helper.as_mut().ok_or(io::ErrorKind::NotConnected)?;
-        let mut line = serde_json::to_vec(order)?;
-        line.push(b'\n');
-        helper.write_all(&line)
-    }
-
     /// What the helper says.
     fn hear(&mut self) -> Vec<Done> {
-        let Some(helper) = &mut self.helper else { return Vec::new() };
-        let mut bytes = [0; 4096];
-        let gone = loop {
-            match helper.read(&mut bytes) {
-                Ok(0) => break true,
-                Ok(length) => self.read.extend_from_slice(bytes.get(..length).unwrap_or_default()),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break false,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(_) => break true,
-            }
-        };
-        let mut done = Vec::new();
-        while let Some(end) = self.read.iter().position(|byte| *byte == b'\n') {
-            let line: Vec<u8> = self.read.drain(..=end).collect();
-            done.extend(serde_json::from_slice::<Done>(&line));
-        }
+        let (done, gone) = self.runner.hear();
         if gone {
-            self.helper = None;
             let running: Vec<_> = self.lanes.values_mut().filter_map(|lane| lane.running.take()).collect();
             let gone = io::Error::from(io::ErrorKind::UnexpectedEof);
             running.into_iter().for_each(|(_, hook, occasion)| self.fail(hook, occasion, &gone));
         }
         done
     }
+}
+
+fn programs(hooks: &[CarpHook]) -> Vec<Program> {
+    hooks.iter().map(|hook| Program::new(&hook.command, hook.timeout)).collect()
 }
 
 fn of(occasion: &Occasion) -> Option<Group> {

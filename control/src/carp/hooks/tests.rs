@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -49,7 +50,7 @@ impl Place {
 fn start(hooks: &[CarpHook]) -> (Hooks, thread::JoinHandle<io::Result<()>>) {
     let (ours, theirs) = UnixStream::pair().expect("a pair");
     let helper = thread::spawn(move || helper::serve(theirs));
-    (Hooks::with(hooks, "first", ours).expect("told"), helper)
+    (Hooks::with(hooks, "first", Runner::with(programs(hooks), ours).expect("told")), helper)
 }
 
 fn occasion(event: HookEvent, vhid: u8) -> Occasion {
@@ -161,7 +162,8 @@ fn a_helper_that_is_gone() {
     let place = Place::new("gone");
     let hook = place.hook("hook", &[HookEvent::Master], "sleep 5");
     let (ours, theirs) = UnixStream::pair().expect("a pair");
-    let mut hooks = Hooks::with(&[hook], "first", ours).expect("told");
+    let mut hooks =
+        Hooks::with(&[hook.clone()], "first", Runner::with(programs(&[hook]), ours).expect("told"));
     hooks.happen(occasion(HookEvent::Master, 1));
     assert!(hooks.reports().is_empty());
     drop(theirs);

@@ -20,6 +20,8 @@ pub struct Carp {
     pub ready_after: Duration,
     /// `[[carp.hook]]`, in the order of the files.
     pub hooks: Vec<CarpHook>,
+    /// `[[carp.check]]`, in the order of the files.
+    pub checks: Vec<CarpCheck>,
     /// `[carp.sync]`; `None`: the two tell each other nothing.
     pub sync: Option<Sync>,
     /// Where the table stands; `None` where the configuration has none.
@@ -69,6 +71,23 @@ impl HookEvent {
     pub fn name(self) -> &'static str {
         HookEvent::ALL.iter().find(|(_, event)| *event == self).map_or("master", |(name, _)| name)
     }
+}
+
+/// `[[carp.check]]`: a command that says whether the router is ready to be master, by how it ends.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CarpCheck {
+    /// What people call it; no other check has it.
+    pub name: String,
+    /// The program, by its whole path, and its arguments.
+    pub command: Vec<String>,
+    /// How long after its end it is run again.
+    pub every: Duration,
+    /// How long it may run.
+    pub timeout: Duration,
+    /// So many failures in a row are one, after it has passed.
+    pub failures: u32,
+    /// Where the entry stands.
+    pub at: Position,
 }
 
 /// `[carp.sync]`: the connection to the other router of the pair.
