@@ -77,12 +77,12 @@ pub fn carp_demote(by: i32) -> std::io::Result<()> {
 #[cfg(target_os = "freebsd")]
 const DEMOTION: &core::ffi::CStr = c"net.inet.carp.demotion";
 
-/// The state of virtual host `vhid` of the interface that `name` names, with its NUL, as [`carpreq::carpr_state`] has it.
+/// What the kernel knows of virtual host `vhid` of the interface that `name` names, with its NUL.
 ///
 /// # Errors
 /// `ENXIO` where there is no such interface, `ENOENT` where it has no such virtual host; what else the kernel says.
 #[cfg(target_os = "freebsd")]
-pub fn carp_state(socket: std::os::fd::BorrowedFd<'_>, name: &[u8; 16], vhid: u8) -> std::io::Result<i32> {
+pub fn carp_host(socket: std::os::fd::BorrowedFd<'_>, name: &[u8; 16], vhid: u8) -> std::io::Result<carpreq> {
     use std::os::fd::AsRawFd;
 
     let mut told = carpreq { carpr_count: 1, carpr_vhid: i32::from(vhid), ..carpreq::default() };
@@ -94,7 +94,7 @@ pub fn carp_state(socket: std::os::fd::BorrowedFd<'_>, name: &[u8; 16], vhid: u8
     request.ifr_ifru.ifru_data = (&raw mut told).cast();
     // SAFETY: the kernel reads and writes one `carpreq` where `ifru_data` points, which outlives the call.
     match unsafe { libc::ioctl(socket.as_raw_fd(), SIOCGVH, &raw mut request) } {
-        0 => Ok(told.carpr_state),
+        0 => Ok(told),
         _ => Err(std::io::Error::last_os_error()),
     }
 }

@@ -55,7 +55,7 @@ mod xfrm;
 
 pub use carp::{CARP_KEY_LEN, SIOCGVH, carpreq};
 #[cfg(target_os = "freebsd")]
-pub use carp::{carp_demote, carp_demotion, carp_state};
+pub use carp::{carp_demote, carp_demotion, carp_host};
 pub use interface::freebsd::*;
 pub use interface::linux::*;
 pub use interface::{SIOCGIFCAP, SIOCSIFCAP, ethtool_drvinfo, ethtool_value, ifreq};

@@ -17,8 +17,29 @@ const DEVD: &str = "/var/run/devd.seqpacket.pipe";
 /// The longest message of devd's (`DEVCTL_MAXBUF` and its prefix).
 const LONGEST: usize = 1025;
 
-/// The state of a virtual host, as `carpr_state` has it, by the interface's name and the number.
-type Ask = dyn FnMut(&Group) -> Result<i32, String>;
+/// What the kernel tells of a virtual host (`struct carpreq`), and of all (`net.inet.carp.demotion`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Told {
+    /// As `carpr_state` has it.
+    pub(super) state: i32,
+    pub(super) advbase: i32,
+    pub(super) advskew: i32,
+    pub(super) demotion: i32,
+}
+
+/// The most that advertisements are put off (`CARP_MAXSKEW`), however far the host is demoted.
+const MOST: i32 = 240;
+
+impl Told {
+    /// The time between two advertisements, in 1/256 s, as the kernel compares it with others'.
+    fn interval(self) -> Option<u16> {
+        let skew = self.advskew.saturating_add(self.demotion).clamp(0, MOST);
+        u16::try_from(self.advbase.checked_mul(256)?.checked_add(skew)?).ok()
+    }
+}
+
+/// By the interface's name and the number.
+type Ask = dyn FnMut(&Group) -> Result<Told, String>;
 
 /// See the module page.
 pub struct Kernel {
@@ -35,7 +56,7 @@ impl Kernel {
     }
 
     #[cfg(test)]
-    pub(super) fn with(devd: &Path, ask: impl FnMut(&Group) -> Result<i32, String> + 'static) -> Kernel {
+    pub(super) fn with(devd: &Path, ask: impl FnMut(&Group) -> Result<Told, String> + 'static) -> Kernel {
         Kernel { devd: Devd::at(devd), ask: Box::new(ask) }
     }
 }
@@ -49,8 +70,12 @@ impl CarpSource for Kernel {
         self.devd.drain();
     }
 
+    fn interval(&mut self, group: &Group) -> Option<u16> {
+        (self.ask)(group).ok()?.interval()
+    }
+
     fn role(&mut self, group: &Group, _: IpAddr, _: &HostState) -> Result<Role, String> {
-        match (self.ask)(group)? {
+        match (self.ask)(group)?.state {
             0 => Ok(Role::Init),
             1 => Ok(Role::Backup),
             2 => Ok(Role::Master),
@@ -62,14 +87,20 @@ impl CarpSource for Kernel {
 }
 
 #[cfg(target_os = "freebsd")]
-fn ask(group: &Group) -> Result<i32, String> {
+fn ask(group: &Group) -> Result<Told, String> {
     use std::os::unix::net::UnixDatagram;
 
     let unknown = |error: std::io::Error| format!("{group}: {error}");
     let socket = UnixDatagram::unbound().map_err(unknown)?;
     let mut name = [0; 16];
     name.iter_mut().zip(group.interface.bytes()).for_each(|(to, byte)| *to = byte);
-    netmap_sys::carp_state(socket.as_fd(), &name, group.vhid).map_err(unknown)
+    let host = netmap_sys::carp_host(socket.as_fd(), &name, group.vhid).map_err(unknown)?;
+    Ok(Told {
+        state: host.carpr_state,
+        advbase: host.carpr_advbase,
+        advskew: host.carpr_advskew,
+        demotion: netmap_sys::carp_demotion().unwrap_or(0),
+    })
 }
 
 /// devd's messages. What they say, the kernel says better: they only wake whoever waits.

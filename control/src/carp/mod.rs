@@ -66,6 +66,11 @@ pub trait CarpSource {
     /// # Errors
     /// It is not known, and why, in words.
     fn role(&mut self, group: &Group, address: IpAddr, host: &HostState) -> Result<Role, String>;
+
+    /// The time between this router's advertisements for the group, in 1/256 s; `None`: it is not known here.
+    fn interval(&mut self, _group: &Group) -> Option<u16> {
+        None
+    }
 }
 
 /// The running system's source.
@@ -90,6 +95,10 @@ pub struct Member {
     pub since: Instant,
     /// How often it has changed.
     pub changes: u64,
+    /// The time between this router's advertisements, in 1/256 s: of two masters, the one with the longer one is none by CARP's
+    /// own rule. As the source says, else as the configuration does; `None`: nobody does.
+    pub interval: Option<u16>,
+    configured: Option<u16>,
     notified: Option<Role>,
 }
 
@@ -122,17 +131,19 @@ impl Followed {
     /// The groups are these from now on; a new one is [`Role::Init`] until it is looked at.
     pub fn steer(&mut self, carp: &Carp, now: Instant) {
         let mut before = std::mem::take(&mut self.members);
-        for CarpGroup { group, address, .. } in &carp.groups {
+        for CarpGroup { group, address, interval, .. } in &carp.groups {
             let new = || Member {
                 address: *address,
                 role: Role::Init,
                 why: None,
                 since: now,
                 changes: 0,
+                interval: None,
+                configured: None,
                 notified: None,
             };
-            let kept = before.remove(group).map_or_else(new, |kept| Member { address: *address, ..kept });
-            self.members.insert(group.clone(), kept);
+            let kept = before.remove(group).unwrap_or_else(new);
+            self.members.insert(group.clone(), Member { address: *address, configured: *interval, ..kept });
         }
     }
 
@@ -149,6 +160,7 @@ impl Followed {
                     Err(why) => (Role::Init, Some(why)),
                 },
             };
+            member.interval = self.source.interval(group).or(member.configured);
             member.why.clone_from(&why);
             let from = member.role;
             if from != to {
@@ -175,6 +187,12 @@ impl Followed {
     #[must_use]
     pub fn role(&self, group: &Group) -> Role {
         self.members.get(group).map_or(Role::Init, |member| member.role)
+    }
+
+    /// The time between this router's advertisements; see [`Member::interval`].
+    #[must_use]
+    pub fn interval(&self, group: &Group) -> Option<u16> {
+        self.members.get(group)?.interval
     }
 
     /// All groups.

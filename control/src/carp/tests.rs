@@ -7,7 +7,7 @@ use nix::sys::socket::{
     AddressFamily, Backlog, MsgFlags, SockFlag, SockType, UnixAddr, accept, bind, listen, send, socket,
 };
 
-use super::kernel::Kernel;
+use super::kernel::{Kernel, Told};
 use super::scripted::Script;
 use super::*;
 use crate::config::Position;
@@ -26,6 +26,7 @@ fn carp(groups: &[(&str, &str)]) -> Carp {
     let groups = groups.iter().map(|(of, address)| CarpGroup {
         group: group(of),
         address: ip(address),
+        interval: None,
         at: Position::nowhere(),
     });
     Carp { router: Router::First, groups: groups.collect(), ..Carp::default() }
@@ -138,6 +139,28 @@ fn who_has_the_address_is_master() {
     assert_eq!(followed.role(&group("2@wan")), Role::Master);
 }
 
+/// As carp(4) has it: the skew and what the host is demoted by, 240 at the most; else what the configuration says.
+#[test]
+fn how_often_it_advertises() {
+    let nowhere = std::path::Path::new("/nonexistent/devd");
+    let (host, now, of) = (host(&["wan"]), Instant::now(), group("2@wan"));
+    let interval = |advskew, demotion, configured| {
+        let told = move |_: &Group| match advskew {
+            Some(advskew) => Ok(Told { state: 1, advbase: 1, advskew, demotion }),
+            None => Err("it has no CARP".to_owned()),
+        };
+        let mut followed = Followed::new(Box::new(Kernel::with(nowhere, told)));
+        let mut carp = carp(&[("2@wan", "192.0.2.9")]);
+        carp.groups[0].interval = configured;
+        followed.steer(&carp, now);
+        followed.look(&host, now);
+        followed.interval(&of)
+    };
+    assert_eq!((interval(Some(0), 0, None), interval(Some(100), 0, Some(9))), (Some(256), Some(356)));
+    assert_eq!((interval(Some(100), 240, None), interval(Some(10), -50, None)), (Some(496), Some(256)));
+    assert_eq!((interval(None, 0, Some(300)), interval(None, 0, None)), (Some(300), None));
+}
+
 /// devd's socket, played by the test: it wakes, and the kernel says what is so; it goes and comes back.
 #[test]
 fn devd_wakes_and_the_kernel_tells() {
@@ -152,7 +175,8 @@ fn devd_wakes_and_the_kernel_tells() {
         listen(&devd, Backlog::new(4).expect("a number")).expect("listening");
         devd
     };
-    let state = Rc::new(RefCell::new(Ok(1)));
+    let is = |state| Ok(Told { state, advbase: 1, advskew: 100, demotion: 0 });
+    let state = Rc::new(RefCell::new(is(1)));
     let told = Rc::clone(&state);
     let listener = devd();
     let mut followed = Followed::new(Box::new(Kernel::with(&path, move |_| told.borrow().clone())));
@@ -166,7 +190,7 @@ fn devd_wakes_and_the_kernel_tells() {
     };
     assert_eq!((followed.look(&host, now).len(), readable(&followed)), (1, false));
     for (number, role) in [(2, Role::Master), (0, Role::Init), (1, Role::Backup)] {
-        *state.borrow_mut() = Ok(number);
+        *state.borrow_mut() = is(number);
         let message = format!("!system=CARP subsystem=2@wan type={role}\n");
         send(client, message.as_bytes(), MsgFlags::empty()).expect("sent");
         assert!(readable(&followed));
@@ -181,7 +205,7 @@ fn devd_wakes_and_the_kernel_tells() {
     followed.look(&host, now);
     assert!(followed.wait_fd().is_none(), "devd is gone, and nothing spins");
     let listener = devd();
-    *state.borrow_mut() = Ok(2);
+    *state.borrow_mut() = is(2);
     followed.look(&host, now);
     assert_eq!(followed.role(&of), Role::Master, "also without devd");
     let client = accept(listener.as_raw_fd()).expect("it is connected again");

@@ -52,9 +52,13 @@ fn read_group(mut table: Table<'_>, report: &mut Report) -> Option<CarpGroup> {
     let interface = table.text("interface", report, values::interface);
     table.require("address", "give the virtual address: address = \"203.0.113.230\"", report);
     let address = table.text("address", report, values::host_address);
+    let advbase: Option<u8> = table.number("advbase", 1..=255, report);
+    let advskew: Option<u8> = table.number("advskew", 0..=254, report);
+    let interval = u16::from(advbase.unwrap_or(1)) * 256 + u16::from(advskew.unwrap_or(0));
+    let interval = (advbase.is_some() || advskew.is_some()).then_some(interval);
     let at = table.at.clone();
     table.finish(report);
-    Some(CarpGroup { group: Group { vhid: vhid?, interface: interface? }, address: address?, at })
+    Some(CarpGroup { group: Group { vhid: vhid?, interface: interface? }, address: address?, interval, at })
 }
 
 /// Reads a `[[carp.hook]]`.
@@ -230,7 +234,7 @@ fn partner_name(text: &str) -> Result<String, Fault> {
 /// Gives tunnels the addresses of their groups, and notes what does not fit together.
 pub(super) fn resolve(config: &mut Config, report: &mut Report) {
     let mut addresses = HashMap::new();
-    for CarpGroup { group, address, at } in &config.carp.groups {
+    for CarpGroup { group, address, at, .. } in &config.carp.groups {
         if let Some((_, first)) = addresses.insert(group.clone(), (*address, at)) {
             let why = format!("the entry at {first} is for {group} as well");
             report.error("carp, group", at, Fault::new(why, "keep one of the two"));

@@ -68,7 +68,7 @@ use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
 use culvert_engine::counters::WorkerCounters;
 use culvert_engine::exception::keepalive::Liveness;
 use culvert_engine::exception::neighbour;
-use culvert_engine::exception::thread::{Event, Exceptions, Setup};
+use culvert_engine::exception::thread::{Event, Exceptions, Order, Setup};
 use culvert_engine::fib::Prefix;
 use culvert_engine::ring::Health;
 use culvert_engine::tables::{Gateway, NeighbourSpec, Published};
@@ -231,7 +231,7 @@ struct Daemon {
     exceptions_bell: Arc<Bell>,
     /// The workers' counters, then the exception thread's.
     counters: Vec<Arc<WorkerCounters>>,
-    setups: Sender<Setup>,
+    orders: Sender<Order>,
     events: Receiver<Event>,
     bell: Arc<Bell>,
     stop: Arc<AtomicBool>,
@@ -352,7 +352,7 @@ impl Daemon {
         holds.remember(&placed, now);
         let tables = tables.publish();
 
-        let (setups, setups_told) = unbounded();
+        let (orders, ordered) = unbounded();
         let (told, events) = unbounded();
         let mut secret = [0; 8];
         SystemRandom::new()
@@ -365,8 +365,7 @@ impl Daemon {
             (worker.with_taps(&taps), (wire, settled))
         });
         let (workers, wires): (Vec<_>, Vec<_>) = workers.unzip();
-        let exceptions =
-            Exceptions::new(&tables, wires, setups_told, told.clone(), u64::from_ne_bytes(secret));
+        let exceptions = Exceptions::new(&tables, wires, ordered, told.clone(), u64::from_ne_bytes(secret));
         let mut counters: Vec<_> = workers.iter().map(|worker| Arc::clone(worker.counters())).collect();
         counters.push(Arc::clone(exceptions.counters()));
 
@@ -381,7 +380,7 @@ impl Daemon {
             exceptions: None,
             exceptions_bell: Arc::new(Bell::new().map_err(|error| Failure::failed(format!("run: {error}")))?),
             counters,
-            setups,
+            orders,
             events,
             bell: Arc::clone(bell),
             stop: Arc::clone(stop),
@@ -658,7 +657,7 @@ impl Daemon {
     /// Makes everybody else follow tables that have just been published.
     fn put_to_use(&mut self, setup: Setup) {
         // The thread ends with this one.
-        let _ = self.setups.send(setup);
+        let _ = self.orders.send(Order::Setup(setup));
         self.exceptions_bell.wake();
         let tables = self.tables.load_full();
         self.host.want(tables.wanted_neighbours());
@@ -755,6 +754,7 @@ impl Daemon {
         }
         self.follow_carp(Instant::now());
         self.look_after_partner();
+        self.announce_splits();
         self.follow_readiness(Instant::now());
         log::look_after();
         privileges::tell_refused();

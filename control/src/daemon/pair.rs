@@ -4,11 +4,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
+use culvert_engine::exception::thread::{Announcement, Order};
+use culvert_engine::wire::ethernet::MacAddr;
+
 use super::{Daemon, log};
 use crate::carp::Role;
-use crate::config::Group;
+use crate::config::{Group, Router};
 use crate::sync::link::Frame;
-use crate::sync::message::{Message, READINESS};
+use crate::sync::message::{INTERVALS, Message, READINESS};
 
 /// How often the edges of windows are told while they move, and numbers in hand looked at. What was received in this time, and
 /// while it is on its way, is what a new master could accept a second time.
@@ -32,6 +35,9 @@ pub(super) struct Pair {
     told_missing: Option<Vec<String>>,
     /// What it was told last.
     told_roles: Vec<(String, Role)>,
+    /// The time between advertisements for a group, in 1/256 s: as it has said, and as it was told last.
+    intervals: BTreeMap<String, u16>,
+    told_intervals: BTreeMap<String, u16>,
     told_mtus: BTreeMap<String, u16>,
     /// When it is told next.
     tell: Option<Instant>,
@@ -69,6 +75,30 @@ impl Pair {
         }
         self.told_missing = Some(missing.to_vec());
         Some(Message::Missing(missing.to_vec()))
+    }
+
+    /// The times between this router's advertisements, if the other one would understand them and has not been told.
+    fn intervals_to_tell(&mut self, intervals: BTreeMap<String, u16>) -> Option<Message> {
+        if !self.up || self.version < INTERVALS || self.told_intervals == intervals {
+            return None;
+        }
+        self.told_intervals.clone_from(&intervals);
+        Some(Message::Intervals(intervals.into_iter().collect()))
+    }
+
+    /// Of two masters of the group, is this router, `router`, the one that goes quiet? By CARP's own rule, the one that advertises less
+    /// often; where that is not known of both, or is the same, the second. Both know of the same: what each has told.
+    pub(super) fn is_loser(&self, group: &Group, router: Router) -> bool {
+        let group = group.to_string();
+        match (self.told_intervals.get(&group), self.intervals.get(&group)) {
+            (Some(ours), Some(its)) if ours != its => ours > its,
+            _ => router == Router::Second,
+        }
+    }
+
+    /// Groups of which both are master for too long.
+    pub(super) fn splits(&self) -> impl Iterator<Item = &Group> {
+        self.split.iter()
     }
 
     /// Are both master of the group, and have been for too long?
@@ -137,6 +167,9 @@ impl Daemon {
         }
         self.tell_roles();
         let mut messages: Vec<_> = self.pair.missing_to_tell(self.readiness.missing()).into_iter().collect();
+        let intervals = self.tell_intervals();
+        let judged = intervals.is_some();
+        messages.extend(intervals);
         self.keys.tell_partner(now, |message| messages.push(message));
         for (tunnel, mtu) in self.config.tunnels.iter().zip(&self.learned.path_mtus) {
             if let (Some(_), Some(mtu)) = (tunnel.local.group(), mtu)
@@ -148,6 +181,9 @@ impl Daemon {
         }
         messages.iter().for_each(|message| self.say(message));
         self.pair.tell = Some(now + TELL);
+        if judged {
+            self.judge_splits(now);
+        }
     }
 
     /// The same, if it is time.
@@ -198,6 +234,10 @@ impl Daemon {
             }
             Message::Give(id, first, last) => return self.keys.take(id, first..=last),
             Message::Missing(missing) => self.pair.missing = Some(missing),
+            Message::Intervals(intervals) => {
+                self.pair.intervals = intervals.into_iter().collect();
+                self.judge_splits(now);
+            }
             Message::PathMtu(name, mtu) => {
                 let number = self.config.tunnels.iter().position(|it| it.name == name);
                 let learned = number.and_then(|number| self.learned.path_mtus.get_mut(number));
@@ -246,7 +286,11 @@ impl Daemon {
         let ours = self.carp.members().filter(|(_, member)| member.role == Role::Master);
         let both: Vec<Group> = ours.map(|(group, _)| group.clone()).collect();
         let both: Vec<Group> = both.into_iter().filter(|group| self.pair.is_master(Some(group))).collect();
+        let before: Vec<Group> = self.pair.both.keys().cloned().collect();
         self.pair.both.retain(|group, _| both.contains(group));
+        let passed = |group: &&Group| !both.contains(group) && self.carp.role(group) == Role::Master;
+        // The other one's announcements may have been the last.
+        before.iter().filter(passed).for_each(|group| self.announce(group));
         for group in both {
             self.pair.both.entry(group).or_insert(now);
         }
@@ -256,7 +300,8 @@ impl Daemon {
             return;
         }
         for group in split.difference(&self.pair.split) {
-            let what = if self.is_loser() { "this one is silent" } else { "the other one is to be silent" };
+            let what =
+                if self.is_loser(group) { "this one is silent" } else { "the other one is to be silent" };
             log::error(format_args!(
                 "carp {group}: both routers are master; {what}: do they hear each other's advertisements?"
             ));
@@ -266,17 +311,83 @@ impl Daemon {
         }
         self.pair.split = split;
         self.apply_roles(now);
+        self.announce_splits();
     }
 
-    /// Of two masters, is this the one that goes quiet?
-    pub(super) fn is_loser(&self) -> bool {
-        self.config.carp.router == crate::config::Router::Second
+    /// Of two masters of the group, is this the one that goes quiet?
+    pub(super) fn is_loser(&self, group: &Group) -> bool {
+        self.pair.is_loser(group, self.config.carp.router)
+    }
+
+    /// What the partner is to hear of the times between advertisements.
+    fn tell_intervals(&mut self) -> Option<Message> {
+        let known =
+            self.carp.members().filter_map(|(group, member)| Some((group.to_string(), member.interval?)));
+        self.pair.intervals_to_tell(known.collect())
+    }
+
+    /// Who goes quiet of two masters may be another one.
+    fn judge_splits(&mut self, now: Instant) {
+        if self.pair.splits().next().is_some() {
+            self.apply_roles(now);
+            self.announce_splits();
+        }
+    }
+
+    /// While both are master, hosts and switches follow the one that they have heard last. That is to be the one that carries packets.
+    pub(super) fn announce_splits(&self) {
+        self.pair.splits().filter(|group| !self.is_loser(group)).for_each(|group| self.announce(group));
+    }
+
+    /// Has those around hear that a group's address is here, where its interface is a port.
+    fn announce(&self, group: &Group) {
+        let member = self.carp.members().find(|(name, _)| *name == group).map(|(_, member)| member);
+        let port = self.ports.iter().position(|port| port.link() == group.interface);
+        let link = port.and_then(|port| self.view.links.get(port));
+        let (Some(member), Some(port), Some((mac, _))) = (member, port, link) else { return };
+        // FreeBSD's CARP has an address of the group's own for it, others that of the interface.
+        let mac = if cfg!(target_os = "freebsd") { MacAddr([0, 0, 0x5e, 0, 1, group.vhid]) } else { *mac };
+        let Ok(port) = u16::try_from(port) else { return };
+        // The thread ends with this one.
+        let _ = self.orders.send(Order::Announce(Announcement { port, mac, address: member.address }));
+        self.exceptions_bell.wake();
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// CARP's rule where both have said how often they advertise; else the second. The two come to the same end.
+    #[test]
+    fn who_goes_quiet() {
+        let group: Group = "2@vmx0".parse().expect("a group");
+        let pair = |ours: Option<u16>, its: Option<u16>| {
+            let of = |interval: Option<u16>| interval.map(|it| (group.to_string(), it)).into_iter().collect();
+            Pair { intervals: of(its), told_intervals: of(ours), ..Pair::default() }
+        };
+        for (first, second, loser) in [
+            (Some(256), Some(356), Router::Second),
+            (Some(356), Some(256), Router::First),
+            (Some(512), Some(510), Router::First),
+            (Some(256), Some(256), Router::Second),
+            (Some(356), None, Router::Second),
+            (None, Some(256), Router::Second),
+            (None, None, Router::Second),
+        ] {
+            for (router, ours, its) in [(Router::First, first, second), (Router::Second, second, first)] {
+                let quiet = pair(ours, its).is_loser(&group, router);
+                assert_eq!(quiet, router == loser, "{router:?} of {first:?} and {second:?}");
+            }
+        }
+        let told = || [("2@vmx0".to_owned(), 356)].into();
+        for (version, says) in [(INTERVALS - 1, false), (INTERVALS, true)] {
+            let mut pair = Pair { up: true, version, ..Pair::default() };
+            assert_eq!(pair.intervals_to_tell(told()).is_some(), says);
+            assert!(pair.intervals_to_tell(told()).is_none(), "once");
+            assert_eq!(pair.told_intervals.is_empty(), !says);
+        }
+    }
 
     /// What this router lacks is said once, again when it is something else, and not to a partner that would not understand it.
     #[test]

@@ -274,7 +274,8 @@ fn carp(carp: &CarpStatus) -> Vec<Table> {
             why.row([name.clone(), of_group.clone()]);
         }
         if group.split {
-            why.row([name.clone(), "both routers are master; the second is silent".to_owned()]);
+            let who = if group.silent { "this one" } else { "the other one" };
+            why.row([name.clone(), format!("both routers are master; {who} is silent")]);
         }
     }
     let mut sync = Table::new(2, ["sync", "state", "since", "partner"]);

@@ -290,9 +290,15 @@ pub(super) struct GroupStatus {
     pub(super) seconds: f64,
     /// How often that has changed.
     pub(super) changes: u64,
-    /// Are both routers master, and have been for longer than it takes to hear of it? Then the second is silent.
+    /// Are both routers master, and have been for longer than it takes to hear of it? Then one of them is silent.
     #[serde(default)]
     pub(super) split: bool,
+    /// It is this one.
+    #[serde(default)]
+    pub(super) silent: bool,
+    /// Seconds between this router's advertisements; absent: not known here.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(super) interval: Option<f64>,
     /// Tunnels that have it as their near end.
     pub(super) tunnels: Vec<String>,
 }
@@ -387,9 +393,15 @@ pub(crate) fn carp(config: &Config) -> Value {
             "failures": check.failures,
         })
     });
+    let advertises = config
+        .carp
+        .groups
+        .iter()
+        .filter_map(|group| Some((group.group.to_string(), json!(format!("{}/256 s", group.interval?)))));
     json!({
         "router": config.carp.router.name(),
         "group": groups,
+        "advertises": advertises.collect::<Map<String, Value>>(),
         "sync": config.carp.sync.as_ref().map(sync),
         "ready_after": format!("{}s", config.carp.ready_after.as_secs()),
         "hook": hooks.collect::<Value>(),

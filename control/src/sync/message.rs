@@ -38,6 +38,8 @@ pub enum Message {
     PathMtu(String, u16),
     /// What keeps it from being ready to be master, in words; nothing: it is. From version [`READINESS`] on.
     Missing(Vec<String>),
+    /// The time between its advertisements for each group, in 1/256 s, as far as it knows. From version [`INTERVALS`] on.
+    Intervals(Vec<(String, u16)>),
 }
 
 /// It is no message of this version.
@@ -46,6 +48,9 @@ pub struct Malformed;
 
 /// The first version in which [`Message::Missing`] is said: an older partner would not understand it.
 pub const READINESS: u16 = 2;
+
+/// The first version in which [`Message::Intervals`] is said.
+pub const INTERVALS: u16 = 3;
 
 /// The longest text and the longest list.
 const LONGEST: usize = 1024;
@@ -115,6 +120,15 @@ impl Message {
                 out.short(missing.len());
                 missing.iter().for_each(|what| out.words(what));
             }
+            Message::Intervals(intervals) => {
+                out.byte(12);
+                let intervals = intervals.get(..intervals.len().min(LONGEST)).unwrap_or_default();
+                out.short(intervals.len());
+                for (group, interval) in intervals {
+                    out.bytes(group.as_bytes());
+                    out.short(usize::from(*interval));
+                }
+            }
         }
         out.0
     }
@@ -158,6 +172,14 @@ impl Message {
                     return Err(Malformed);
                 }
                 Message::Missing((0..count).map(|_| from.words()).collect::<Result<_, _>>()?)
+            }
+            12 => {
+                let count = usize::from(from.short()?);
+                if count > LONGEST {
+                    return Err(Malformed);
+                }
+                let interval = |from: &mut Reader<'_>| Ok((from.text()?, from.short()?));
+                Message::Intervals((0..count).map(|_| interval(&mut from)).collect::<Result<_, _>>()?)
             }
             _ => return Err(Malformed),
         };
@@ -426,6 +448,7 @@ mod tests {
             Message::PathMtu("oslo".to_owned(), 1400),
             Message::Missing(Vec::new()),
             Message::Missing(vec!["port \"wan\" is down".to_owned(), "é".to_owned()]),
+            Message::Intervals(vec![("2@vmx0".to_owned(), 356), ("3@vmx0".to_owned(), 256)]),
         ]
     }
 

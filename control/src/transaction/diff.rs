@@ -312,7 +312,9 @@ fn restart(before: &Config, after: &Config, changes: &Changes) -> Vec<String> {
     let mut why = Vec::new();
     if let Some(change) = &changes.engine {
         let alive = |setting: &String| {
-            ["log.", "carp.group.", "carp.sync"].iter().any(|alive| setting.starts_with(alive))
+            ["log.", "carp.group.", "carp.advertises", "carp.sync"]
+                .iter()
+                .any(|alive| setting.starts_with(alive))
         };
         let settings = change.settings.keys().all(alive);
         if !settings || (change.settings.is_empty() && beside_sync(before) != beside_sync(after)) {

@@ -1,6 +1,6 @@
 //! The exception thread: takes what workers give away, and makes what has to be made.
 //!
-//! 1. What the control plane says of ports and tunnels ([`Setup`]) is taken over.
+//! 1. What the control plane says of ports and tunnels ([`Setup`]) is taken over; addresses are announced where it wants that.
 //! 2. Each worker's ring is emptied; every frame is dealt with by its [`Cause`].
 //! 3. Timers run: neighbours asked, keepalives sent, what waited too long dropped.
 //! 4. What was made goes to a worker, each frame with a tag that says what is to be done with it: what waited, to the one that
@@ -40,6 +40,26 @@ use crate::tag::{Cause, Exception, Injected, Origin};
 use crate::wire::ethernet::{self, Ethernet, EthernetHeader, MacAddr};
 use crate::wire::{Gre, Ipv4, Ipv6, ipv4, nd, protocol};
 use crate::worker::QueuePair;
+
+/// What the thread is told.
+#[derive(Debug)]
+pub enum Order {
+    /// How everything is now.
+    Setup(Setup),
+    /// All stations on a port's link are to hear whose an address is.
+    Announce(Announcement),
+}
+
+/// An address that is said to be at a station.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Announcement {
+    /// The port's number.
+    pub port: u16,
+    /// The station.
+    pub mac: MacAddr,
+    /// The address.
+    pub address: IpAddr,
+}
 
 /// What the thread is told, whole, after each change of the tables.
 #[derive(Debug, Default)]
@@ -142,7 +162,7 @@ const REASSEMBLY: [Reason; 5] = [
 pub struct Exceptions {
     tables: Cache<Arc<ArcSwap<Tables>>, Arc<Tables>>,
     wires: Vec<Wire>,
-    setups: Receiver<Setup>,
+    orders: Receiver<Order>,
     events: Sender<Event>,
     parts: Parts,
 }
@@ -195,7 +215,7 @@ impl Exceptions {
     pub fn new(
         tables: &Published,
         wires: Vec<(QueuePair, Arc<Settled>)>,
-        setups: Receiver<Setup>,
+        orders: Receiver<Order>,
         events: Sender<Event>,
         secret: u64,
     ) -> Exceptions {
@@ -223,7 +243,7 @@ impl Exceptions {
         };
         let wire = |((from, to), settled)| Wire { from, to, settled, taken: 0 };
         let wires = wires.into_iter().map(wire).collect();
-        Exceptions { tables: Cache::new(Arc::clone(tables)), wires, setups, events, parts }
+        Exceptions { tables: Cache::new(Arc::clone(tables)), wires, orders, events, parts }
     }
 
     /// What it counts: drops, to be added to the workers'.
@@ -265,9 +285,16 @@ impl Exceptions {
     /// Does all there is to do at `now`, in nanoseconds since any fixed moment. Returns the number of frames that it dealt
     /// with or made.
     pub fn turn(&mut self, now: u64) -> usize {
-        let Exceptions { tables, wires, setups, events, parts } = self;
+        let Exceptions { tables, wires, orders, events, parts } = self;
         let tables: &Tables = tables.load();
-        if let Some(setup) = setups.try_iter().last() {
+        let mut last = None;
+        for order in orders.try_iter() {
+            match order {
+                Order::Setup(setup) => last = Some(setup),
+                Order::Announce(announcement) => parts.announce(announcement),
+            }
+        }
+        if let Some(setup) = last {
             parts.take_over(setup, tables, now);
         }
         parts.release(tables);
@@ -536,6 +563,13 @@ impl Parts {
         }
         frame.extend_from_slice(packet);
         self.made.push(Made { injected: Injected::Send(u32::from(port)), bytes: frame, ticket });
+    }
+
+    /// Tells the port's link.
+    fn announce(&mut self, Announcement { port, mac, address }: Announcement) {
+        // The length of its subnet means nothing here.
+        let frame = Station::new(mac, vec![(address, 0)]).announce(address);
+        self.made.push(Made::first(Injected::Send(u32::from(port)), frame));
     }
 
     /// An address of ours to send errors from: of where the packet came in, else any.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crossbeam::channel::unbounded;
 use culvert_engine::drops::Reason;
 use culvert_engine::exception::neighbour::Change;
-use culvert_engine::exception::thread::{Event, Exceptions};
+use culvert_engine::exception::thread::{Announcement, Event, Exceptions, Order};
 use culvert_engine::exception::waiting::PATIENCE;
 use culvert_engine::gre::{Options, Payload};
 use culvert_engine::tables::{Gateway, Stack};
@@ -73,6 +73,27 @@ fn nd_is_answered_for_the_ports_addresses() {
     far[LINK + 7] = 254;
     router.receive(LAN, &far);
     assert_eq!((router.discovery(LAN), router.drops()), (vec![], vec![(Reason::NdMalformed, 1)]));
+}
+
+/// An address that a pair of routers shares is said to be at a station, whatever the port's own addresses are: RFC 5227 section 2.3, and
+/// RFC 4861 section 7.2.6: from the address itself, to all nodes, override, not solicited.
+#[test]
+fn addresses_are_announced_when_that_is_wanted() {
+    let mut router = Router::new(Net::new(1).stacks(Stack::Shared));
+    let at = MacAddr([0, 0, 0x5e, 0, 1, 7]);
+    let announce = |router: &mut Router, address: IpAddr| {
+        router.announce(Announcement { port: WAN as u16, mac: at, address });
+        router.discovery(WAN)
+    };
+    let shared = [192, 0, 2, 200];
+    assert_eq!(announce(&mut router, shared.into()), [arp(ALL, at.0, 1, (shared, [0; 6], shared))]);
+    let shared: Ipv6Addr = "2001:db8::200".parse().unwrap();
+    let [told] = &announce(&mut router, shared.into())[..] else { panic!("one advertisement is wanted") };
+    let flags = told[LINK + 44];
+    assert_eq!(flags & 0x60, 0x20, "override alone");
+    let all = (Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1), [0x33, 0x33, 0, 0, 0, 1]);
+    assert_eq!(*told, nd((all.1, at.0), (shared, all.0), 136, flags, shared));
+    assert_eq!((router.discovery(LAN), router.drops()), (vec![], vec![]));
 }
 
 /// RFC 1122 section 3.2.2.6: every host must implement an ICMP echo server. RFC 4443 section 4.2: every node must.
@@ -336,7 +357,7 @@ fn a_packet_that_waited_goes_back_to_its_worker() {
     let ((setups, for_thread), (for_us, _events)) = (unbounded(), unbounded());
     let wires = near.into_iter().map(|wire| (wire, Arc::default())).collect();
     let mut thread = Exceptions::new(&tables, wires, for_thread, for_us, 7);
-    setups.send(net.setup()).expect("a thread that listens");
+    setups.send(Order::Setup(net.setup())).expect("a thread that listens");
     let target = IpAddr::from([192, 0, 2, 77]);
     let waits = Exception { cause: Cause::NoNeighbour, origin: Origin::Port(LAN as u32) }.encode();
     fars[1].send_tagged(waits, &udp_packet(lan_v4(1, 2).into(), target, 100, 1));

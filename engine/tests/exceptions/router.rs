@@ -14,7 +14,9 @@ use culvert_engine::esp::replay::ReplayWindow;
 use culvert_engine::esp::{InboundSa, IvRange, Mode, OutboundSa, Router as Which, Suite};
 use culvert_engine::exception::keepalive;
 use culvert_engine::exception::neighbour::Change;
-use culvert_engine::exception::thread::{Event, Exceptions, PortSetup, Setup, TunnelSetup};
+use culvert_engine::exception::thread::{
+    Announcement, Event, Exceptions, Order, PortSetup, Setup, TunnelSetup,
+};
 use culvert_engine::fib::Prefix;
 use culvert_engine::gre::{Options, Payload, Sequences};
 use culvert_engine::ring::{self, RINGS_PER_QUEUE, Region, SPARE_PER_QUEUE};
@@ -271,7 +273,7 @@ pub(crate) struct Router {
     pub(crate) interfaces: Far,
     pub(crate) worker: Worker,
     tables: Published,
-    setups: Sender<Setup>,
+    setups: Sender<Order>,
     events: Receiver<Event>,
     counters: [Arc<WorkerCounters>; 2],
     left: Vec<Left>,
@@ -365,7 +367,13 @@ impl Router {
     /// The same, and nobody has looked yet.
     pub(crate) fn store(&mut self) {
         self.tables.store(Arc::new(self.net.tables()));
-        self.setups.send(self.net.setup()).expect("a thread that listens");
+        self.setups.send(Order::Setup(self.net.setup())).expect("a thread that listens");
+    }
+
+    /// The thread is told to announce an address.
+    pub(crate) fn announce(&mut self, announcement: Announcement) {
+        self.setups.send(Order::Announce(announcement)).expect("a thread that listens");
+        self.run();
     }
 
     /// What the thread told.

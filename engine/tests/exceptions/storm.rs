@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use culvert_engine::drops::Reason;
 use culvert_engine::esp::Mode;
-use culvert_engine::exception::thread::Exceptions;
+use culvert_engine::exception::thread::{Exceptions, Order};
 use culvert_engine::gre::{Options, Payload};
 use culvert_engine::ring;
 use culvert_engine::tables::{Gateway, Stack};
@@ -207,7 +207,7 @@ proptest! {
         let (for_us, events) = crossbeam::channel::unbounded();
         let wires = near.queues.into_iter().map(|wire| (wire, Arc::default())).collect();
         let mut thread = Exceptions::new(&tables, wires, for_thread, for_us, 7);
-        setups.send(net.setup()).expect("a thread that listens");
+        setups.send(Order::Setup(net.setup())).expect("a thread that listens");
         let counted = |thread: &Exceptions| -> u64 {
             Reason::ALL.iter().map(|reason| thread.counters().dropped(*reason)).sum()
         };

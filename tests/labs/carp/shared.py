@@ -315,6 +315,9 @@ def wait_shared(shared):
     time.sleep(TOLD)
 
 
+# The LAN's address, for daemons that are to know of it: that of the tunnel is known anyhow.
+LAN_GROUP = f'[[carp.group]]\nvhid = 2\ninterface = "lan"\naddress = "{LAN_VIRTUAL}"\n'
+
 # --- what happens to them, and what is seen of it --------------------------------------------------------------------
 
 # ucarp gives up an address on SIGUSR2. At the start a router is not ready either, and there is no ucarp yet.
@@ -380,5 +383,6 @@ def from_router(frames, label):
     return [frame for frame in frames if frame[6:12] == label]
 
 
-def mac(twin):
-    return bytes.fromhex(twin.namespace.run("cat", "/sys/class/net/wan/address").stdout.strip().replace(":", ""))
+def mac(twin, interface="wan"):
+    text = twin.namespace.run("cat", f"/sys/class/net/{interface}/address").stdout
+    return bytes.fromhex(text.strip().replace(":", ""))

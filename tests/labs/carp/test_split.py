@@ -7,9 +7,13 @@ import os
 import time
 from pathlib import Path
 
+import pytest
+
 from netns import wait_for
 from routers import CULVERT, host
-from shared import GROUP, TAKEN_OVER, VIRTUAL, esp, from_router, mac, metrics, spis, wait_shared, wait_up, watched
+from shared import (
+    GROUP, LAN_GROUP, LAN_VIRTUAL, TAKEN_OVER, VIRTUAL, esp, from_router, mac, metrics, pair_up, spis, wait_shared, wait_up, watched,
+)
 from test_sync import linked  # noqa: F401 (a fixture)
 from test_takeover import paired  # noqa: F401 (a fixture)
 from traffic import ping, wait_ping
@@ -31,9 +35,37 @@ def led_by_both(shared):
         shared.h1.ip(f"route add {address}/32 via 10.1.0.{11 if label == 'a' else 12}")
 
 
-def test_both_are_master(paired):
-    """They do not hear each other, and are linked: both send at first, with numbers of their own; then the second is silent, and says so. When
-    they hear each other again, one of them is master and the tunnel carries packets."""
+@pytest.fixture
+def announcing(linked):  # noqa: F811 (a fixture)
+    """The two linked as in `test_takeover.py`; their daemons know of the LAN's address as well."""
+    return pair_up(linked, lambda twin: LAN_GROUP)
+
+
+def assert_followed(shared, twin, other):
+    """All around send to this router what is for the shared addresses; the tunnel carries packets, and the other one has none of
+    them to drop."""
+    wanted = [(shared.h1, LAN_VIRTUAL, mac(twin, "lan")), (shared.r2.namespace, VIRTUAL, mac(twin))]
+
+    def at():
+        entries = [space.ip_json(f"neigh show to {address}") for space, address, _ in wanted]
+        return [bytes.fromhex(entry[0].get("lladdr", "").replace(":", "")) if entry else b"" for entry in entries]
+
+    wait_for(lambda: at() == [found for _, _, found in wanted], 1.5, f"all around follow r{twin.label}: {at()}, not {wanted}")
+    dropped = lambda: other.drops("backup")  # noqa: E731
+    carries = lambda: (dropped(), ping(shared.h1, host(2, 4), count=100, wait=0.2).loss, dropped())  # noqa: E731
+    # ucarp announces itself once more some seconds after it has become master; a second later at most, that is put right.
+    wait_for(lambda: (seen := carries())[1] <= 1 and seen[0] == seen[2], 5, f"the tunnel carries packets: {carries()}")
+
+
+def silent(twin):
+    return twin.show("carp")["groups"][GROUP]["silent"]
+
+
+def test_both_are_master(announcing):
+    """They do not hear each other, and are linked: both send at first, with numbers of their own; then the second is silent, and says so, and all
+    around send to the first, though the second was the last to announce itself. Where it is known how often each advertises, CARP's
+    rule decides. When they hear each other again, one of them is master and the tunnel carries packets."""
+    paired = announcing
     a, b = paired.a, paired.b
     led_by_both(paired)
     with watched(paired) as frames:
@@ -51,6 +83,15 @@ def test_both_are_master(paired):
         dropped = b.drops("backup")
         ping(paired.h1, BY["b"], count=20, wait=0.2)
         assert b.drops("backup") >= dropped + 20
+        assert_followed(paired, a, b)
+        # The first advertises less often than the second.
+        for twin, skew in ((a, 100), (b, 0)):
+            text = paired.configurations[twin].replace("[[carp.group]]\n", f"[[carp.group]]\nadvskew = {skew}\n")
+            twin.file.write_text(text)
+            twin.namespace.run(CULVERT, "apply", twin.file, "--socket", twin.socket)
+        wait_for(lambda: (silent(a), silent(b)) == (True, False), 5, "the first is silent")
+        assert "this one is silent" in str(a.tunnel()), a.tunnel()
+        assert_followed(paired, b, a)
         b.stop_ucarp()
         b.start_ucarp(skew=100)
         b.wait_role("backup", TAKEN_OVER)

@@ -170,6 +170,8 @@ pub struct CarpGroup {
     pub group: Group,
     /// The virtual address.
     pub address: IpAddr,
+    /// The time between this router's advertisements, in 1/256 s, by `advbase` and `advskew`; `None`: neither is said.
+    pub interval: Option<u16>,
     /// Where the entry stands.
     pub at: Position,
 }

@@ -101,7 +101,7 @@ impl Station {
     }
 
     /// The frame that tells all stations that `own` is ours (RFC 5227 section 2.3, RFC 4861 section 7.2.6).
-    pub(super) fn announce(&self, own: IpAddr) -> Vec<u8> {
+    pub(in crate::exception) fn announce(&self, own: IpAddr) -> Vec<u8> {
         match own {
             IpAddr::V4(own) => self.arp(arp::REQUEST, own, MacAddr::default(), own, MacAddr::BROADCAST),
             IpAddr::V6(target) => {
