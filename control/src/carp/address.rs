@@ -19,6 +19,10 @@ impl CarpSource for Addresses {
 
     fn drain(&mut self) {}
 
+    fn is_certain(&self) -> bool {
+        false
+    }
+
     fn role(&mut self, group: &Group, address: IpAddr, host: &HostState) -> Result<Role, String> {
         let link = host.link_named(&group.interface).map(|(index, _)| index);
         let here = |of: &crate::routes::Address| Some(of.link) == link && of.address == address;

@@ -1,7 +1,8 @@
 //! A router that is not ready is demoted: CARP adds so much to what it advertises (`net.inet.carp.demotion`), and the other router is
-//! master sooner. It is done once, however long it lasts, and given back when the router is ready and when the daemon ends.
+//! master sooner. It is done once, however long it lasts, and given back when the router is ready.
 //!
-//! A daemon that was killed gives nothing back. What it had added stands in a file, and the next one goes on from there.
+//! A daemon that ends leaves its router demoted, as does one that was killed. What was added stands in a file, and the next one goes
+//! on from there; so it does where somebody else has added it and written that down, as a script that runs before there is a daemon.
 
 use std::fs;
 use std::io;

@@ -7,6 +7,9 @@
 //! 2. Who calls `culvert carp notify` (an up or down script, a notify script) is believed from then on, as it knows sooner
 //!    and better.
 //! 3. Else the source is asked: it says what is so, not what has changed, so that nothing can be missed.
+//! 4. A source that goes by where the address is may be deceived: a ucarp that was killed leaves it behind. With a partner, an
+//!    address that was there before the group was followed makes no master until the partner has said that it is none, or has said
+//!    nothing for [`PATIENCE`]; and none at all while the partner is master ([`Doubt`]).
 
 pub mod address;
 pub mod checks;
@@ -22,7 +25,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::{Deserialize, Serialize};
@@ -67,6 +70,11 @@ pub trait CarpSource {
     /// It is not known, and why, in words.
     fn role(&mut self, group: &Group, address: IpAddr, host: &HostState) -> Result<Role, String>;
 
+    /// Does it say what CARP is, and not just where the address is?
+    fn is_certain(&self) -> bool {
+        true
+    }
+
     /// The time between this router's advertisements for the group, in 1/256 s; `None`: it is not known here.
     fn interval(&mut self, _group: &Group) -> Option<u16> {
         None
@@ -80,6 +88,18 @@ pub fn source() -> Box<dyn CarpSource> {
     return Box::new(kernel::Kernel::new());
     #[cfg(not(target_os = "freebsd"))]
     return Box::new(address::Addresses);
+}
+
+/// How long the partner has to say what it is.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// An address that was there before its group was followed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Doubt {
+    /// Until then the partner may say what it is.
+    Until(Instant),
+    /// It is master.
+    LeftOver,
 }
 
 /// A group as it is known.
@@ -100,6 +120,9 @@ pub struct Member {
     pub interval: Option<u16>,
     configured: Option<u16>,
     notified: Option<Role>,
+    doubt: Option<Doubt>,
+    /// The address is here, and until then the partner is asked what it is.
+    asks: Option<Instant>,
 }
 
 /// A role that is another one now.
@@ -131,6 +154,7 @@ impl Followed {
     /// The groups are these from now on; a new one is [`Role::Init`] until it is looked at.
     pub fn steer(&mut self, carp: &Carp, now: Instant) {
         let mut before = std::mem::take(&mut self.members);
+        let certain = self.source.is_certain();
         for CarpGroup { group, address, interval, .. } in &carp.groups {
             let new = || Member {
                 address: *address,
@@ -141,22 +165,35 @@ impl Followed {
                 interval: None,
                 configured: None,
                 notified: None,
+                asks: None,
+                doubt: (carp.sync.is_some() && !certain).then_some(Doubt::Until(now + PATIENCE)),
             };
             let kept = before.remove(group).unwrap_or_else(new);
             self.members.insert(group.clone(), Member { address: *address, configured: *interval, ..kept });
         }
     }
 
-    /// Looks what all roles are now, and tells those that have changed.
-    pub fn look(&mut self, host: &HostState, now: Instant) -> Vec<Turn> {
+    /// Looks what all roles are now, and tells those that have changed. `partner`: what the partner is in a group, if it has said.
+    pub fn look(
+        &mut self,
+        host: &HostState,
+        partner: impl Fn(&Group) -> Option<Role>,
+        now: Instant,
+    ) -> Vec<Turn> {
         self.source.drain();
         let mut turns = Vec::new();
         for (group, member) in &mut self.members {
+            member.asks = None;
             let (to, why) = match (link_trouble(group, host), member.notified) {
                 (Some(why), _) => (Role::Init, Some(why)),
                 (None, Some(notified)) => (notified, None),
                 (None, None) => match self.source.role(group, member.address, host) {
-                    Ok(role) => (role, None),
+                    Ok(Role::Master) => member.believe(partner(group), now),
+                    Ok(role) => {
+                        // An address that comes now has been put there.
+                        member.doubt = None;
+                        (role, None)
+                    }
                     Err(why) => (Role::Init, Some(why)),
                 },
             };
@@ -170,6 +207,23 @@ impl Followed {
             }
         }
         turns
+    }
+
+    /// Groups whose addresses are here, and of which the partner has not said yet what it is.
+    pub fn doubted(&self) -> impl Iterator<Item = &Group> {
+        self.members.iter().filter(|(_, member)| member.asks.is_some()).map(|(group, _)| group)
+    }
+
+    /// Does what the partner says matter to a role?
+    #[must_use]
+    pub fn is_in_doubt(&self) -> bool {
+        self.members.values().any(|member| member.doubt.is_some())
+    }
+
+    /// When one is to be looked at although nothing has happened.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Instant> {
+        self.members.values().filter_map(|member| member.asks).min()
     }
 
     /// Somebody says what the role is, and is believed from now on.
@@ -212,6 +266,34 @@ impl Followed {
         let Some(fd) = self.wait_fd() else { return false };
         // Where that fails, there will be a look anyway.
         poll(&mut [PollFd::new(fd, PollFlags::POLLIN)], PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
+    }
+}
+
+impl Member {
+    /// The address is here. `partner`: what the partner is, if it has said.
+    fn believe(&mut self, partner: Option<Role>, now: Instant) -> (Role, Option<String>) {
+        let left_over = || {
+            let address = self.address;
+            Some(format!(
+                "{address} was here before, and the other router is master: start ucarp again, or take it away"
+            ))
+        };
+        match (self.doubt, partner) {
+            (None, _) => (Role::Master, None),
+            (Some(_), Some(Role::Master)) | (Some(Doubt::LeftOver), None) => {
+                let why = left_over();
+                self.doubt = Some(Doubt::LeftOver);
+                (Role::Backup, why)
+            }
+            (Some(Doubt::Until(until)), None) if now < until => {
+                self.asks = Some(until);
+                (Role::Init, Some(format!("{} was here before: the other router is asked", self.address)))
+            }
+            (Some(_), _) => {
+                self.doubt = None;
+                (Role::Master, None)
+            }
+        }
     }
 }
 

@@ -19,6 +19,8 @@ use crate::sync::link;
 
 /// How often the two routers say that they are there, where nothing is said.
 const HEARTBEAT: Duration = Duration::from_secs(1);
+/// How long an end waits until this router is not master any more, where nothing is said, and somebody hears that it yields.
+const YIELD: Duration = Duration::from_secs(2);
 /// How long a hook may run, where nothing is said.
 const HOOK_TIME: Duration = Duration::from_secs(10);
 /// How often a check is run, how long it may run, and how many failures in a row count, where nothing is said.
@@ -37,11 +39,16 @@ pub(super) fn read(mut table: Table<'_>, draft: &mut Draft, report: &mut Report)
     let groups = groups.collect();
     let sync = table.table("sync", report).and_then(|sync| read_sync(sync, report));
     let hooks = table.tables("hook", report).into_iter().filter_map(|hook| read_hook(hook, report));
-    let hooks = hooks.collect();
+    let hooks: Vec<CarpHook> = hooks.collect();
     let checks = read_checks(&mut table, report);
     let ready_after = table.text("ready_after", report, values::dpd).unwrap_or_default();
     let router = router.unwrap_or_default();
-    draft.config.carp = Carp { groups, router, ready_after, hooks, checks, sync, at: Some(table.at.clone()) };
+    // FreeBSD's CARP is demoted; elsewhere a hook may tell who elects, or nobody does.
+    let hears = cfg!(target_os = "freebsd") || hooks.iter().any(|hook| hook.on.contains(&HookEvent::Unready));
+    let yield_on_stop = table.text("yield_on_stop", report, values::yield_on_stop);
+    let yield_on_stop = yield_on_stop.unwrap_or(if hears { YIELD } else { Duration::ZERO });
+    draft.config.carp =
+        Carp { groups, router, ready_after, yield_on_stop, hooks, checks, sync, at: Some(table.at.clone()) };
     table.finish(report);
 }
 

@@ -343,6 +343,33 @@ fn the_link_of_a_pair_is_read() {
 }
 
 #[test]
+fn how_often_a_group_is_advertised_and_how_long_an_end_waits() {
+    let text = "[carp]\nrouter = \"first\"\n[[carp.group]]\nvhid = 2\ninterface = \"em0\"\naddress = \"192.0.2.9\"\n";
+    for (more, interval) in [
+        ("", None),
+        ("advskew = 100\n", Some(356)),
+        ("advbase = 3\n", Some(768)),
+        ("advbase = 1\nadvskew = 0\n", Some(256)),
+    ] {
+        assert_eq!(load_text(&(text.to_owned() + more)).unwrap().0.carp.groups[0].interval, interval);
+    }
+    for (more, what) in
+        [("advskew = 255\n", "carp, group 1, advskew"), ("advbase = 0\n", "carp, group 1, advbase")]
+    {
+        let errors = load_text(&(text.to_owned() + more)).unwrap_err();
+        assert_says(&errors.problems[0], what, "out of range", "give");
+    }
+    let waits = |text: &str| load_text(text).unwrap().0.carp.yield_on_stop;
+    let hook = text.to_owned() + "[[carp.hook]]\non = [\"unready\"]\ncommand = [\"/bin/sh\"]\n";
+    let hears = if cfg!(target_os = "freebsd") { Duration::from_secs(2) } else { Duration::ZERO };
+    assert_eq!((waits(text), waits(&hook)), (hears, Duration::from_secs(2)), "where somebody hears of it");
+    let said = |time: &str| hook.replacen("[[", &format!("yield_on_stop = \"{time}\"\n[["), 1);
+    assert_eq!((waits(&said("0s")), waits(&said("5s"))), (Duration::ZERO, Duration::from_secs(5)));
+    let errors = load_text(&said("31s")).unwrap_err();
+    assert_says(&errors.problems[0], "carp, yield_on_stop", "out of range", "30s");
+}
+
+#[test]
 fn checks_are_read() {
     let text = "[carp]\nrouter = \"first\"\n[[carp.check]]\nname = \"ospf\"\ncommand = [\"/bin/sh\", \"-c\", \"true\"]\n";
     let (config, warnings) = load_text(text).unwrap();

@@ -225,6 +225,16 @@ pub(super) fn lifetime(text: &str) -> Result<Duration, Fault> {
     Ok(time)
 }
 
+/// How long a daemon that is to end waits until its router is not master any more.
+pub(super) fn yield_on_stop(text: &str) -> Result<Duration, Fault> {
+    let range = Duration::ZERO..=Duration::from_secs(30);
+    duration(
+        text,
+        range,
+        "write a whole number and ms or s, from \"0s\", which hands nothing over, to \"30s\"",
+    )
+}
+
 /// How often the two routers of a pair say that they are there.
 const HEARTBEATS: std::ops::RangeInclusive<Duration> = Duration::from_millis(50)..=Duration::from_secs(60);
 

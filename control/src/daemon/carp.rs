@@ -17,7 +17,13 @@ use crate::plan::KeptTunnel;
 impl Daemon {
     /// Looks at the roles, and has those in force that have changed.
     pub(super) fn follow_carp(&mut self, now: Instant) {
-        let turns = self.carp.look(self.host.state(), now);
+        let pair = &self.pair;
+        let doubted = self.carp.doubted().next().is_some();
+        let turns = self.carp.look(self.host.state(), |group| pair.said(group), now);
+        if doubted && self.carp.doubted().next().is_none() && turns.is_empty() {
+            // What was put off until it was known.
+            self.steer_keys();
+        }
         // Before roles are applied: what is carried on is not silent in between.
         self.follow_yield(now);
         if turns.is_empty() {
@@ -130,9 +136,16 @@ impl Daemon {
     }
 }
 
-/// The tunnels as keys are negotiated for them: those whose near end another router holds are told of, and nothing begun.
-pub(super) fn negotiated<'t>(tunnels: &'t [Tunnel], kept: &[KeptTunnel]) -> Vec<Cow<'t, Tunnel>> {
-    let quiet = |(tunnel, kept): (&'t Tunnel, &KeptTunnel)| match kept.backup {
+/// The tunnels as keys are negotiated for them: those whose near end another router holds are told of, and nothing begun. Of those
+/// in doubt the SAs stay as they are.
+pub(super) fn negotiated<'t>(
+    tunnels: &'t [Tunnel],
+    kept: &[KeptTunnel],
+    carp: &Followed,
+) -> Vec<Cow<'t, Tunnel>> {
+    let doubted: Vec<&Group> = carp.doubted().collect();
+    let is_doubted = |tunnel: &Tunnel| tunnel.local.group().is_some_and(|group| doubted.contains(&group));
+    let quiet = |(tunnel, kept): (&'t Tunnel, &KeptTunnel)| match kept.backup && !is_doubted(tunnel) {
         false => Cow::Borrowed(tunnel),
         true => Cow::Owned(Tunnel { enabled: false, ..tunnel.clone() }),
     };

@@ -14,7 +14,7 @@
 //! It runs (`Daemon::run`): what the host, the exception thread or time change ends in new tables, at most every
 //! `DEBOUNCE`; clients are answered; devices and interfaces that went away and came back are taken again.
 //!
-//! It stops (`Daemon::stop`): devices are given back to the host first, while the workers still take out of the rings what
+//! It stops (`Daemon::stop`) when it has handed over what it shares with another router (`Daemon::is_to_end`): devices are given back to the host first, while the workers still take out of the rings what
 //! had been directed to them; then the tunnels' interfaces go, then threads and rings; the socket's file last.
 
 mod assemble;
@@ -263,6 +263,8 @@ struct Daemon {
     pair: pair::Pair,
     /// This router has yielded.
     yielded: Option<Yielded>,
+    /// The daemon was told to end, then, and hands over first.
+    leaves: Option<Instant>,
     hooks: Hooks,
     readiness: ready::Readiness,
     /// Counts changes of negotiated SAs, and of roles.
@@ -332,7 +334,7 @@ impl Daemon {
         recording.keep_ahead(&kept, started);
         let mut carp = Followed::new(crate::carp::source());
         carp.steer(&config.carp, started);
-        let turns = carp.look(host.state(), started);
+        let turns = carp.look(host.state(), |_| None, started);
         turns.iter().for_each(carp::tell);
         carp::assign(&carp::masters(&carp), &config.tunnels, &mut kept.tunnels);
         let count = config.tunnels.len();
@@ -407,6 +409,7 @@ impl Daemon {
             partner: sync::Partner::default(),
             pair: pair::Pair::default(),
             yielded: None,
+            leaves: None,
             hooks,
             readiness,
             generation: 0,
@@ -420,6 +423,8 @@ impl Daemon {
             let up = daemon.host.link_state(port.link());
             port.follow(up);
         }
+        // The partner is looked for meanwhile.
+        daemon.steer_partner();
         daemon.begin_interfaces();
         if let Some((tunnel, why)) = daemon.interfaces.trouble() {
             let name = daemon.config.tunnels.get(tunnel).map_or("?", |tunnel| &tunnel.name);
@@ -428,7 +433,6 @@ impl Daemon {
             return Err(failure);
         }
         daemon.steer_keys();
-        daemon.steer_partner();
         daemon.run_hooks(&turns);
         // What the tunnels' interfaces brought about on the host.
         daemon.host.follow();
@@ -471,7 +475,7 @@ impl Daemon {
     /// Runs until it is told to end.
     fn run(&mut self, queries: &Receiver<Query>, reload: &AtomicBool) {
         self.follow_readiness(Instant::now());
-        while !self.stop.load(Ordering::Relaxed) {
+        while !self.is_to_end(Instant::now()) {
             self.wait(queries);
             while let Ok(event) = self.events.try_recv() {
                 self.hear(event);
@@ -481,7 +485,8 @@ impl Daemon {
                 self.note_change();
                 self.follow_links();
             }
-            if moved || self.carp.is_told() {
+            let asked = self.carp.deadline().is_some_and(|until| Instant::now() >= until);
+            if moved || asked || self.carp.is_told() {
                 self.follow_carp(Instant::now());
             }
             self.hear_partner();
@@ -535,7 +540,9 @@ impl Daemon {
         let due = if self.interfaces.are_behind() { Instant::now() } else { due };
         let due = self.keys.deadline().map_or(due, |next| due.min(next));
         let due = self.pair.deadline().map_or(due, |next| due.min(next));
+        let due = self.leave_by(Instant::now()).map_or(due, |next| due.min(next));
         let due = self.yielded.as_ref().and_then(Yielded::deadline).map_or(due, |next| due.min(next));
+        let due = self.carp.deadline().map_or(due, |next| due.min(next));
         let due = self.readiness.deadline().map_or(due, |next| due.min(next));
         // Rounded up, so as not to look in vain.
         let wait = due.saturating_duration_since(Instant::now()) + Duration::from_micros(999);
@@ -833,7 +840,7 @@ impl Daemon {
     /// Gives everything back. See the module page.
     fn stop(mut self) {
         std::mem::take(&mut self.watches).end("the daemon ends");
-        self.readiness.end();
+        self.readiness.end(!self.config.carp.groups.is_empty());
         drop(std::mem::take(&mut self.ports));
         privileges::tell_refused();
         self.interfaces.remove();

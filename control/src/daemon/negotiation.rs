@@ -17,7 +17,8 @@ pub(super) fn places(socket: &Path, vici: &Path) -> Places {
 impl Daemon {
     /// The tunnels are those of the configuration from now on.
     pub(super) fn steer_keys(&mut self) {
-        let tunnels = super::carp::negotiated(&self.config.tunnels, &self.kept.tunnels);
+        self.keys.hold(self.carp.deadline());
+        let tunnels = super::carp::negotiated(&self.config.tunnels, &self.kept.tunnels, &self.carp);
         let counters = self.kept.tunnels.iter().map(|kept| &kept.counters);
         let tunnels = tunnels.iter().map(AsRef::as_ref).zip(counters);
         if let Err(why) = self.keys.steer(tunnels, plan::router(self.config.carp.router), Instant::now()) {

@@ -106,6 +106,11 @@ impl Pair {
         self.split.contains(group)
     }
 
+    /// What the other router has said that it is in a group, once it has told all; `None`: it has not.
+    pub(super) fn said(&self, group: &Group) -> Option<Role> {
+        self.roles.get(&group.to_string()).copied().filter(|_| self.complete)
+    }
+
     /// What the other router has said that it is; [`Role::Init`] if it has said nothing.
     pub(super) fn role(&self, group: &Group) -> Role {
         self.roles.get(&group.to_string()).copied().unwrap_or(Role::Init)
@@ -203,6 +208,7 @@ impl Daemon {
             Message::Roles(roles) => {
                 self.pair.roles = roles.into_iter().collect();
                 self.pair.claims = true;
+                self.follow_doubts(now);
                 self.look_at_roles(now);
             }
             Message::Begin => self.keys.partner_begins(),
@@ -215,6 +221,7 @@ impl Daemon {
                 let changed = self.keys.partner_has_told(now, |name| its.contains(name));
                 // That was missing here.
                 self.follow_readiness(now);
+                self.follow_doubts(now);
                 return changed;
             }
             Message::Sa(name, told) => match self.keys.adopt(&name, *told, now) {
@@ -253,6 +260,13 @@ impl Daemon {
         false
     }
 
+    /// The partner may have said whether an address that was here before makes this router master.
+    fn follow_doubts(&mut self, now: Instant) {
+        if self.carp.is_in_doubt() {
+            self.follow_carp(now);
+        }
+    }
+
     fn complain(&mut self, why: impl std::fmt::Display) {
         if !std::mem::replace(&mut self.pair.complained, true) {
             log::error(format_args!("carp sync: the partner and this router do not fit: {why}"));
@@ -277,7 +291,9 @@ impl Daemon {
     /// The tunnels' SAs are as the roles are. Returns whether other SAs are to be installed.
     pub(super) fn stand(&mut self) -> bool {
         let tunnels = self.config.tunnels.iter().zip(&self.kept.tunnels);
-        let shared = tunnels.filter(|(tunnel, _)| tunnel.local.group().is_some());
+        let doubted: Vec<&Group> = self.carp.doubted().collect();
+        let is_known = |group: &Group| !doubted.contains(&group);
+        let shared = tunnels.filter(|(tunnel, _)| tunnel.local.group().is_some_and(is_known));
         shared.fold(false, |any, (tunnel, kept)| any | self.keys.stand(&tunnel.name, kept.backup))
     }
 

@@ -78,9 +78,10 @@ impl Readiness {
         self.trouble = trouble;
     }
 
-    /// The daemon ends: whatever was added is taken back.
-    pub(super) fn end(mut self) {
-        self.demote(false);
+    /// The daemon ends. `shares`: with addresses that another router has as well. Without it, this one is no router any more: it stays
+    /// demoted, and the next daemon takes that back when it is ready.
+    pub(super) fn end(mut self, shares: bool) {
+        self.demote(shares);
     }
 }
 

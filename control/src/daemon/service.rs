@@ -25,7 +25,7 @@ impl Signals {
         Ok(Signals(signals))
     }
 
-    /// From here on, the first of them sets `stop` and rings; SIGHUP sets `reload`, each time.
+    /// From here on, each of them sets `stop` and rings; SIGHUP sets `reload`.
     ///
     /// # Errors
     /// The system has no thread left.
@@ -36,21 +36,20 @@ impl Signals {
         bell: Arc<Bell>,
     ) -> io::Result<()> {
         let wait = move || {
-            let ended = loop {
-                match self.0.wait() {
-                    Ok(Signal::SIGHUP) => {
-                        reload.store(true, Ordering::Relaxed);
-                        bell.ring();
-                    }
-                    ended => break ended,
+            loop {
+                let signal = self.0.wait();
+                match &signal {
+                    Ok(Signal::SIGHUP) => {}
+                    Ok(signal) => log::info(format_args!("ends, on {signal}")),
+                    Err(error) => log::info(format_args!("ends, as signals cannot be waited for: {error}")),
                 }
-            };
-            log::info(match ended {
-                Ok(signal) => format!("ends, on {signal}"),
-                Err(error) => format!("ends, as signals cannot be waited for: {error}"),
-            });
-            stop.store(true, Ordering::Relaxed);
-            bell.ring();
+                let flag = if signal == Ok(Signal::SIGHUP) { &reload } else { &stop };
+                flag.store(true, Ordering::Relaxed);
+                bell.ring();
+                if signal.is_err() {
+                    return;
+                }
+            }
         };
         // It waits as long as the process lives; the process does not wait for it.
         thread::Builder::new().name("signals".to_owned()).spawn(wait).map(drop)

@@ -404,6 +404,7 @@ pub(crate) fn carp(config: &Config) -> Value {
         "advertises": advertises.collect::<Map<String, Value>>(),
         "sync": config.carp.sync.as_ref().map(sync),
         "ready_after": format!("{}s", config.carp.ready_after.as_secs()),
+        "yield_on_stop": format!("{}ms", config.carp.yield_on_stop.as_millis()),
         "hook": hooks.collect::<Value>(),
         "check": checks.collect::<Value>(),
     })

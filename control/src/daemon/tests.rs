@@ -280,7 +280,7 @@ fn a_tunnel_is_silent_while_its_near_end_is_another_router_s() {
         [(Role::Backup, Err(Reason::Backup)), (Role::Master, Ok(WAN)), (Role::Init, Err(Reason::Backup))];
     for (role, way_out) in roles {
         script.set(&of, role);
-        followed.look(&host, world.now);
+        followed.look(&host, |_| None, world.now);
         carp::assign(&carp::masters(&followed), &world.config.tunnels, &mut world.kept.tunnels);
         let built = world.build();
         assert_eq!(built.tables.tunnels()[0].way_out(), way_out, "{role}");
@@ -288,7 +288,7 @@ fn a_tunnel_is_silent_while_its_near_end_is_another_router_s() {
         let ours = role == Role::Master;
         assert_eq!(to(&built, "192.0.2.9") == Some(To::Host), ours);
         assert_eq!(built.routes.contains_key(&"192.0.2.9/32".parse().expect("a prefix")), ours);
-        let negotiated = carp::negotiated(&world.config.tunnels, &world.kept.tunnels);
+        let negotiated = carp::negotiated(&world.config.tunnels, &world.kept.tunnels, &followed);
         let enabled: Vec<bool> = negotiated.iter().map(|tunnel| tunnel.enabled).collect();
         assert_eq!(enabled, [ours, true]);
     }

@@ -8,8 +8,12 @@
 //!    Where there is to be a link and it goes, nobody hears that the other one is master: for [`TAIL`] from then.
 //! 4. When the partner is master, what neighbours and switches still send here is carried for [`TAIL`]. Both have numbers of their
 //!    own, and each packet comes to one of them.
+//!
+//! A daemon that is told to end does that first, where its router is master and it is not refused: as long as `yield_on_stop` says
+//! for 2., and as long as it takes for 3. and 4. Told again, it ends at once.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -97,14 +101,18 @@ impl Daemon {
             if let Some(why) = why.filter(|_| !force) {
                 return Err(Failure::failed(format!("{why}; --force hands over all the same")));
             }
-            log::info("carp: this router yields, as was asked for");
-            let groups = masters(&self.carp).into_iter().map(|group| (group, Left::default()));
-            self.yielded = Some(Yielded { groups: groups.collect() });
-            // What it accepted until now is said before anybody else receives.
-            self.tell_partner(now);
-            self.follow_readiness(now);
+            self.give_up(now);
         }
         Ok(self.yielding(now))
+    }
+
+    fn give_up(&mut self, now: Instant) {
+        log::info("carp: this router yields, as was asked for");
+        let groups = masters(&self.carp).into_iter().map(|group| (group, Left::default()));
+        self.yielded = Some(Yielded { groups: groups.collect() });
+        // What it accepted until now is said before anybody else receives.
+        self.tell_partner(now);
+        self.follow_readiness(now);
     }
 
     /// It may be master again.
@@ -116,6 +124,55 @@ impl Daemon {
             self.follow_readiness(now);
         }
         self.yielding(now)
+    }
+
+    /// Is the daemon to end now?
+    pub(super) fn is_to_end(&mut self, now: Instant) -> bool {
+        let told = self.stop.swap(false, Ordering::Relaxed);
+        match self.leaves {
+            None => told && !self.begin_to_leave(now),
+            Some(_) if told => true,
+            Some(since) => self.has_left(since, now),
+        }
+    }
+
+    /// Hands over, if there is something to hand over and somebody to take it. Is that to be waited for?
+    fn begin_to_leave(&mut self, now: Instant) -> bool {
+        let carries = self.yielded.as_ref().is_some_and(|yielded| yielded.deadline().is_some());
+        let masters = masters(&self.carp);
+        if self.config.carp.yield_on_stop.is_zero() || (masters.is_empty() && !carries) {
+            return false;
+        }
+        if self.yielded.is_none() {
+            if let Some(why) = self.no_successor() {
+                log::warn(format_args!("carp: this router is master and ends without handing over: {why}"));
+                return false;
+            }
+            self.give_up(now);
+        }
+        self.leaves = Some(now);
+        true
+    }
+
+    /// A daemon that is to end has waited for that since then. Has it come?
+    fn has_left(&self, since: Instant, now: Instant) -> bool {
+        let masters = masters(&self.carp);
+        let carries = self.yielded.as_ref().is_some_and(|yielded| yielded.deadline().is_some());
+        if masters.is_empty() && !carries {
+            return true;
+        }
+        let late = now >= since + self.config.carp.yield_on_stop;
+        if let Some(group) = masters.first().filter(|_| late) {
+            log::warn(format_args!("carp {group}: nobody has made another router master; the daemon ends"));
+            return true;
+        }
+        // What is carried on has a time of its own.
+        now >= since + self.config.carp.yield_on_stop + ALONE + TAIL
+    }
+
+    /// When a daemon that is to end looks whether it has left.
+    pub(super) fn leave_by(&self, now: Instant) -> Option<Instant> {
+        self.leaves.map(|since| since + self.config.carp.yield_on_stop).filter(|by| *by > now)
     }
 
     fn yielding(&self, now: Instant) -> Value {

@@ -385,6 +385,11 @@ impl Keys {
         self.open.is_some().then_some(&self.pilot)
     }
 
+    /// In tunnels whose near end another router has as well, nothing is begun until then.
+    pub fn hold(&mut self, until: Option<Instant>) {
+        self.pilot.hold(until);
+    }
+
     /// When [`Keys::follow`] has something to do by the clock.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {

@@ -110,6 +110,12 @@ struct Flight {
 }
 
 impl Flight {
+    /// Until when it waits.
+    fn until(&self, held: Option<Instant>) -> Option<Instant> {
+        let State::Waiting(until) = self.state else { return None };
+        Some(held.filter(|_| self.shared).map_or(until, |held| until.max(held)))
+    }
+
     /// The children to be begun now, where those that are there are too few.
     fn missing(&mut self, name: &str, there: &[String], now: Instant) -> Vec<String> {
         let missing = usize::from(self.sas).saturating_sub(there.len());
@@ -160,6 +166,8 @@ pub struct Pilot {
     /// Whether it has ML-KEM; `None` before it has said so.
     ml_kem: Option<bool>,
     tunnels: BTreeMap<String, Flight>,
+    /// Until then nothing is begun in tunnels whose near end another router has as well: it may be master.
+    held: Option<Instant>,
     asked: HashMap<u64, (Purpose, String)>,
     /// Throws dice: a number from 0 to 1.
     dice: Box<dyn FnMut() -> f64>,
@@ -174,6 +182,7 @@ impl Pilot {
             version: None,
             ml_kem: None,
             tunnels: BTreeMap::new(),
+            held: None,
             asked: HashMap::new(),
             dice: Box::new(dice),
         }
@@ -183,6 +192,11 @@ impl Pilot {
     #[must_use]
     pub fn version(&self) -> Option<&str> {
         self.version.as_deref()
+    }
+
+    /// In tunnels whose near end another router has as well, nothing is begun until then.
+    pub fn hold(&mut self, until: Option<Instant>) {
+        self.held = until;
     }
 
     /// The tunnels are these from now on. What is asked of charon therefore is handed to `ask`.
@@ -289,6 +303,9 @@ impl Pilot {
     pub fn tick(&mut self, now: Instant, ask: &mut dyn FnMut(Order) -> u64) {
         for name in self.names() {
             let Some(flight) = self.tunnels.get_mut(&name) else { continue };
+            if flight.until(self.held).is_some_and(|until| now < until) {
+                continue;
+            }
             match flight.state {
                 State::Waiting(until) if now >= until && flight.turn == Turn::Never => {
                     self.look(&name, ask);
@@ -329,7 +346,7 @@ impl Pilot {
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
         let due = |flight: &Flight| match flight.state {
-            State::Waiting(until) => Some(until),
+            State::Waiting(_) => flight.until(self.held),
             State::Connecting | State::Up => Some(flight.look),
             State::Away | State::Loading | State::Refused(_) | State::Looking | State::Down => None,
         };

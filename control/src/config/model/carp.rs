@@ -18,6 +18,8 @@ pub struct Carp {
     pub groups: Vec<CarpGroup>,
     /// How long a router is not ready after its start, whatever else there is.
     pub ready_after: Duration,
+    /// How long an end that is asked for waits until this router is not master any more. Nothing: it hands nothing over.
+    pub yield_on_stop: Duration,
     /// `[[carp.hook]]`, in the order of the files.
     pub hooks: Vec<CarpHook>,
     /// `[[carp.check]]`, in the order of the files.

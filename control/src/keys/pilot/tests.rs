@@ -146,6 +146,27 @@ fn a_tunnel_is_loaded_looked_at_and_initiated() {
     assert_eq!(bench.trouble(), None);
 }
 
+/// Whose near end another router has as well waits until it is known whether that one is master; others do not.
+#[test]
+fn nothing_is_begun_while_it_is_held() {
+    for (shared, begun) in [(false, vec!["initiate"]), (true, vec![])] {
+        let mut bench = Bench::new("192.0.2.1");
+        bench.pilot.tunnels.get_mut("oslo").expect("it is there").shared = shared;
+        let until = bench.now + COURTESY;
+        bench.pilot.hold(Some(until));
+        bench.hear(Told::Connected);
+        bench.settle(false);
+        bench.pass(COURTESY / 2);
+        assert_eq!(bench.settle(false), begun);
+        if shared {
+            assert_eq!(bench.pilot.deadline(), Some(until));
+            bench.pilot.hold(None);
+            bench.pass(Duration::ZERO);
+            assert_eq!(bench.settle(false), ["initiate"], "it is known");
+        }
+    }
+}
+
 /// The end with the lower address begins; the other waits a while for it.
 #[test]
 fn one_end_lets_the_other_begin() {

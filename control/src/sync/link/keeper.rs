@@ -1,7 +1,7 @@
 //! The thread that keeps the link: it listens and connects, judges who is there, and moves frames.
 //!
-//! Both routers listen. `second` connects; `first` does so only after a while without the partner, for where something between
-//! the two lets connections through in one direction alone. A connection on which both have said hello replaces the session:
+//! Both routers listen. `second` connects; `first` does so once when it begins, as the other one may have looked for it for long and
+//! pause, and then only after a while without the partner, for where something between the two lets connections through in one direction alone. A connection on which both have said hello replaces the session:
 //! the partner has begun anew, whatever the old one looks like.
 
 use std::io;
@@ -25,6 +25,10 @@ const COMING: usize = 4;
 const PATIENCE: Duration = Duration::from_secs(2);
 /// From one attempt to connect to the next: at first, and at most.
 const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+/// When `first` connects after its start: `second`, if it is there and does not pause, has connected by then.
+const FIRST: Duration = Duration::from_millis(300);
+/// So many attempts are made at the first pace: a daemon that is just restarted is met soon.
+const EAGER: u32 = 20;
 /// From one attempt to listen to the next.
 const LISTEN_AGAIN: Duration = Duration::from_secs(1);
 /// Messages that are read before others have their turn.
@@ -41,6 +45,8 @@ pub(super) struct Keeper {
     listen_at: Instant,
     dial_at: Instant,
     retry: Duration,
+    /// Attempts since the start, or the last session.
+    attempts: u32,
     coming: Vec<Connection>,
     /// Both have said hello; it becomes the session once the end of the last one has been taken out.
     next: Option<Peer>,
@@ -78,6 +84,7 @@ impl Keeper {
             listen_at: now,
             dial_at: now,
             retry: RETRY.0,
+            attempts: 0,
             coming: Vec::new(),
             next: None,
             session: None,
@@ -143,7 +150,7 @@ impl Keeper {
         if now < self.dial_at || self.session.is_some() || self.next.is_some() {
             return;
         }
-        if self.coming.iter().any(|connection| connection.dialled) {
+        if !self.may_dial() {
             return;
         }
         self.dial_later(now);
@@ -154,6 +161,12 @@ impl Keeper {
         }
     }
 
+    /// Is no connection on its way already? Two that cross would end each other.
+    fn may_dial(&self) -> bool {
+        let begun = |connection: &Connection| connection.dialled || self.hello.router == Router::First;
+        !self.coming.iter().any(begun)
+    }
+
     /// Sets when to connect next, later from time to time, and not when everybody else does.
     fn dial_later(&mut self, now: Instant) {
         let mut chance = [0; 1];
@@ -161,10 +174,14 @@ impl Keeper {
         let _ = SystemRandom::new().fill(&mut chance);
         let wait = match self.hello.router {
             Router::Second => self.retry,
+            Router::First if self.attempts == 0 => FIRST,
             Router::First => self.settings.dead * 2 + self.retry,
         };
         self.dial_at = now + wait / 2 + wait / 2 * u32::from(chance[0]) / 255;
-        self.retry = (self.retry * 2).min(RETRY.1);
+        self.attempts = self.attempts.saturating_add(1);
+        if self.attempts > EAGER {
+            self.retry = (self.retry * 2).min(RETRY.1);
+        }
     }
 
     /// Hears out who has not said hello yet.
@@ -223,7 +240,7 @@ impl Keeper {
         for connection in std::mem::take(&mut self.coming) {
             connection.close("there is a session", now);
         }
-        self.retry = RETRY.0;
+        (self.retry, self.attempts) = (RETRY.0, 1);
         let partner = Partner {
             address: peer.connection.with,
             router: peer.hello.router,
@@ -324,7 +341,7 @@ impl Keeper {
                 let left = self.settings.dead.saturating_sub(session.connection.silence(now));
                 at(now + left.max(Duration::from_millis(1)));
             }
-            None if self.next.is_none() && !self.coming.iter().any(|connection| connection.dialled) => {
+            None if self.next.is_none() && self.may_dial() => {
                 at(self.dial_at);
             }
             None => {}
