@@ -2,6 +2,7 @@
 //! only reads arguments; what the commands do is elsewhere.
 
 pub mod complete;
+mod guide;
 
 use std::collections::HashSet;
 use std::ffi::OsString;
@@ -612,7 +613,7 @@ fn port_file(text: &str) -> Result<PortFile, String> {
 }
 
 /// Writes the manual page of the whole program, in roff: what stands at the top of the command line, then one section
-/// for each command.
+/// for each command, and how two routers share their addresses.
 ///
 /// # Errors
 /// Whatever writing to `out` gives.
@@ -631,6 +632,7 @@ pub fn write_man(out: &mut dyn Write) -> io::Result<()> {
         write_heading(&format!("CULVERT {}", subcommand.get_name().to_uppercase()), "", &mut roff)?;
         write_man_section(subcommand, &mut roff)?;
     }
+    guide::write(&mut roff)?;
     write_heading("EXIT STATUS", EXIT_CODES, &mut roff)?;
     out.write_all(without_repeated_preamble(&String::from_utf8_lossy(&roff)).as_bytes())
 }
