@@ -149,6 +149,9 @@ XDP_PORTS = '[[port]]\nname = "wan"\ndevice = "xdp:wan"\n\n[[port]]\nname = "lan
 class Router:
     """A namespace with the daemon in it."""
 
+    # How long it may take to end.
+    stopped = STOPPED
+
     def __init__(self, namespace, site):
         self.namespace, self.site = namespace, site
         self.daemon, self.starts, self.arguments, self.user = None, 0, [], None
@@ -182,7 +185,7 @@ class Router:
 
     def stop(self):
         """SIGTERM. It has to end well, and soon."""
-        status = self.daemon.stop(signal.SIGTERM, STOPPED)
+        status = self.daemon.stop(signal.SIGTERM, self.stopped)
         if status != 0:
             raise Trouble(f"{self.daemon.name} ended with {status}:\n{self.daemon.text()}")
         refused = [line for line in self.daemon.text().splitlines() if "system call" in line and "was refused" in line]

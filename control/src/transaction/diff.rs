@@ -312,7 +312,7 @@ fn restart(before: &Config, after: &Config, changes: &Changes) -> Vec<String> {
     let mut why = Vec::new();
     if let Some(change) = &changes.engine {
         let alive = |setting: &String| {
-            ["log.", "carp.group.", "carp.advertises", "carp.sync"]
+            ["log.", "carp.group.", "carp.advertises", "carp.yield_on_stop", "carp.sync"]
                 .iter()
                 .any(|alive| setting.starts_with(alive))
         };

@@ -19,7 +19,7 @@ from measure import processor  # noqa: E402 (the path has to be there first)
 from netns import Run, Trouble, command, wait_for  # noqa: E402
 from routers import host  # noqa: E402
 from shared import (  # noqa: E402
-    GROUP, RATE, TAKEN_OVER, BothWays, Seen, Shared, carp, esp, freeze, hook, link, pair_up, wait_shared, wait_up,
+    GROUP, LAN_GROUP, RATE, TAKEN_OVER, BothWays, Seen, Shared, carp, esp, freeze, hook, link, pair_up, wait_shared, wait_up,
 )
 from traffic import capture, wait_ping  # noqa: E402
 
@@ -232,21 +232,29 @@ def unlinked_after(pair):
 
 
 def restart_master(pair):
+    """It hands over before it ends."""
+    yield
+    pair.a.stop()
+    pair.a.start()
+    yield
+
+
+def kill_master(pair):
     """ucarp hears nothing of it."""
     pids = pair.a.pids.read_text()
     pair.a.pids.unlink()
     yield
-    pair.a.stop()
+    pair.a.daemon.kill()
     pair.a.start()
     yield
     pair.wait_ready(pair.a, pair.b)
     pair.a.pids.write_text(pids)
 
 
-def restart_master_that_says_so(pair):
+def kill_master_that_says_so(pair):
     """When it is there again, it is not ready for a while, and the hook tells ucarp so."""
     yield
-    pair.a.stop()
+    pair.a.daemon.kill()
     pair.a.start()
     pair.b.wait_role("master")
     yield
@@ -280,7 +288,8 @@ CASES = {
     "planned, sync link cut meanwhile": unlinked_meanwhile,
     "planned, sync link cut after": unlinked_after,
     "restart of the master's daemon": restart_master,
-    "the same, and a hook tells ucarp": restart_master_that_says_so,
+    "the master's daemon killed, and started": kill_master,
+    "the same, and a hook tells ucarp": kill_master_that_says_so,
     "restart of the backup's daemon": restart_backup,
     "restart of the master's strongSwan": restart_strongswan,
 }
@@ -311,7 +320,7 @@ def main():
     run = Run()
     try:
         with tempfile.TemporaryDirectory() as folder, run.lab(Path(folder)) as lab:
-            pair = Pair(pair_up(Shared(lab).join(), hook))
+            pair = Pair(pair_up(Shared(lab).join(), lambda twin: hook(twin) + LAN_GROUP))
             for name, case in cases.items():
                 fields, wrong[name] = pair.measure(case)
                 line(name, fields)

@@ -53,6 +53,9 @@ ip addr del "$2/32" dev "$1" 2>/dev/null
 class Twin(Router):
     """One of the two routers, with its ucarps."""
 
+    # A master hands over first, where a hook tells ucarp: an election, and some.
+    stopped = 15.0  # seconds
+
     def __init__(self, lab, label, wans, lans):
         namespace = lab.namespace(f"r{label}")
         super().__init__(namespace, 1)
