@@ -167,7 +167,7 @@ fn how_often_it_advertises() {
 fn an_address_that_was_there_before_is_doubted() {
     let (mut host, start, of) = (host(&["wan"]), Instant::now(), group("2@wan"));
     let there = Address { link: 1, address: ip("192.0.2.9"), prefix_len: 32, peer: None };
-    host.addresses.insert(there.clone());
+    host.addresses.insert(there);
     let (master, backup) = (|_: &Group| Some(Role::Master), |_: &Group| Some(Role::Backup));
     let nobody = |_: &Group| None;
     let sync = crate::config::Sync {
@@ -212,7 +212,7 @@ fn an_address_that_was_there_before_is_doubted() {
     // It is taken away and put there again: by somebody who is alive.
     host.addresses.clear();
     followed.look(&host, master, start + PATIENCE * 2);
-    host.addresses.insert(there.clone());
+    host.addresses.insert(there);
     followed.look(&host, master, start + PATIENCE * 2);
     assert_eq!(followed.role(&of), Role::Master);
     // Who notifies is believed, and a link that is down asks nobody.

@@ -26,6 +26,8 @@ use crate::config::{Group, HookEvent, Tunnel};
 
 /// How many tunnels are named of those that wait for the same.
 const NAMED: usize = 3;
+/// How long the partner has to tell all, when a link is back.
+const GRACE: Duration = Duration::from_secs(2);
 /// How long the partner is looked for before it counts as absent, beside twice its dead time.
 const ABSENT: Duration = Duration::from_secs(2);
 
@@ -118,8 +120,11 @@ impl Daemon {
             let more = if more > 0 { format!(" and {more} more") } else { String::new() };
             missing.push(format!("the next hop does not answer of tunnels {named}{more}"));
         }
+        let ready = self.readiness.missing.as_ref().is_some_and(Vec::is_empty);
         match (&carp.sync, self.partner.status()) {
-            (Some(_), Some(link)) if link.up && !self.pair.is_complete() => {
+            (Some(_), Some(link))
+                if link.up && !self.pair.is_complete() && is_overdue(link.seconds, ready) =>
+            {
                 missing.push("the partner has not told all of its SAs yet".to_owned());
             }
             (Some(sync), Some(link))
@@ -182,5 +187,22 @@ impl Daemon {
                 Some(why) => log::error(format_args!("{what}: {why}")),
             }
         }
+    }
+}
+
+/// Has a partner that is linked for so many seconds been long in telling all? A router that was `ready` before, and is master perhaps,
+/// does not give that up for the moment that a link takes which is back.
+fn is_overdue(seconds: f64, ready: bool) -> bool {
+    !ready || seconds >= GRACE.as_secs_f64()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_that_is_back_has_a_moment() {
+        assert!(is_overdue(0.0, false), "at the start all has to be there");
+        assert!(!is_overdue(0.1, true) && is_overdue(2.1, true));
     }
 }

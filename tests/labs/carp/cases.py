@@ -55,10 +55,13 @@ class Pair:
         """As it was at first."""
         a, b = self.a, self.b
         wait_up(a, b)
+        # There may be an election yet.
+        wait_for(lambda: "master" in (a.role(), b.role()), TAKEN_OVER, "one of them is master")
         if a.role() != "master":
             self.wait_ready(a, b)
             carp(b, "yield")
             carp(b, "resume")
+        a.wait_role("master")
         b.wait_role("backup")
         self.wait_ready(b, a)
         wait_ping(self.shared.h1, host(2, 4), timeout=TAKEN_OVER)

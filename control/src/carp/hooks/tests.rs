@@ -162,8 +162,8 @@ fn a_helper_that_is_gone() {
     let place = Place::new("gone");
     let hook = place.hook("hook", &[HookEvent::Master], "sleep 5");
     let (ours, theirs) = UnixStream::pair().expect("a pair");
-    let mut hooks =
-        Hooks::with(&[hook.clone()], "first", Runner::with(programs(&[hook]), ours).expect("told"));
+    let list = [hook];
+    let mut hooks = Hooks::with(&list, "first", Runner::with(programs(&list), ours).expect("told"));
     hooks.happen(occasion(HookEvent::Master, 1));
     assert!(hooks.reports().is_empty());
     drop(theirs);
