@@ -101,6 +101,12 @@ impl Checks {
             .filter_map(|check| Some(format!("check {}: {}", check.settings.name, check.why.as_ref()?)))
     }
 
+    /// Are there none?
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.checks.is_empty()
+    }
+
     /// When one is to begin.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {

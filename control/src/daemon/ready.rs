@@ -140,6 +140,9 @@ impl Daemon {
 
     /// Has checks run, and hears what has become of them.
     pub(super) fn follow_checks(&mut self, now: Instant) {
+        if self.readiness.checks.is_empty() {
+            return;
+        }
         let masters: Vec<String> = masters(&self.carp).iter().map(Group::to_string).collect();
         if self.readiness.checks.follow(&masters.join(" "), now) {
             self.follow_readiness(now);
