@@ -8,7 +8,8 @@ use culvert::plan;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
-    let path = |name: usize| std::env::temp_dir().join(format!("culvert-fuzz-import-{}-{name}", std::process::id()));
+    let path =
+        |name: usize| std::env::temp_dir().join(format!("culvert-fuzz-import-{}-{name}", std::process::id()));
     let files = bytes.split(|byte| *byte == 0).take(4).enumerate().map(|(number, bytes)| {
         std::fs::write(path(number), bytes).unwrap();
         path(number)
@@ -24,7 +25,9 @@ fuzz_target!(|bytes: &[u8]| {
     };
     let made = path(4);
     std::fs::write(&made, &imported.configuration).unwrap();
-    let (config, _) = Config::load(&made).unwrap_or_else(|errors| panic!("{errors}\n{}", imported.configuration));
-    let tables = plan::preview(&config).unwrap_or_else(|problems| panic!("{problems:?}\n{}", imported.configuration));
+    let (config, _) =
+        Config::load(&made).unwrap_or_else(|errors| panic!("{errors}\n{}", imported.configuration));
+    let tables =
+        plan::preview(&config).unwrap_or_else(|problems| panic!("{problems:?}\n{}", imported.configuration));
     assert!(plan::nested(&config, &tables).is_empty(), "{}", imported.configuration);
 });

@@ -45,7 +45,7 @@ impl World {
             Message::Edge(id, edge) => ours.edge(id, edge),
             Message::Ask(id, count) => drop(ours.give(id, count)),
             Message::Give(id, first, last) => drop(ours.take(id, first..=last)),
-            Message::Roles(_) | Message::PathMtu(..) | Message::Missing(_) => {}
+            Message::Roles(_) | Message::PathMtu(..) | Message::Missing(_) | Message::Intervals(_) => {}
         }
     }
 
@@ -61,7 +61,8 @@ impl World {
 }
 
 fuzz_target!(|bytes: &[u8]| {
-    let mut world = World { ours: Associations::new(Router::Second), now: Instant::now(), sent: HashSet::new() };
+    let mut world =
+        World { ours: Associations::new(Router::Second), now: Instant::now(), sent: HashSet::new() };
     let mut rest = bytes;
     while let Some((what, after)) = rest.split_first() {
         rest = after;

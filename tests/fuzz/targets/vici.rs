@@ -10,7 +10,12 @@ fuzz_target!(|bytes: &[u8]| {
     message.encode(&mut written).unwrap();
     assert_eq!(Message::decode(&written), Ok(message.clone()));
     // What we show and look for, of whatever there is.
-    let _ = (message.to_swanctl(), message.text("version"), message.is_yes("success"), message.number("bytes-in"));
+    let _ = (
+        message.to_swanctl(),
+        message.text("version"),
+        message.is_yes("success"),
+        message.number("bytes-in"),
+    );
     for (name, section) in message.sections() {
         assert!(message.section(name).is_some());
         let _ = (section.hex("spi-in"), section.address("local-host"), section.list("local-ts").count());
