@@ -106,10 +106,10 @@ pub fn sas<'a>(
     let outbound: Vec<&OutboundSa> = outbound.collect();
     let report = |sa: &ManualSa| {
         let numbers = match sa.direction {
-            Direction::Out => outbound.iter().find(|own| own.spi() == sa.spi).map(|sa| Numbers::Out {
-                used: sa.numbers().end.saturating_sub(1),
-                remaining: sa.until_end(),
-            }),
+            Direction::Out => outbound
+                .iter()
+                .find(|own| own.spi() == sa.spi)
+                .map(|sa| Numbers::Out { used: sa.highest(), remaining: sa.until_end() }),
             Direction::In => inbound
                 .iter()
                 .find(|inbound| inbound.spi() == sa.spi)

@@ -14,7 +14,8 @@ use std::fmt;
 
 /// A key of a [`FlatMap`].
 pub trait FastHash {
-    /// A type that has the alignment that slots with this key take. With [`Align32`] and [`Align64`] for slots of up to so many bytes, no slot straddles two cache lines.
+    /// A type that has the alignment that slots with this key take. With [`Align32`] and [`Align64`] for slots of up to so
+    /// many bytes, no slot straddles two cache lines.
     type Align;
 
     /// 64 bits of which the *upper* ones are well mixed.

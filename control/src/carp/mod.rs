@@ -243,12 +243,6 @@ impl Followed {
         self.members.get(group).map_or(Role::Init, |member| member.role)
     }
 
-    /// The time between this router's advertisements; see [`Member::interval`].
-    #[must_use]
-    pub fn interval(&self, group: &Group) -> Option<u16> {
-        self.members.get(group)?.interval
-    }
-
     /// All groups.
     pub fn members(&self) -> impl Iterator<Item = (&Group, &Member)> {
         self.members.iter()

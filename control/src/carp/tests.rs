@@ -154,7 +154,7 @@ fn how_often_it_advertises() {
         carp.groups[0].interval = configured;
         followed.steer(&carp, now);
         followed.look(&host, |_| None, now);
-        followed.interval(&of)
+        followed.members().find(|(group, _)| **group == of).and_then(|(_, member)| member.interval)
     };
     assert_eq!((interval(Some(0), 0, None), interval(Some(100), 0, Some(9))), (Some(256), Some(356)));
     assert_eq!((interval(Some(100), 240, None), interval(Some(10), -50, None)), (Some(496), Some(256)));

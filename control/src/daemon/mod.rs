@@ -531,21 +531,24 @@ impl Daemon {
 
     /// Waits until there is something to do.
     fn wait(&self, queries: &Receiver<Query>) {
-        let due = self.look.min(self.host.deadline());
-        let due = self.rebuild_due().map_or(due, |rebuild| due.min(rebuild));
-        let due = self.holds.deadline().map_or(due, |deadline| due.min(deadline));
-        let due = self.watches.due().map_or(due, |next| due.min(next));
-        let due = self.transactions.due().map_or(due, |next| due.min(next));
-        let due = self.recording.due().map_or(due, |next| due.min(next));
-        let due = if self.interfaces.are_behind() { Instant::now() } else { due };
-        let due = self.keys.deadline().map_or(due, |next| due.min(next));
-        let due = self.pair.deadline().map_or(due, |next| due.min(next));
-        let due = self.leave_by(Instant::now()).map_or(due, |next| due.min(next));
-        let due = self.yielded.as_ref().and_then(Yielded::deadline).map_or(due, |next| due.min(next));
-        let due = self.carp.deadline().map_or(due, |next| due.min(next));
-        let due = self.readiness.deadline().map_or(due, |next| due.min(next));
+        let now = Instant::now();
+        let deadlines = [
+            self.rebuild_due(),
+            self.holds.deadline(),
+            self.watches.due(),
+            self.transactions.due(),
+            self.recording.due(),
+            self.interfaces.are_behind().then_some(now),
+            self.keys.deadline(),
+            self.pair.deadline(),
+            self.leave_by(now),
+            self.yielded.as_ref().and_then(Yielded::deadline),
+            self.carp.deadline(),
+            self.readiness.deadline(),
+        ];
+        let due = deadlines.into_iter().flatten().fold(self.look.min(self.host.deadline()), Instant::min);
         // Rounded up, so as not to look in vain.
-        let wait = due.saturating_duration_since(Instant::now()) + Duration::from_micros(999);
+        let wait = due.saturating_duration_since(now) + Duration::from_micros(999);
         let wait = PollTimeout::try_from(wait).unwrap_or(PollTimeout::from(1_000_u16));
         let mut waited = vec![PollFd::new(self.bell.as_fd(), PollFlags::POLLIN)];
         // A source that is in trouble may be readable for ever.

@@ -136,11 +136,15 @@ impl Daemon {
         }
     }
 
+    /// Is this router master of a group, or does it carry one on?
+    fn is_needed(&self) -> bool {
+        let carries = self.yielded.as_ref().is_some_and(|yielded| yielded.deadline().is_some());
+        carries || !masters(&self.carp).is_empty()
+    }
+
     /// Hands over, if there is something to hand over and somebody to take it. Is that to be waited for?
     fn begin_to_leave(&mut self, now: Instant) -> bool {
-        let carries = self.yielded.as_ref().is_some_and(|yielded| yielded.deadline().is_some());
-        let masters = masters(&self.carp);
-        if self.config.carp.yield_on_stop.is_zero() || (masters.is_empty() && !carries) {
+        if self.config.carp.yield_on_stop.is_zero() || !self.is_needed() {
             return false;
         }
         if self.yielded.is_none() {
@@ -156,13 +160,11 @@ impl Daemon {
 
     /// A daemon that is to end has waited for that since then. Has it come?
     fn has_left(&self, since: Instant, now: Instant) -> bool {
-        let masters = masters(&self.carp);
-        let carries = self.yielded.as_ref().is_some_and(|yielded| yielded.deadline().is_some());
-        if masters.is_empty() && !carries {
+        if !self.is_needed() {
             return true;
         }
         let late = now >= since + self.config.carp.yield_on_stop;
-        if let Some(group) = masters.first().filter(|_| late) {
+        if let Some(group) = masters(&self.carp).first().filter(|_| late) {
             log::warn(format_args!("carp {group}: nobody has made another router master; the daemon ends"));
             return true;
         }

@@ -66,16 +66,14 @@ impl Message {
         match self {
             Message::Roles(roles) => {
                 out.byte(1);
-                let roles = roles.get(..roles.len().min(LONGEST)).unwrap_or_default();
-                out.short(roles.len());
-                for (group, role) in roles {
+                out.list(roles, LONGEST, |out, (group, role)| {
                     out.bytes(group.as_bytes());
                     out.byte(match role {
                         Role::Init => 0,
                         Role::Backup => 1,
                         Role::Master => 2,
                     });
-                }
+                });
             }
             Message::Begin => out.byte(2),
             Message::Complete => out.byte(3),
@@ -116,18 +114,14 @@ impl Message {
             }
             Message::Missing(missing) => {
                 out.byte(11);
-                let missing = missing.get(..missing.len().min(MISSING)).unwrap_or_default();
-                out.short(missing.len());
-                missing.iter().for_each(|what| out.words(what));
+                out.list(missing, MISSING, |out, what| out.words(what));
             }
             Message::Intervals(intervals) => {
                 out.byte(12);
-                let intervals = intervals.get(..intervals.len().min(LONGEST)).unwrap_or_default();
-                out.short(intervals.len());
-                for (group, interval) in intervals {
+                out.list(intervals, LONGEST, |out, (group, interval)| {
                     out.bytes(group.as_bytes());
                     out.short(usize::from(*interval));
-                }
+                });
             }
         }
         out.0
@@ -140,23 +134,16 @@ impl Message {
     pub fn decode(frame: &[u8]) -> Result<Message, Malformed> {
         let mut from = Reader(frame);
         let message = match from.byte()? {
-            1 => {
-                let count = usize::from(from.short()?);
-                if count > LONGEST {
-                    return Err(Malformed);
-                }
-                let role = |from: &mut Reader<'_>| {
-                    let group = from.text()?;
-                    let role = match from.byte()? {
-                        0 => Role::Init,
-                        1 => Role::Backup,
-                        2 => Role::Master,
-                        _ => return Err(Malformed),
-                    };
-                    Ok((group, role))
+            1 => Message::Roles(from.list(LONGEST, |from| {
+                let group = from.text()?;
+                let role = match from.byte()? {
+                    0 => Role::Init,
+                    1 => Role::Backup,
+                    2 => Role::Master,
+                    _ => return Err(Malformed),
                 };
-                Message::Roles((0..count).map(|_| role(&mut from)).collect::<Result<_, _>>()?)
-            }
+                Ok((group, role))
+            })?),
             2 => Message::Begin,
             3 => Message::Complete,
             4 => Message::Sa(from.text()?, Box::new(from.told()?)),
@@ -166,21 +153,8 @@ impl Message {
             8 => Message::Ask(from.id()?, from.long()?),
             9 => Message::Give(from.id()?, from.long()?, from.long()?),
             10 => Message::PathMtu(from.text()?, from.short()?),
-            11 => {
-                let count = usize::from(from.short()?);
-                if count > MISSING {
-                    return Err(Malformed);
-                }
-                Message::Missing((0..count).map(|_| from.words()).collect::<Result<_, _>>()?)
-            }
-            12 => {
-                let count = usize::from(from.short()?);
-                if count > LONGEST {
-                    return Err(Malformed);
-                }
-                let interval = |from: &mut Reader<'_>| Ok((from.text()?, from.short()?));
-                Message::Intervals((0..count).map(|_| interval(&mut from)).collect::<Result<_, _>>()?)
-            }
+            11 => Message::Missing(from.list(MISSING, Reader::words)?),
+            12 => Message::Intervals(from.list(LONGEST, |from| Ok((from.text()?, from.short()?)))?),
             _ => return Err(Malformed),
         };
         if from.0.is_empty() { Ok(message) } else { Err(Malformed) }
@@ -211,6 +185,13 @@ impl Writer {
     /// Whole characters, as many as there is room for.
     fn words(&mut self, words: &str) {
         self.bytes(cut(words, LONGEST).as_bytes());
+    }
+
+    /// How many, and each; no more of them than `most`.
+    fn list<T>(&mut self, items: &[T], most: usize, mut each: impl FnMut(&mut Writer, &T)) {
+        let items = items.get(..items.len().min(most)).unwrap_or_default();
+        self.short(items.len());
+        items.iter().for_each(|item| each(self, item));
     }
 
     /// Present, and what; or absent.
@@ -290,6 +271,19 @@ impl<'f> Reader<'f> {
 
     fn byte(&mut self) -> Result<u8, Malformed> {
         self.array::<1>().map(|[byte]| byte)
+    }
+
+    /// What [`Writer::list`] writes.
+    fn list<T>(
+        &mut self,
+        most: usize,
+        mut each: impl FnMut(&mut Self) -> Result<T, Malformed>,
+    ) -> Result<Vec<T>, Malformed> {
+        let count = usize::from(self.short()?);
+        if count > most {
+            return Err(Malformed);
+        }
+        (0..count).map(|_| each(self)).collect()
     }
 
     fn flag(&mut self) -> Result<bool, Malformed> {

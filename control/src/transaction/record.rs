@@ -11,7 +11,7 @@
 //!
 //! The file names an SA by a digest of its key, and says nothing of the key itself.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use crate::config::Digest;
@@ -77,27 +77,14 @@ impl<F: Files> Record<F> {
         self.looks = None;
         for (name, sa) in ledger.recorded() {
             self.looks = Some(now + EVERY);
-            let next = sa.numbers().end;
-            let left = sa.last().saturating_sub(next.saturating_sub(1));
-            if left <= AHEAD / 2 && sa.last() < sa.end() {
-                low.push((name, sa, next.saturating_sub(1).saturating_add(AHEAD).min(sa.end())));
+            let used = sa.highest();
+            if sa.last().saturating_sub(used) <= AHEAD / 2 && sa.last() < sa.end() {
+                low.push((name, sa, used.saturating_add(AHEAD).min(sa.end())));
             }
         }
-        if low.is_empty() {
-            return Ok(());
-        }
-        let before = self.marks.clone();
-        if self.marks.len() > MOST {
-            let known: HashSet<Digest> = ledger.recorded().map(|(name, _)| name).collect();
-            self.marks.retain(|name, _| known.contains(name));
-        }
-        self.marks.extend(low.iter().map(|(name, _, mark)| (*name, *mark)));
-        let written = self.write();
-        if written.is_err() {
-            self.marks = before;
-        }
+        let recorded = self.keep(ledger, low.iter().map(|(name, _, mark)| (*name, *mark)));
         low.iter().for_each(|(_, sa, mark)| sa.extend(*mark));
-        written
+        recorded
     }
 
     /// Records what was used. Nobody sends any more.
@@ -105,23 +92,29 @@ impl<F: Files> Record<F> {
     /// # Errors
     /// It cannot be recorded, and why.
     pub fn settle(&mut self, ledger: &Ledger) -> Result<(), String> {
-        let used: HashMap<Digest, u64> =
-            ledger.recorded().map(|(name, sa)| (name, sa.numbers().end.saturating_sub(1))).collect();
-        if used.is_empty() {
-            return Ok(());
-        }
-        self.marks.extend(used);
-        self.write()
+        self.keep(ledger, ledger.recorded().map(|(name, sa)| (name, sa.highest())))
     }
 
-    fn write(&mut self) -> Result<(), String> {
-        let mut lines: Vec<String> =
-            self.marks.iter().map(|(name, mark)| format!("{name} {mark}\n")).collect();
+    /// Brings these marks to the disk, in place of those that the SAs had.
+    fn keep(&mut self, ledger: &Ledger, new: impl Iterator<Item = (Digest, u64)>) -> Result<(), String> {
+        let mut new = new.peekable();
+        if new.peek().is_none() {
+            return Ok(());
+        }
+        let mut marks = self.marks.clone();
+        if marks.len() > MOST {
+            let known: HashSet<Digest> = ledger.recorded().map(|(name, _)| name).collect();
+            marks.retain(|name, _| known.contains(name));
+        }
+        marks.extend(new);
+        let mut lines: Vec<String> = marks.iter().map(|(name, mark)| format!("{name} {mark}\n")).collect();
         lines.sort_unstable();
         let text = store::seal(MAGIC, &lines.concat());
         store::replace(&mut self.files, NUMBERS, text.as_bytes())
             .and_then(|()| self.files.sync())
-            .map_err(|error| error.to_string())
+            .map_err(|error| error.to_string())?;
+        self.marks = marks;
+        Ok(())
     }
 }
 

@@ -280,4 +280,4 @@ pub(super) fn replace(files: &mut impl Files, name: &str, content: &[u8]) -> io:
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -156,6 +156,11 @@ impl OutboundSa {
         self.first..self.next.load(Ordering::Relaxed).min(self.last() + 1).max(self.first)
     }
 
+    /// The highest sequence number given out so far; the one before the first, if none was.
+    pub fn highest(&self) -> u64 {
+        self.numbers().end.saturating_sub(1)
+    }
+
     /// Takes up to `count` sequence numbers, fewer at the end of the SA's life or at its limit. Workers that share the SA take
     /// disjoint ones.
     ///

@@ -39,7 +39,7 @@ pub(crate) fn look_ahead(packets: &[Packet<'_>], tables: &Tables) {
         if let Some(Glimpse::Esp(spi)) = Glimpse::of(packet)
             && let Some((_, inbound)) = tables.inbound_by_spi(spi)
         {
-            crate::ring::prefetch(inbound);
+            inbound.sa.prefetch();
         }
     }
 }
@@ -108,9 +108,10 @@ pub(super) fn classify(
             return Ok(Next::Host);
         }
         if frame.dst().is_virtual_router() {
-            return virtual_router(packet, tables, worker);
-        }
-        if !port.any_mac {
+            if !is_for_us(&frame, tables)? {
+                return Ok(Next::Host);
+            }
+        } else if !port.any_mac {
             return Err(Reason::NotOurs);
         }
     }
@@ -192,17 +193,13 @@ fn is_esp_in_udp(payload: &[u8], tables: &Tables) -> bool {
     })
 }
 
-/// A frame to the address that routers share by CARP or VRRP. What is for an address of ours is taken as any other: tunnels whose
-/// near end another router holds are silent by themselves. All else is the host's, whose CARP knows which of them it is master of.
+/// Is the packet in a frame, which is to the address that routers share by CARP or VRRP, for an address of ours? Such a frame is
+/// taken as any other: tunnels whose near end another router holds are silent by themselves. All else is the host's, whose CARP
+/// knows which of them it is master of.
 #[cold]
-fn virtual_router(packet: &mut Packet<'_>, tables: &Tables, worker: u32) -> Result<Next, Reason> {
-    let frame = Ethernet::parse(packet.frame.bytes()).map_err(|_| Reason::EthernetMalformed)?;
-    let Some(destination) = destination(&frame)? else { return Ok(Next::Host) };
-    let ours = matches!(tables.route(destination), Some(NextHop { to: To::Host, .. }));
-    if !ours || packet.frame.slots() > 1 || frame.tags_len() != 0 {
-        return Ok(Next::Host);
-    }
-    if destination.is_ipv4() { ipv4(packet, tables, worker) } else { ipv6(packet, tables, worker) }
+fn is_for_us(frame: &Ethernet<'_>, tables: &Tables) -> Result<bool, Reason> {
+    let Some(destination) = destination(frame)? else { return Ok(false) };
+    Ok(matches!(tables.route(destination), Some(NextHop { to: To::Host, .. })))
 }
 
 /// Where the IP packet in a frame goes; `None` where it is another protocol's.

@@ -576,7 +576,7 @@ fn outer(page: &mut Page, frame: &[u8], tunnel: &Tunnel, worker: usize) {
         if let Ok(esp) = Esp::parse(inside) {
             // The highest number given out yet that ends so.
             let low = u64::from(esp.sequence());
-            let last = tunnel.outbound_of(worker).map_or(low, |sa| sa.numbers().end.saturating_sub(1));
+            let last = tunnel.outbound_of(worker).map_or(low, |sa| sa.highest());
             let behind = (last & u64::from(u32::MAX)).wrapping_sub(low) & u64::from(u32::MAX);
             let sequence = last.saturating_sub(behind);
             page.step(Step::Seal(EspSeen { spi: esp.spi(), sequence }));

@@ -1,71 +1,26 @@
-use std::cell::RefCell;
-use std::collections::BTreeMap;
-use std::io;
-use std::rc::Rc;
 use std::sync::Arc;
 
 use culvert_engine::esp::OutboundSa;
 use zeroize::Zeroizing;
 
+use super::super::store::tests::Played;
 use super::*;
 use crate::config::{Direction, ManualSa, Position, Router, Secret, Suite};
 
-/// Files by their names.
-type Names = BTreeMap<String, Vec<u8>>;
-
-/// Files, which fail after so many steps.
-#[derive(Clone, Default)]
-struct Disk(Rc<RefCell<(Names, usize)>>);
-
-impl Disk {
-    fn good() -> Disk {
-        let disk = Disk::default();
-        disk.0.borrow_mut().1 = usize::MAX;
-        disk
-    }
-
-    fn step(&self, change: impl FnOnce(&mut Names)) -> io::Result<()> {
-        let (files, steps) = &mut *self.0.borrow_mut();
-        *steps = steps.checked_sub(1).ok_or_else(|| io::Error::other("the disk is full"))?;
-        change(files);
-        Ok(())
-    }
-
-    fn set(&self, content: &[u8]) {
-        self.0.borrow_mut().0.insert(NUMBERS.to_owned(), content.to_vec());
-    }
-
-    fn get(&self) -> Vec<u8> {
-        self.0.borrow().0.get(NUMBERS).cloned().unwrap_or_default()
-    }
+fn disk() -> Played {
+    Played::with_power(usize::MAX)
 }
 
-impl Files for Disk {
-    fn read(&self, name: &str) -> io::Result<Option<Zeroizing<Vec<u8>>>> {
-        Ok(self.0.borrow().0.get(name).cloned().map(Zeroizing::new))
-    }
-    fn write(&mut self, name: &str, content: &[u8]) -> io::Result<()> {
-        self.step(|files| drop(files.insert(name.to_owned(), content.to_vec())))
-    }
-    fn rename(&mut self, from: &str, to: &str) -> io::Result<()> {
-        self.step(|files| {
-            let content = files.remove(from).expect("a file");
-            files.insert(to.to_owned(), content);
-        })
-    }
-    fn remove(&mut self, name: &str) -> io::Result<()> {
-        self.step(|files| drop(files.remove(name)))
-    }
-    fn sync(&mut self) -> io::Result<()> {
-        self.step(|_| {})
-    }
-    fn list(&self) -> io::Result<Vec<String>> {
-        Ok(self.0.borrow().0.keys().cloned().collect())
-    }
+fn set(mut disk: Played, content: &[u8]) {
+    disk.write(NUMBERS, content).expect("power");
+}
+
+fn get(disk: &Played) -> Vec<u8> {
+    disk.read(NUMBERS).expect("a disk").expect("a file").to_vec()
 }
 
 /// A process with SAs of these keys: the record, the ledger, the SAs.
-fn process(disk: &Disk, keys: &[u8]) -> (Record<Disk>, Ledger, Vec<Arc<OutboundSa>>) {
+fn process(disk: &Played, keys: &[u8]) -> (Record<Played>, Ledger, Vec<Arc<OutboundSa>>) {
     let (record, trouble) = Record::open(disk.clone());
     assert_eq!(trouble, None);
     let mut ledger = Ledger::beyond(Router::First, record.marks().clone());
@@ -92,7 +47,7 @@ fn take(sa: &OutboundSa, count: u64) -> u64 {
 
 #[test]
 fn a_process_begins_beyond_what_the_one_before_may_have_used() {
-    let (disk, now) = (Disk::good(), Instant::now());
+    let (disk, now) = (disk(), Instant::now());
     let (mut record, ledger, sas) = process(&disk, &[1, 2]);
     assert_eq!(record.due(), None);
     assert!(sas[0].take(1).is_err(), "nothing is recorded");
@@ -117,25 +72,25 @@ fn a_process_begins_beyond_what_the_one_before_may_have_used() {
 
 #[test]
 fn it_is_written_when_half_is_used() {
-    let (disk, now) = (Disk::good(), Instant::now());
+    let (disk, now) = (disk(), Instant::now());
     let (mut record, ledger, sas) = process(&disk, &[1]);
     record.keep_ahead(&ledger, now).expect("a disk");
-    let first = disk.get();
+    let first = get(&disk);
     take(&sas[0], AHEAD / 2 - 1);
     record.keep_ahead(&ledger, now).expect("a disk");
-    assert_eq!((disk.get(), sas[0].last()), (first.clone(), AHEAD));
+    assert_eq!((get(&disk), sas[0].last()), (first.clone(), AHEAD));
     take(&sas[0], 1);
     record.keep_ahead(&ledger, now).expect("a disk");
-    assert_ne!(disk.get(), first);
+    assert_ne!(get(&disk), first);
     assert_eq!(sas[0].last(), AHEAD + AHEAD / 2);
 }
 
 #[test]
 fn an_sa_comes_to_its_end() {
-    let (disk, now) = (Disk::good(), Instant::now());
+    let (disk, now) = (disk(), Instant::now());
     let last = u64::from(u32::MAX);
     let name = process(&disk, &[1]).1.recorded().next().expect("an SA").0;
-    disk.set(store::seal(MAGIC, &format!("{name} {}\n", last - 3)).as_bytes());
+    set(disk.clone(), store::seal(MAGIC, &format!("{name} {}\n", last - 3)).as_bytes());
     let (mut record, ledger, sas) = process(&disk, &[1]);
     record.keep_ahead(&ledger, now).expect("a disk");
     assert_eq!((take(&sas[0], 9), sas[0].take(1).is_err(), sas[0].until_end()), (last - 2, true, 0));
@@ -148,14 +103,13 @@ fn an_sa_comes_to_its_end() {
 #[test]
 fn without_a_disk_it_sends_all_the_same() {
     let now = Instant::now();
-    for steps in 0..3 {
-        let disk = Disk::default();
-        disk.0.borrow_mut().1 = steps;
+    // Written in two steps, renamed, synchronised.
+    for steps in 0..4 {
+        let disk = Played::with_power(steps);
         let (mut record, ledger, sas) = process(&disk, &[1]);
-        assert_eq!(record.keep_ahead(&ledger, now), Err("the disk is full".to_owned()), "{steps}");
+        assert_eq!(record.keep_ahead(&ledger, now), Err("no power".to_owned()), "{steps}");
         assert_eq!(take(&sas[0], 1), 1);
-        // Somebody has made room.
-        disk.0.borrow_mut().1 = usize::MAX;
+        disk.restore_power();
         take(&sas[0], AHEAD / 2);
         record.keep_ahead(&ledger, now).expect("a disk");
         let (_, ledger, _) = process(&disk, &[1]);
@@ -165,7 +119,7 @@ fn without_a_disk_it_sends_all_the_same() {
 
 #[test]
 fn an_sa_that_is_forgotten_goes_on_beyond() {
-    let (disk, now) = (Disk::good(), Instant::now());
+    let (disk, now) = (disk(), Instant::now());
     let (mut record, mut ledger, sas) = process(&disk, &[1]);
     record.keep_ahead(&ledger, now).expect("a disk");
     take(&sas[0], 7);
@@ -200,12 +154,12 @@ fn sas_are_told_apart() {
 
 #[test]
 fn what_is_damaged_is_not_used() {
-    let disk = Disk::good();
+    let disk = disk();
     let (mut record, ledger, _) = process(&disk, &[1, 2]);
     record.keep_ahead(&ledger, Instant::now()).expect("a disk");
-    let whole = disk.get();
+    let whole = get(&disk);
     let refused = |content: &[u8]| {
-        disk.set(content);
+        set(disk.clone(), content);
         let (record, trouble) = Record::open(disk.clone());
         assert!(trouble.is_some() && record.marks().is_empty(), "{content:?}");
     };

@@ -18,9 +18,21 @@ struct Disk {
 }
 
 #[derive(Clone, Default)]
-struct Played(Rc<RefCell<Disk>>);
+pub(in crate::transaction) struct Played(Rc<RefCell<Disk>>);
 
 impl Played {
+    /// An empty disk that has power for so many steps.
+    pub(in crate::transaction) fn with_power(steps: usize) -> Played {
+        let played = Played::default();
+        played.0.borrow_mut().ends = steps;
+        played
+    }
+
+    /// The power is back, and does not go again.
+    pub(in crate::transaction) fn restore_power(&self) {
+        self.0.borrow_mut().ends = usize::MAX;
+    }
+
     fn step(&self, change: impl FnOnce(&mut BTreeMap<String, Vec<u8>>)) -> io::Result<()> {
         let mut disk = self.0.borrow_mut();
         if disk.steps >= disk.ends {
@@ -92,8 +104,7 @@ fn the_old_state_or_the_new_one_is_found() {
     ];
     let mut crashes = 0;
     for (old, new) in states.iter().zip(&states[1..]) {
-        let played = Played::default();
-        played.0.borrow_mut().ends = usize::MAX;
+        let played = Played::with_power(usize::MAX);
         Store::new(played.clone()).commit(old).expect("kept");
         let start = played.0.borrow().clone();
         for step in 0.. {
@@ -120,8 +131,7 @@ fn the_old_state_or_the_new_one_is_found() {
 
 #[test]
 fn what_is_damaged_is_set_aside_and_not_trusted() {
-    let played = Played::default();
-    played.0.borrow_mut().ends = usize::MAX;
+    let played = Played::with_power(usize::MAX);
     let mut store = Store::new(played.clone());
     assert_eq!(store.load(), Ok(None));
     let kept = state("two", Some("one"), true);
