@@ -67,6 +67,9 @@ struct About {
     shared: bool,
     /// The partner has it: it was told of it in this session, or has told of it.
     known: bool,
+    /// The strongSwan of here had it before this process listened, and the partner has not told of it: nobody knows whether it lives.
+    /// It is for receiving what may come, and no concern of the partner's.
+    found: bool,
 }
 
 /// An SA that receives.
@@ -210,8 +213,8 @@ impl Associations {
                     Some(Engine::In(inbound)) => inbound,
                     _ => inbound(&sa, 0)?,
                 };
-                let bytes_before = traffic.received;
-                self.receivers.push(Receiver::new(About::new(sa, now), inbound, bytes_before));
+                let about = About { found: !fresh, ..About::new(sa, now) };
+                self.receivers.push(Receiver::new(about, inbound, traffic.received));
             }
             Direction::Out => {
                 let numbers = match before {
@@ -520,6 +523,7 @@ impl About {
             confirmed: true,
             shared: false,
             known: false,
+            found: false,
         }
     }
 }

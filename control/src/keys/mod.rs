@@ -227,7 +227,7 @@ impl Keys {
             changed |= tunnel.associations.limit(traffic, now);
             if let Some(Want::Rekey) = tunnel.associations.want(traffic, now) {
                 let mut ask = |(command, message): Order| vici.ask(command, message);
-                if !self.pilot.rekey(name, &mut ask) {
+                if !self.pilot.rekey(name, now, &mut ask) {
                     tunnel.associations.unasked();
                 }
             }
@@ -331,15 +331,15 @@ impl Keys {
     /// Has new SAs negotiated for the tunnel.
     ///
     /// # Errors
-    /// It has none to be replaced, in words.
-    pub fn rekey(&mut self, tunnel: &str) -> Result<(), String> {
+    /// It has none to be replaced, or they are the other router's perhaps, in words.
+    pub fn rekey(&mut self, tunnel: &str, now: Instant) -> Result<(), String> {
         if let Some(trouble) = self.pilot.trouble(tunnel) {
             return Err(trouble);
         }
         let open = self.open.as_mut().filter(|_| self.tunnels.contains_key(tunnel));
         let vici = &mut open.ok_or("its keys are not negotiated")?.vici;
-        self.pilot.rekey(tunnel, &mut |(command, message)| vici.ask(command, message));
-        Ok(())
+        let asked = self.pilot.rekey(tunnel, now, &mut |(command, message)| vici.ask(command, message));
+        asked.then_some(()).ok_or_else(|| "it is not known yet which router is its master".to_owned())
     }
 
     /// What strongSwan was told of the tunnel, beside what it has of it. Where its answer is not there yet, `waiting` is true, and

@@ -116,8 +116,13 @@ impl Flight {
         Some(held.filter(|_| self.shared).map_or(until, |held| until.max(held)))
     }
 
+    /// Is nothing to be begun, since another router may be master?
+    fn is_held(&self, held: Option<Instant>, now: Instant) -> bool {
+        self.shared && held.is_some_and(|held| now < held)
+    }
+
     /// The children to be begun now, where those that are there are too few.
-    fn missing(&mut self, name: &str, there: &[String], now: Instant) -> Vec<String> {
+    fn missing(&mut self, name: &str, there: &[String], held: Option<Instant>, now: Instant) -> Vec<String> {
         let missing = usize::from(self.sas).saturating_sub(there.len());
         let patience = match self.turn {
             _ if missing == 0 => None,
@@ -125,11 +130,12 @@ impl Flight {
             Turn::Second => Some(COURTESY),
             Turn::Never => None,
         };
+        let held = held.filter(|_| self.is_held(held, now)).map_or(Duration::ZERO, |held| held - now);
         let Some(patience) = patience else {
             self.more = None;
             return Vec::new();
         };
-        let due = *self.more.get_or_insert(now + patience);
+        let due = *self.more.get_or_insert(now + patience.max(held));
         if now < due {
             self.look = self.look.min(due);
             return Vec::new();
@@ -354,10 +360,10 @@ impl Pilot {
     }
 
     /// Has new SAs negotiated for the tunnel, beside those that it has. Returns whether charon was asked.
-    pub fn rekey(&mut self, name: &str, ask: &mut dyn FnMut(Order) -> u64) -> bool {
+    pub fn rekey(&mut self, name: &str, now: Instant, ask: &mut dyn FnMut(Order) -> u64) -> bool {
         // While it is looked, one that has just come may be half of a pair whose other half is on its way.
-        let flight = self.tunnels.get(name).filter(|flight| flight.state == State::Up);
-        let Some(sas) = flight.map(|flight| flight.sas) else { return false };
+        let can = |flight: &&Flight| flight.state == State::Up && !flight.is_held(self.held, now);
+        let Some(sas) = self.tunnels.get(name).filter(can).map(|flight| flight.sas) else { return false };
         // Those that the far end has begun are all charon's first child.
         for number in 0..sas {
             let rekey = Message::new().with("child", connection::child(name, number));
@@ -530,7 +536,7 @@ impl Pilot {
                 Progress::Installed(children) => {
                     (flight.state, flight.attempts, flight.why) = (State::Up, 0, None);
                     flight.look = now + LOOKS.0;
-                    for child in flight.missing(&name, &children, now) {
+                    for child in flight.missing(&name, &children, self.held, now) {
                         let initiate =
                             Message::new().with("ike", connection::name(&name)).with("child", child);
                         let initiate = initiate.with("timeout", "-1");

@@ -161,7 +161,7 @@ impl Associations {
                 say(News::Ask(sender.about.id, count));
             }
         }
-        for receiver in &mut self.receivers {
+        for receiver in self.receivers.iter_mut().filter(|receiver| !receiver.about.found) {
             let edge = receiver.inbound.window().highest().max(receiver.partner_edge);
             if !receiver.about.shared {
                 say(News::Sa(Box::new(receiver.about.told(State::In(edge), now))));
@@ -183,7 +183,7 @@ impl Associations {
         if let Some(about) = self.find(sa.id)
             && about.sa.key.expose() == sa.key.expose()
         {
-            (about.confirmed, about.known) = (true, true);
+            (about.confirmed, about.known, about.found) = (true, true, false);
             let moved = std::mem::replace(&mut about.ends, sa.ends) != sa.ends;
             match state {
                 State::Out(from) => self.hold(sa.id, from),
@@ -287,7 +287,8 @@ impl Associations {
         if std::mem::replace(&mut self.silent, true) {
             return;
         }
-        self.all().for_each(|about| (about.sa.origin, about.orphan) = (Origin::Partner, false));
+        let known = self.all().filter(|about| !about.found);
+        known.for_each(|about| (about.sa.origin, about.orphan) = (Origin::Partner, false));
     }
 
     /// This router sends and receives from now on, with all that is its. Returns whether something else is to be installed.

@@ -167,6 +167,24 @@ fn nothing_is_begun_while_it_is_held() {
     }
 }
 
+/// A daemon that starts beside a strongSwan that lives: while another router may be master, the SAs that are there are left alone.
+#[test]
+fn what_is_there_is_left_alone_while_it_is_held() {
+    let mut bench = Bench::new("192.0.2.1");
+    let flight = bench.pilot.tunnels.get_mut("oslo").expect("it is there");
+    (flight.shared, flight.sas) = (true, 2);
+    bench.pilot.hold(Some(bench.now + COURTESY));
+    bench.hear(Told::Connected);
+    bench.settle(true);
+    bench.with(|pilot, _, now, ask| assert!(!pilot.rekey("oslo", now, ask)));
+    bench.pass(COURTESY / 2);
+    assert!(bench.settle(true).is_empty());
+    bench.pass(COURTESY / 2);
+    assert_eq!(bench.settle(true), ["list-sas", "initiate"], "the one of two that is missing");
+    bench.with(|pilot, _, now, ask| assert!(pilot.rekey("oslo", now, ask)));
+    assert_eq!(bench.settle(true), ["rekey"; 2]);
+}
+
 /// The end with the lower address begins; the other waits a while for it.
 #[test]
 fn one_end_lets_the_other_begin() {
@@ -441,11 +459,11 @@ fn a_tunnel_that_is_gone_is_unloaded() {
 #[test]
 fn a_rekey_is_asked_for_where_there_is_something_to_replace() {
     let mut bench = Bench::new("192.0.2.1");
-    bench.with(|pilot, _, _, ask| pilot.rekey("oslo", ask));
+    bench.with(|pilot, _, now, ask| pilot.rekey("oslo", now, ask));
     assert!(bench.asked.borrow().is_empty());
     bench.hear(Told::Connected);
     bench.settle(true);
-    bench.with(|pilot, _, _, ask| pilot.rekey("oslo", ask));
+    bench.with(|pilot, _, now, ask| pilot.rekey("oslo", now, ask));
     assert_eq!(bench.settle(true), ["rekey"]);
 }
 
@@ -569,7 +587,7 @@ fn several_pairs_of_sas() {
         // The far end has begun it, and by our first child.
         look(&mut bench, &["culvert-oslo", "culvert-oslo/3", "culvert-oslo"]);
         assert_eq!(begun(&bench), [""; 0]);
-        bench.with(|pilot, _, _, ask| pilot.rekey("oslo", ask));
+        bench.with(|pilot, _, now, ask| pilot.rekey("oslo", now, ask));
         assert_eq!(bench.settle(true)[..3], ["rekey"; 3]);
     }
 }

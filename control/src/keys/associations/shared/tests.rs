@@ -271,6 +271,37 @@ fn a_master_without_memory_is_given_numbers() {
     );
 }
 
+/// So was one that was master when it was killed, and the other one has long gone on with an SA of its own: what the killed one's
+/// strongSwan has still is nobody's but its own, and goes when that lets go of it.
+#[test]
+fn what_a_former_masters_strongswan_has_still_is_its_own() {
+    for told_first in [true, false] {
+        let mut pair = Pair::new();
+        pair.connect().cut();
+        pair.master(1, false);
+        pair.negotiate(1, 2);
+        pair.pass(PATIENCE + DRAIN);
+        pair.sides[0] = Associations::new(Router::First);
+        // Its strongSwan is heard before the partner, or after.
+        for step in [told_first, !told_first] {
+            if step {
+                pair.connect();
+            } else {
+                for found in [sa(Direction::In, 0x101), sa(Direction::Out, 0x201)] {
+                    pair.sides[0].add(found, false, Traffic::default(), pair.now).expect("taken");
+                }
+            }
+        }
+        pair.sides[0].hand_over();
+        pair.talk();
+        assert_eq!((pair.spis(1), pair.spis(0).1), ((0x202, vec![0x102]), vec![0x102, 0x101]));
+        assert_eq!(pair.sides[1].want(Traffic::default(), pair.now), None, "no rekey for that");
+        assert!(pair.sides[0].remove(sa(Direction::In, 0x101).id, pair.now));
+        pair.talk();
+        assert_eq!((pair.spis(1).1, pair.spis(0).1), (vec![0x102], vec![0x102]));
+    }
+}
+
 /// A session that begins with other SAs than the last one ended with: what the master has is what there is.
 #[test]
 fn the_master_says_what_there_is() {
