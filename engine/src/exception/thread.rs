@@ -6,8 +6,16 @@
 //! 4. What was made goes to a worker, each frame with a tag that says what is to be done with it: what waited, to the one that
 //!    had given it away, so that its flow stays in order (see [`super::settled`]); all else to the first.
 //!
+//! Packets that wait stand in `held`, ICMP errors in `errors`, what comes to our own addresses in `to_us`; what the control plane
+//! says and hears, in `orders`.
+//!
 //! It may allocate, within the bounds of its parts, and it never blocks. What does not fit into the ring is dropped and
 //! counted as `tx-full`.
+
+mod errors;
+mod held;
+mod orders;
+mod to_us;
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -18,124 +26,28 @@ use arc_swap::ArcSwap;
 use arc_swap::cache::Cache;
 use crossbeam::channel::{Receiver, Sender};
 
-use super::datagrams::{Datagrams, Owner, Sorted};
-use super::early::{self, Early};
-use super::echo;
-use super::fragment::{Ids, fragment};
-use super::icmp::{Error, error_for};
+use self::held::{Bound, Held};
+use super::datagrams::{Datagrams, Owner};
+use super::early::Early;
+use super::fragment::Ids;
+use super::icmp::Error;
 use super::keepalive::{self, Keepalives};
 use super::limit::{RateLimit, Rates};
-use super::neighbour::{self, Lost, Neighbours, Received, Station};
-use super::pmtu::{self, PathMtu, Told};
+use super::neighbour::{self, Lost, Neighbours, Station};
+use super::pmtu::PathMtu;
 use super::reassembly::{self, Reassembly};
 use super::settled::{Settled, Ticket};
 use super::waiting::Waiting;
 use crate::counters::WorkerCounters;
 use crate::drops::Reason;
-use crate::flow;
-use crate::gre::Payload;
 use crate::ring::{RxQueue, TxQueue};
-use crate::tables::{Published, Tables, To};
+use crate::tables::{Published, Tables};
 use crate::tag::{Cause, Exception, Injected, Origin};
-use crate::wire::ethernet::{self, Ethernet, EthernetHeader, MacAddr};
-use crate::wire::{Gre, Ipv4, Ipv6, ipv4, nd, protocol};
+use crate::wire::ethernet::{self, EthernetHeader, MacAddr};
+use crate::wire::{Gre, Ipv6, ipv4};
 use crate::worker::QueuePair;
 
-/// What the thread is told.
-#[derive(Debug)]
-pub enum Order {
-    /// How everything is now.
-    Setup(Setup),
-    /// All stations on a port's link are to hear whose an address is.
-    Announce(Announcement),
-}
-
-/// An address that is said to be at a station.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Announcement {
-    /// The port's number.
-    pub port: u16,
-    /// The station.
-    pub mac: MacAddr,
-    /// The address.
-    pub address: IpAddr,
-}
-
-/// What the thread is told, whole, after each change of the tables.
-#[derive(Debug, Default)]
-pub struct Setup {
-    /// By port number.
-    pub ports: Vec<PortSetup>,
-    /// By tunnel number.
-    pub tunnels: Vec<TunnelSetup>,
-}
-
-/// A port.
-#[derive(Debug, Clone)]
-pub struct PortSetup {
-    /// Its address on the link.
-    pub mac: MacAddr,
-    /// Our addresses on it, each with the length of its subnet's prefix.
-    pub addresses: Vec<(IpAddr, u8)>,
-    /// The host resolves neighbours on its link, and is asked by [`Event::Resolve`]. Otherwise ARP and ND are ours.
-    pub host_resolves: bool,
-}
-
-/// A tunnel.
-#[derive(Debug, Clone, Default)]
-pub struct TunnelSetup {
-    /// Our addresses inside.
-    pub inner: Vec<IpAddr>,
-    /// Keepalives, where it sends any.
-    pub keepalive: Option<keepalive::Settings>,
-    /// Fragment IPv4 packets that are too long even where they say not to.
-    pub fragment: bool,
-}
-
-/// What the thread tells.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Event {
-    /// A neighbour for the tables, or one less.
-    Neighbour(neighbour::Change),
-    /// The host is to resolve that station.
-    Resolve {
-        /// The port's number.
-        port: u16,
-        /// The station.
-        address: IpAddr,
-    },
-    /// The longest packet that reaches a tunnel's far end, in bytes, is now that.
-    PathMtu {
-        /// The tunnel's number.
-        tunnel: u32,
-        /// In bytes.
-        mtu: usize,
-    },
-    /// What keepalives have shown of a tunnel.
-    Liveness {
-        /// The tunnel's number.
-        tunnel: u32,
-        /// What.
-        liveness: keepalive::Liveness,
-    },
-}
-
-/// A packet that waits for a station.
-struct Held {
-    bound: Bound,
-    packet: Vec<u8>,
-    /// Whose it is.
-    ticket: Ticket,
-}
-
-/// Where such a packet is to go.
-#[derive(Clone, Copy)]
-enum Bound {
-    /// To the station itself, or to those behind it; and where it came in.
-    Station(Origin),
-    /// Into a tunnel whose outer packets go there: the one between these ends, whatever has its number later.
-    Tunnel(u32, keepalive::Ends),
-}
+pub use self::orders::{Announcement, Event, Order, PortSetup, Setup, TunnelSetup};
 
 /// A frame for a worker.
 struct Made {
@@ -145,8 +57,6 @@ struct Made {
     ticket: Option<Ticket>,
 }
 
-/// How many errors about outer packets are looked at in a second: with many tunnels, each takes its time.
-const JUDGED_PER_SECOND: u32 = 200;
 /// How often all neighbours count as used, in nanoseconds: workers do not tell which they use.
 const USED_EVERY: u64 = 300_000_000_000;
 /// What reassembly drops fragments for.
@@ -385,37 +295,6 @@ impl Parts {
         self.drain(tables, now);
     }
 
-    /// Packets that have a way by tables that are new to the thread.
-    fn release(&mut self, tables: &Tables) {
-        if std::mem::replace(&mut self.seen, tables.number()) == tables.number() {
-            return;
-        }
-        for (key, held) in self.waiting.release(|key, held| is_ready(key, held, tables)) {
-            self.go_on(key, held, tables);
-        }
-        self.made.extend(self.early.release(|spi| tables.inbound_by_spi(spi).is_some()));
-        self.tell_room(tables);
-    }
-
-    /// A packet that has waited goes on, if there is a way.
-    fn go_on(&mut self, (port, address): (u16, IpAddr), held: Held, tables: &Tables) {
-        match held.bound {
-            Bound::Tunnel(tunnel, ends) if is_still(tables, tunnel, ends) => {
-                let Held { packet, ticket, .. } = held;
-                self.made.push(Made {
-                    injected: Injected::IntoTunnel(tunnel),
-                    bytes: packet,
-                    ticket: Some(ticket),
-                });
-            }
-            Bound::Tunnel(..) => self.drop(Reason::NoNeighbour),
-            Bound::Station(_) => match tables.link_address(port, address) {
-                Some(mac) => self.send(port, mac, &held.packet, Some(held.ticket)),
-                None => self.drop(Reason::NoNeighbour),
-            },
-        }
-    }
-
     /// Step 2.
     fn handle(
         &mut self,
@@ -530,20 +409,6 @@ impl Parts {
         self.events.extend(changes.map(|(tunnel, liveness)| Event::Liveness { tunnel, liveness }));
     }
 
-    /// A packet for a tunnel whose next station is known. The tunnel's headers have its address only once the tables do.
-    fn enter(&mut self, number: u32, held: Held, tables: &Tables, now: u64) {
-        if tables.tunnel(number).is_some_and(|tunnel| tunnel.way_out() == Err(Reason::Backup)) {
-            return self.drop(Reason::Backup);
-        }
-        let Some(key) = tables.station_of(number) else { return self.drop(Reason::NoNeighbour) };
-        if is_ready(key, &held, tables) {
-            return self.go_on(key, held, tables);
-        }
-        if self.waiting.push(now, key, held).0.is_some() {
-            self.drop(Reason::NoNeighbour);
-        }
-    }
-
     fn drop(&self, reason: Reason) {
         self.counters.count_drop(reason, 1);
     }
@@ -570,311 +435,6 @@ impl Parts {
         // The length of its subnet means nothing here.
         let frame = Station::new(mac, vec![(address, 0)]).announce(address);
         self.made.push(Made::first(Injected::Send(u32::from(port)), frame));
-    }
-
-    /// An address of ours to send errors from: of where the packet came in, else any.
-    fn own_address(&self, origin: Origin, v4: bool) -> Option<IpAddr> {
-        let fits = |address: &IpAddr| address.is_ipv4() == v4 && !is_link_local(*address);
-        let of_port = |port: &PortSetup| port.addresses.iter().map(|(address, _)| *address).find(fits);
-        let ports = || self.setup.ports.iter().find_map(of_port);
-        match origin {
-            Origin::Port(port) => self.setup.ports.get(port as usize).and_then(of_port),
-            Origin::Tunnel(tunnel) | Origin::Into(tunnel) => {
-                let setup = self.setup.tunnels.get(tunnel as usize)?;
-                setup.inner.iter().copied().find(fits)
-            }
-        }
-        .or_else(ports)
-        .or_else(|| self.setup.tunnels.iter().flat_map(|tunnel| &tunnel.inner).copied().find(fits))
-    }
-
-    /// Tells the sender of a packet what became of it, as often as that is allowed.
-    fn tell(&mut self, packet: &[u8], what: Error, origin: Origin, tables: &Tables, now: u64) {
-        let Some((src, dst)) = ends(packet) else { return };
-        let hosts = tables.route(src).is_none_or(|hop| matches!(hop.to, To::Host | To::HostForwards));
-        let own = self.own_address(origin, dst.is_ipv4());
-        let (injected, from) = match origin {
-            // What the host sent goes back by the tunnel's interface, from where it was going to: a host takes no packet
-            // from an address of its own.
-            Origin::Into(tunnel) if hosts => {
-                (Injected::FromTunnel(tunnel), Some(dst).filter(|dst| !dst.is_multicast()).or(own))
-            }
-            // A packet of ours, or of somebody that no route leads to.
-            Origin::Port(_) | Origin::Tunnel(_) if hosts => return,
-            Origin::Port(_) | Origin::Tunnel(_) | Origin::Into(_) => (Injected::Route, own),
-        };
-        let Some(from) = from else { return };
-        let Some(error) = error_for(packet, what, from) else { return };
-        if !self.errors.allow(src, Duration::from_nanos(now)) {
-            return;
-        }
-        self.made.push(Made::first(injected, error));
-    }
-
-    /// A packet that does not fit its way: in fragments, or its sender is told.
-    fn too_big(&mut self, packet: &[u8], origin: Origin, tables: &Tables, now: u64) {
-        let Some((_, dst)) = ends(packet) else { return self.drop(Reason::TooBig) };
-        let (mtu, tunnel) = match way(packet, dst, origin, tables) {
-            Some(Out::Tunnel(number)) => (tables.tunnel(number).map(|tunnel| tunnel.mtu()), Some(number)),
-            Some(Out::Station(port, _)) => (tables.port_mtu(port), None),
-            None => (None, None),
-        };
-        let Some(mtu) = mtu else { return self.drop(Reason::TooBig) };
-        let forced = tunnel
-            .and_then(|number| self.setup.tunnels.get(number as usize))
-            .is_some_and(|setup| setup.fragment);
-        let whole = Ipv4::parse(packet).is_ok_and(|ip| !ip.dont_fragment() || forced);
-        if whole && let Ok(pieces) = fragment(packet, mtu, &mut self.ids) {
-            let injected = tunnel.map_or(Injected::Route, Injected::IntoTunnel);
-            pieces.into_iter().for_each(|piece| self.made.push(Made::first(injected, piece)));
-            return;
-        }
-        self.drop(Reason::TooBig);
-        self.tell(packet, Error::TooBig { mtu }, origin, tables, now);
-    }
-
-    /// A packet whose next station is not known: it waits while that is asked for.
-    fn no_neighbour(&mut self, packet: &[u8], origin: Origin, ticket: Ticket, tables: &Tables, now: u64) {
-        let out = ends(packet).and_then(|(_, dst)| way(packet, dst, origin, tables));
-        let (key, bound) = match out {
-            Some(Out::Station(port, address)) => ((port, address), Bound::Station(origin)),
-            Some(Out::Tunnel(number)) => {
-                let tunnel = tables.tunnel(number);
-                let Some((tunnel, key)) =
-                    tunnel.and_then(|tunnel| Some((tunnel, tables.station_of(number)?)))
-                else {
-                    return self.drop(Reason::NoNeighbour);
-                };
-                (key, Bound::Tunnel(number, tunnel.ends()))
-            }
-            None => return self.drop(Reason::NoNeighbour),
-        };
-        let held = Held { bound, packet: packet.to_vec(), ticket };
-        // The worker looked it up in tables that are older than these: nothing would release it.
-        if is_ready(key, &held, tables) {
-            return self.go_on(key, held, tables);
-        }
-        let host_resolves = self.setup.ports.get(usize::from(key.0)).is_some_and(|port| port.host_resolves);
-        if host_resolves {
-            let (lost, ask) = self.waiting.push(now, key, held);
-            if ask {
-                self.events.push(Event::Resolve { port: key.0, address: key.1 });
-            }
-            if lost.is_some() {
-                self.drop(Reason::NoNeighbour);
-            }
-        } else {
-            self.neighbours.wait(now, key.0, key.1, packet.len(), held, &mut self.neighbours_out);
-        }
-    }
-
-    /// A packet by an SA that the worker's tables did not know: it waits for tables that do.
-    fn early(&mut self, frame: &[u8], origin: Origin, ticket: Ticket, tables: &Tables, now: u64) {
-        let (injected, packet) = match origin {
-            Origin::Port(port) => (Injected::Receive(port), frame.get(ethernet::HEADER_LEN..)),
-            Origin::Tunnel(carrier) => (Injected::Carried(carrier), Some(frame)),
-            Origin::Into(_) => return self.drop(Reason::EspUnknownSpi),
-        };
-        let Some((pair, spi)) = packet.and_then(early::sealed) else {
-            return self.drop(Reason::EspMalformed);
-        };
-        let held = Made { injected, bytes: frame.to_vec(), ticket: Some(ticket) };
-        if tables.inbound_by_spi(spi).is_some() {
-            return self.made.push(held);
-        }
-        if self.early.push(now, pair, spi, held).is_some() {
-            self.drop(Reason::EspUnknownSpi);
-        }
-        if !self.early.takes(pair) {
-            tables.set_room(pair.0, pair.1, false);
-        }
-    }
-
-    /// Workers give packets by unknown SAs to the thread again where there is room again.
-    fn tell_room(&mut self, tables: &Tables) {
-        for (local, remote) in self.early.have_room_again() {
-            tables.set_room(local, remote, true);
-        }
-    }
-
-    /// A packet that nobody on the link takes.
-    fn unreachable(&mut self, held: Held, tables: &Tables, now: u64) {
-        self.drop(Reason::NoNeighbour);
-        if let Bound::Station(origin) = held.bound {
-            self.tell(&held.packet, Error::HostUnreachable, origin, tables, now);
-        }
-    }
-
-    /// A fragment of a packet to one of our addresses: the host's, unless it is a tunnel's. Of UDP, `owner` is known of the first
-    /// one alone.
-    fn fragment(&mut self, frame: &[u8], origin: Origin, owner: Owner, now: u64) {
-        let (Origin::Port(port), Ok(link)) = (origin, Ethernet::parse(frame)) else {
-            return self.drop(Reason::Fragment);
-        };
-        if owner == Owner::Tunnel && !is_udp(link.payload()) {
-            return self.reassemble(frame, port, now);
-        }
-        let mut sorted = Vec::new();
-        let now_at = Duration::from_nanos(now);
-        self.datagrams.push((port, frame), link.payload(), owner, now_at, &mut sorted);
-        self.deliver(sorted, now);
-    }
-
-    /// Fragments of datagrams go to their owners.
-    fn deliver(&mut self, sorted: Vec<Sorted>, now: u64) {
-        for (owner, port, frame) in sorted {
-            match owner {
-                Owner::Tunnel => self.reassemble(&frame, port, now),
-                Owner::Host => self.made.push(Made::first(Injected::Host(port), frame)),
-            }
-        }
-    }
-
-    /// A fragment of an outer packet. Whole, it is taken as if it had come so.
-    fn reassemble(&mut self, frame: &[u8], port: u32, now: u64) {
-        let Ok(link) = Ethernet::parse(frame) else { return self.drop(Reason::Fragment) };
-        let whole = self.reassembly.push(link.payload(), Duration::from_nanos(now));
-        if let Some(whole) = whole
-            && let Some(header) = frame.first_chunk::<{ ethernet::HEADER_LEN }>()
-        {
-            let mut bytes = header.to_vec();
-            bytes.extend_from_slice(&whole);
-            self.made.push(Made::first(Injected::Receive(port), bytes));
-        }
-        self.count_reassembly();
-    }
-
-    /// Takes over what reassembly dropped since the last time.
-    fn count_reassembly(&mut self) {
-        for (reason, before) in REASSEMBLY.into_iter().zip(&mut self.reassembly_dropped) {
-            let dropped = self.reassembly.dropped(reason);
-            self.counters.count_drop(reason, dropped.saturating_sub(*before));
-            *before = dropped;
-        }
-    }
-
-    /// A frame to us, or to all, on a port that no host stack stands behind.
-    fn local(&mut self, frame: &[u8], origin: Origin, tables: &Tables, now: u64) {
-        let Origin::Port(port) = origin else { return self.drop(Reason::NoHost) };
-        match self.neighbours.received(now, port as u16, frame, &mut self.neighbours_out) {
-            Received::Done => {}
-            Received::Malformed(reason) => self.drop(reason),
-            Received::NotMine => {
-                let Ok(link) = Ethernet::parse(frame) else { return self.drop(Reason::EthernetMalformed) };
-                self.echo(&link, port as u16, tables);
-            }
-        }
-    }
-
-    /// An echo request to an address of ours is answered, unless it came for all stations (RFC 1122 section 3.2.2.6).
-    fn echo(&mut self, link: &Ethernet<'_>, port: u16, tables: &Tables) {
-        let to_us = link.tags_len() == 0 && !link.dst().is_multicast();
-        let ends = ends(link.payload()).filter(|(_, dst)| to_us && self.owns(port, *dst, tables));
-        match ends.zip(echo::reply(link.payload())) {
-            // Link-local addresses have no routes.
-            Some(((src, dst), reply)) if is_link_local(src) || is_link_local(dst) => {
-                self.send(port, link.src(), &reply, None);
-            }
-            Some((_, reply)) => self.made.push(Made::first(Injected::Route, reply)),
-            None => self.drop(Reason::NoHost),
-        }
-    }
-
-    /// Is that an address of ours, seen from port `port`?
-    fn owns(&self, port: u16, address: IpAddr, tables: &Tables) -> bool {
-        let setup = &self.setup;
-        let on_port = |port: &PortSetup| port.addresses.iter().any(|(own, _)| *own == address);
-        if is_link_local(address) {
-            let port = setup.ports.get(usize::from(port));
-            return port
-                .is_some_and(|port| on_port(port) || address == IpAddr::from(nd::link_local(port.mac)));
-        }
-        setup.ports.iter().any(on_port)
-            || setup.tunnels.iter().any(|tunnel| tunnel.inner.contains(&address))
-            || tables.tunnels().iter().any(|tunnel| tunnel.local == address)
-    }
-
-    /// An ICMP error to a tunnel's end. About a packet of ours, it tells of that tunnel's path; otherwise it is the host's.
-    fn icmp_error(&mut self, frame: &[u8], origin: Origin, tables: &Tables, now: u64) {
-        let (Origin::Port(port), Ok(link)) = (origin, Ethernet::parse(frame)) else {
-            return self.drop(Reason::NoHost);
-        };
-        let second = now / 1_000_000_000;
-        if self.judged.0 != second {
-            self.judged = (second, 0);
-        }
-        self.judged.1 += 1;
-        let Some((_, local)) = ends(link.payload()) else { return self.drop(Reason::IpMalformed) };
-        let sends = (0..)
-            .zip(tables.tunnels())
-            .filter(|(_, tunnel)| tunnel.local == local)
-            .flat_map(|(number, tunnel)| tunnel.sends().map(move |sends| (number, sends)));
-        let judged = (self.judged.1 <= JUDGED_PER_SECOND).then(|| pmtu::judge(link.payload(), sends));
-        match judged {
-            Some(Ok((number, Told::Mtu(mtu)))) => {
-                let tunnel = tables.tunnel(number);
-                // Without a link there is no path that it could be about.
-                let Some((tunnel, link)) =
-                    tunnel.and_then(|tunnel| Some((tunnel, tables.link_mtu(tunnel.remote)?)))
-                else {
-                    return;
-                };
-                let entry = self.path_mtus.entry(number);
-                let (_, path) = entry.or_insert_with(|| (tunnel.ends(), PathMtu::new(link)));
-                if path.learn(mtu, Duration::from_nanos(now)) {
-                    self.events.push(Event::PathMtu { tunnel: number, mtu: path.get() });
-                }
-            }
-            // The far end may be back in a moment; keepalives and IKE say when it is not.
-            Some(Ok((_, Told::Unreachable(_)))) => {}
-            Some(Err(_)) => self.made.push(Made::first(Injected::Host(port), frame.to_vec())),
-            None => self.drop(Reason::NoHost),
-        }
-    }
-}
-
-/// Where a packet leaves.
-enum Out {
-    Tunnel(u32),
-    /// By that port, to that station.
-    Station(u16, IpAddr),
-}
-
-/// The way of an IP packet to `dst`. What was to go into a tunnel takes that tunnel, whatever the route says.
-fn way(packet: &[u8], dst: IpAddr, origin: Origin, tables: &Tables) -> Option<Out> {
-    let flow = flow::hash(packet);
-    let tunnel = match origin {
-        Origin::Into(tunnel) => Some(tunnel),
-        Origin::Port(_) | Origin::Tunnel(_) => {
-            if let Some((port, address)) = tables.station(dst, flow) {
-                return Some(Out::Station(port, address));
-            }
-            tables.tunnel_to(dst, flow)
-        }
-    };
-    // Ethernet frames are neither cut nor held.
-    let carries_ip = |tunnel: &u32| tables.tunnel(*tunnel).is_some_and(|it| it.gre.payload == Payload::Ip);
-    tunnel.filter(carries_ip).map(Out::Tunnel)
-}
-
-/// Is that IP packet UDP, or a fragment of it?
-fn is_udp(packet: &[u8]) -> bool {
-    match packet.first().map(|first| first >> 4) {
-        Some(4) => Ipv4::parse(packet).is_ok_and(|ip| ip.protocol() == protocol::UDP),
-        _ => {
-            Ipv6::parse(packet).is_ok_and(|ip| ip.upper().is_ok_and(|upper| upper.protocol == protocol::UDP))
-        }
-    }
-}
-
-/// Is there nothing that a packet which waits for station `key` has to wait for, by these tables?
-fn is_ready(key: (u16, IpAddr), held: &Held, tables: &Tables) -> bool {
-    match held.bound {
-        Bound::Station(_) => tables.link_address(key.0, key.1).is_some(),
-        Bound::Tunnel(number, ends) => {
-            !is_still(tables, number, ends)
-                || tables.tunnel(number).is_some_and(|tunnel| tunnel.way_out().is_ok())
-        }
     }
 }
 
