@@ -418,6 +418,12 @@ fn what_is_not_told_is_negotiated_anew() {
     assert_eq!(want(&mut bench), None);
     bench.associations.cut();
     assert_eq!(want(&mut bench), None, "it has a pair");
+    bench.pass(ASK_AGAIN).pair(2, true);
+    for number in 1..3 {
+        bench.remove(Direction::In, 0x100 + number);
+        bench.remove(Direction::Out, 0x200 + number);
+    }
+    assert_eq!(want(&mut bench), None, "charon took away what it had");
     let mut bench = Bench::new();
     bench.associations.cut();
     bench.associations.synchronised(Origin::PfKey);

@@ -128,6 +128,8 @@ struct Kernel {
     /// So many messages may wait; the others get lost. And so many may when more room is asked for.
     room: Option<usize>,
     allowed: Option<usize>,
+    /// It says so to whoever asks for all.
+    refuses: bool,
     /// It tells that some got lost, when the others have been received.
     tells_of_loss: bool,
     lost: bool,
@@ -196,7 +198,10 @@ impl KeySocket for Scripted {
             }
             _ => {}
         }
-        Ok(())
+        match kind == SADB_DUMP && kernel.refuses {
+            true => Err(io::Error::from_raw_os_error(libc::ENOBUFS)),
+            false => Ok(()),
+        }
     }
 
     fn receive(&mut self, buffer: &mut [u8], _: Duration) -> io::Result<usize> {
@@ -528,6 +533,7 @@ fn a_first_list_that_is_cut_is_taken_as_far_as_it_goes() {
         assert_eq!(told, ["begins", "found 101", "found 103", "found 105", "cut"]);
         assert_eq!(bench.lists(), TRIES as usize);
         for _ in 0..AUDIT.as_secs() - 1 {
+            bench.kernel().lost = tells_of_loss;
             assert_eq!(bench.pass(PAUSE).heard(), [""; 0]);
         }
         assert_eq!(bench.lists(), TRIES as usize, "haste makes it no longer");
@@ -593,6 +599,9 @@ fn what_was_cut_is_found_and_never_new() {
     assert_eq!(bench.kernel().asked.len(), questions, "it is known");
     tell(&mut bench, SADB_UPDATE, &kept(0x109), &[]);
     assert_eq!(bench.heard(), ["found 109"]);
+    bench.kernel().delete(0x109);
+    bench.kernel().add(kept(0x109));
+    assert_eq!(bench.heard(), ["removed 109", "found 109"]);
 
     // Moved by taking it away and adding it again: what it goes by now is no matter.
     let elsewhere = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 9));
@@ -621,6 +630,11 @@ fn a_kernel_out_of_room_is_asked_again() {
     assert_eq!(bench.heard(), [""; 0]);
     assert_eq!(bench.pass(PAUSE).heard(), [""; 0]);
     assert_eq!((bench.lists(), bench.source.ledger.count()), (3, 1));
+    // What it tells of a list is heard all the same, and no more relied on than it may be.
+    (bench.kernel().refuses, bench.kernel().mute) = (true, false);
+    bench.kernel().sas = vec![kept(0x103)];
+    assert_eq!(bench.pass(AUDIT).heard(), ["found 103"]);
+    assert_eq!(bench.source.ledger.count(), 2);
 }
 
 /// A socket that there is none of when the daemon starts is asked for until there is.
