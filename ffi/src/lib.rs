@@ -61,7 +61,7 @@ pub use interface::linux::*;
 pub use interface::{SIOCGIFCAP, SIOCSIFCAP, ethtool_drvinfo, ethtool_value, ifreq};
 pub use ioctl::*;
 #[cfg(target_os = "freebsd")]
-pub use kernel_socket::{open_key_socket, open_route_socket, read_sysctl};
+pub use kernel_socket::{make_room, open_key_socket, open_route_socket, read_sysctl};
 pub use option::*;
 pub use pfkey::*;
 pub use pointer::*;

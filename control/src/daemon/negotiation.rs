@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use super::{Daemon, log};
-use crate::keys::Places;
+use crate::keys::{News, Places};
 use crate::plan;
 
 /// Where charon's plugin finds a daemon whose socket is at `socket`.
@@ -37,8 +37,11 @@ impl Daemon {
             self.tell_partner(now);
         }
         self.keys.settle();
-        for origin in self.keys.news() {
-            log::info(format_args!("tunnels have their keys from {origin}"));
+        for news in self.keys.news() {
+            match news {
+                News::From(origin) => log::info(format_args!("tunnels have their keys from {origin}")),
+                News::Untold(why) => log::warn(format_args!("keys: {why}")),
+            }
         }
     }
 

@@ -167,6 +167,8 @@ pub struct Associations {
     asked: Option<Instant>,
     /// The last that sent has reached its end, and no other has come.
     ended: bool,
+    /// Whoever negotiates may have SAs that we are not told of.
+    untold: bool,
     /// Does the other router of the pair send?
     silent: bool,
     /// What the partner has to hear.
@@ -227,7 +229,7 @@ impl Associations {
                     }
                 };
                 self.senders.push(Sender::new(About::new(sa, now), numbers, traffic.sent));
-                self.ended = false;
+                (self.ended, self.untold) = (false, false);
                 // Of several that were asked for, the others come as well.
                 self.asked = self.asked.filter(|_| self.more > 0);
             }
@@ -305,7 +307,14 @@ impl Associations {
 
     /// The source has told of all. What it has not told of is kept for a while, as an orphan.
     pub fn synchronised(&mut self, origin: Origin) {
+        self.untold = false;
         self.each(origin, |about| about.orphan |= !about.confirmed);
+    }
+
+    /// The source cannot tell of all: there may be SAs that it does not tell of. A tunnel that has none here wants new ones, which
+    /// it will tell of.
+    pub fn cut(&mut self) {
+        self.untold = true;
     }
 
     fn each(&mut self, origin: Origin, change: impl FnMut(&mut About)) {
@@ -431,7 +440,11 @@ impl Associations {
                 || left < used / (RESERVE - 1)
                 || due(about, used, traffic.sent.saturating_sub(*bytes_before))
         });
-        let due = if self.can_send() { received || sent } else { self.ended || !self.receivers.is_empty() };
+        let due = if self.can_send() {
+            received || sent
+        } else {
+            self.ended || self.untold || !self.receivers.is_empty()
+        };
         let asked_lately = self.asked.is_some_and(|asked| now < asked + ASK_AGAIN);
         if !due || asked_lately {
             return None;

@@ -73,12 +73,21 @@ pub struct Keys {
     ids: HashMap<Id, String>,
     /// What is answered once it is in force.
     unsettled: Vec<(Said, Answer)>,
-    /// Who has told of an SA of ours so far, and whether the operator has been told so.
+    /// Who has told of an SA of ours so far.
     origins: HashSet<Origin>,
-    news: Vec<Origin>,
+    news: Vec<News>,
     /// When an SA last came.
     youngest: Option<Instant>,
     look: Instant,
+}
+
+/// What an operator may want to know of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum News {
+    /// Who has begun to tell of SAs of ours.
+    From(Origin),
+    /// SAs may stay unknown, for this reason.
+    Untold(String),
 }
 
 /// Connections to the others.
@@ -87,6 +96,8 @@ struct Open {
     heard: Heard,
     /// Why the kernel tells of no SAs; `None` where it does.
     deaf: Option<String>,
+    /// Who cannot tell of all SAs.
+    cut: Option<Origin>,
     _listener: Listener,
 }
 
@@ -175,7 +186,13 @@ impl Keys {
         let open = match &mut self.open {
             Some(open) => open,
             None if all.is_empty() => return Ok(()),
-            None => self.open.insert(Open::new(&self.places, &self.wake)?),
+            None => {
+                let open = self.open.insert(Open::new(&self.places, &self.wake)?);
+                // Where charon has a plugin of ours, there need not be such a kernel.
+                let deaf = open.deaf.iter().filter(|_| cfg!(target_os = "freebsd"));
+                self.news.extend(deaf.map(|why| News::Untold(why.clone())));
+                open
+            }
         };
         let reqids = connection::distinct(all.iter().map(|(tunnel, ..)| tunnel.name.as_str()));
         let mut before = std::mem::take(&mut self.tunnels);
@@ -259,10 +276,25 @@ impl Keys {
         match change {
             Change::Added(sa) => return self.add(sa, true, now),
             Change::Found(sa) => return self.add(sa, false, now),
-            Change::Begins(origin) => all.for_each(|associations| associations.begin(origin)),
+            Change::Begins(origin) => {
+                all.for_each(|associations| associations.begin(origin));
+                if let Some(open) = self.open.as_mut().filter(|_| origin != Origin::Plugin) {
+                    open.deaf = None;
+                }
+            }
             Change::Synchronised(origin) => {
                 all.for_each(|associations| associations.synchronised(origin));
+                if let Some(open) = &mut self.open {
+                    open.cut = open.cut.filter(|cut| *cut != origin);
+                }
                 return Ok(true);
+            }
+            Change::Cut(origin) => {
+                all.for_each(Associations::cut);
+                if let Some(open) = &mut self.open {
+                    open.cut = Some(origin);
+                }
+                self.news.push(News::Untold(pfkey::CUT.to_owned()));
             }
             Change::Unusable { reqid, why } => {
                 if let Some(tunnel) = self.reqids.get(&reqid).and_then(|name| self.tunnels.get_mut(name)) {
@@ -303,7 +335,7 @@ impl Keys {
         tunnel.associations.add(Sa { direction, window: tunnel.window, ..sa }, fresh, traffic, now)?;
         tunnel.unusable = None;
         if self.origins.insert(origin) {
-            self.news.push(origin);
+            self.news.push(News::From(origin));
         }
         self.ids.insert(id, name.clone());
         (self.youngest, self.look) = (Some(now), now);
@@ -364,6 +396,11 @@ impl Keys {
             let words = "its SAs have reached their end, and new ones have been asked for";
             negotiated.associations.is_used_up().then(|| words.to_owned())
         };
+        let cut = || {
+            let cut = self.open.as_ref().is_some_and(|open| open.cut.is_some());
+            let words = "strongSwan has SAs that we are not told of, and new ones have been asked for";
+            cut.then(|| format!("{words}: {}", pfkey::CUT))
+        };
         let untold = || {
             let deaf = self.open.as_ref().and_then(|open| open.deaf.as_deref());
             let deaf = deaf
@@ -371,11 +408,13 @@ impl Keys {
             format!("strongSwan has SAs and does not hand them over: is its plugin for Culvert loaded?{deaf}")
         };
         let unusable = || negotiated.unusable.clone();
-        Some(self.pilot.trouble(tunnel).or_else(used_up).or_else(unusable).unwrap_or_else(untold))
+        Some(
+            self.pilot.trouble(tunnel).or_else(used_up).or_else(unusable).or_else(cut).unwrap_or_else(untold),
+        )
     }
 
-    /// Who has begun to tell of SAs of ours since this was last asked.
-    pub fn news(&mut self) -> Vec<Origin> {
+    /// What is new since this was last asked.
+    pub fn news(&mut self) -> Vec<News> {
         std::mem::take(&mut self.news)
     }
 
@@ -409,10 +448,10 @@ impl Open {
         let woken = Arc::clone(wake);
         let (ear, heard) = Ear::new(move || woken());
         let listener = plugin::listen(&places.plugin, ear.clone())?;
-        let deaf = follow_kernel(ear).err().map(|error| error.to_string());
+        let deaf = follow_kernel(ear).err();
         let woken = Arc::clone(wake);
         let vici = Vici::start(&places.vici, move || woken()).map_err(|error| format!("VICI: {error}"))?;
-        Ok(Open { vici, heard, deaf, _listener: listener })
+        Ok(Open { vici, heard, deaf, cut: None, _listener: listener })
     }
 }
 
@@ -428,11 +467,14 @@ fn direction(local: Option<IpAddr>, remote: IpAddr, ends: Ends) -> Option<Direct
 }
 
 /// Listens to what this system's kernel tells of its SAs.
-fn follow_kernel(ear: Ear) -> std::io::Result<()> {
+///
+/// # Errors
+/// It does not, in words; FreeBSD's may later.
+fn follow_kernel(ear: Ear) -> Result<(), String> {
     #[cfg(target_os = "linux")]
-    return xfrm::follow(ear);
+    return xfrm::follow(ear).map_err(|error| error.to_string());
     #[cfg(target_os = "freebsd")]
-    return pfkey::follow(ear);
+    return pfkey::follow(ear).map_err(|error| pfkey::words(&error));
 }
 
 /// A number from 0 to 1.
@@ -445,6 +487,8 @@ fn dice() -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use culvert_engine::counters::TunnelCounterBank;
+
     use super::*;
 
     /// What kernels do not say, the ends do: also where a NAT or a moving peer has changed one of them.
@@ -462,5 +506,37 @@ mod tests {
         }
         assert_eq!(way(Some(here), elsewhere, here), Some(Direction::In), "they have moved");
         assert_eq!(way(Some(here), here, elsewhere), Some(Direction::Out), "they have moved");
+    }
+    /// What the kernel cannot tell of, the operator hears of with what is to be done, and the tunnel wants anew.
+    #[test]
+    fn a_kernel_that_does_not_tell_of_all_is_no_secret() {
+        let place = std::env::temp_dir().join(format!("culvert-keys-{}", std::process::id()));
+        let mut keys = Keys::new(Places { vici: place.with_extension("vici"), plugin: place }, || ());
+        let mut open = Open::new(&keys.places, &keys.wake).expect("a socket");
+        open.deaf = Some("there is no socket".to_owned());
+        keys.open = Some(open);
+        let config = pilot::tests::config("192.0.2.1", true);
+        let Protect::Ike(ike) = &config.tunnels[0].protect else { panic!("it has keys") };
+        let counters = TunnelCounterBank::new(1).take();
+        let negotiated = Negotiated::new(&config.tunnels[0], ike, 7, &counters, Router::default());
+        keys.tunnels.insert("oslo".to_owned(), negotiated);
+
+        let now = Instant::now();
+        let trouble = |keys: &Keys| keys.trouble("oslo").expect("it has no SA");
+        let want = |keys: &mut Keys| {
+            let tunnel = keys.tunnels.get_mut("oslo").expect("it is there");
+            tunnel.associations.want(Traffic::default(), now)
+        };
+        assert!(trouble(&keys).contains("there is no socket"));
+        let change = |keys: &mut Keys, change| keys.change(change, now).map(drop).expect("no SA is added");
+        change(&mut keys, Change::Begins(Origin::PfKey));
+        assert!(!trouble(&keys).contains("there is no socket"), "there is now");
+        assert_eq!(want(&mut keys), None);
+        change(&mut keys, Change::Cut(Origin::PfKey));
+        assert!(trouble(&keys).contains("kern.ipc.maxsockbuf"), "{}", trouble(&keys));
+        assert_eq!(keys.news(), [News::Untold(pfkey::CUT.to_owned())]);
+        assert_eq!(want(&mut keys), Some(Want::Rekey));
+        change(&mut keys, Change::Synchronised(Origin::PfKey));
+        assert!(!trouble(&keys).contains("kern.ipc.maxsockbuf"));
     }
 }

@@ -734,4 +734,4 @@ fn reason(line: &str) -> Option<&'static Reason> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -156,4 +156,6 @@ pub enum Change {
     Begins(Origin),
     /// It has told of all: what it has not told of is not there.
     Synchronised(Origin),
+    /// It cannot tell of all: what it has not told of may be there.
+    Cut(Origin),
 }

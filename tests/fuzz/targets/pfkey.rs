@@ -40,6 +40,8 @@ impl KeySocket for Input<'_> {
         }
         Ok(message.len())
     }
+
+    fn make_room(&mut self) {}
 }
 
 fuzz_target!(|bytes: &[u8]| {
@@ -58,7 +60,7 @@ fuzz_target!(|bytes: &[u8]| {
                 Change::Moved(id, ends) => assert!(known.contains(&id) && id.at == ends.destination),
                 Change::Flushed(_) => known.clear(),
                 Change::Unusable { why, .. } => assert!(!why.is_empty()),
-                Change::Begins(_) | Change::Synchronised(_) => {}
+                Change::Begins(_) | Change::Synchronised(_) | Change::Cut(_) => {}
             }
         }
         now += Duration::from_millis(300);

@@ -404,3 +404,28 @@ fn what_went_through_is_known() {
     assert_eq!(bench.associations.used(outbound, after, bench.now), Some(Used { bytes: 40, ..unused }));
     assert_eq!(bench.associations.used(Id { spi: 1, ..inbound }, after, bench.now), None);
 }
+
+/// Where the kernel cannot tell of all SAs, a tunnel without any asks for new ones, and no other does.
+#[test]
+fn what_is_not_told_is_negotiated_anew() {
+    let mut bench = Bench::new();
+    let want = |bench: &mut Bench| bench.associations.want(Traffic::default(), bench.now);
+    assert_eq!(want(&mut bench), None, "there is nothing yet");
+    bench.associations.cut();
+    assert_eq!(want(&mut bench), Some(Want::Rekey));
+    assert_eq!(want(&mut bench), None, "once in a while");
+    bench.pass(ASK_AGAIN).pair(1, true);
+    assert_eq!(want(&mut bench), None);
+    bench.associations.cut();
+    assert_eq!(want(&mut bench), None, "it has a pair");
+    bench.pass(ASK_AGAIN).pair(2, true);
+    for number in 1..3 {
+        bench.remove(Direction::In, 0x100 + number);
+        bench.remove(Direction::Out, 0x200 + number);
+    }
+    assert_eq!(want(&mut bench), None, "charon took away what it had");
+    let mut bench = Bench::new();
+    bench.associations.cut();
+    bench.associations.synchronised(Origin::PfKey);
+    assert_eq!(want(&mut bench), None, "all has been told");
+}

@@ -6,14 +6,11 @@ use std::os::fd::AsFd;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use netmap_sys::open_key_socket;
+use netmap_sys::{make_room, open_key_socket};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::{KeySocket, PfKeySource};
 use crate::keys::source::Ear;
-
-/// Bytes of room for messages that wait, in place of the 8192 that are given otherwise; `kern.ipc.maxsockbuf` allows 2 MiB by default.
-const RECEIVE_BUFFER: i32 = 1 << 20;
 
 /// The PF_KEY socket of the kernel that the program runs on.
 struct KernelSocket(File);
@@ -21,12 +18,19 @@ struct KernelSocket(File);
 /// Follows the kernel's SAs from now on, in a thread of its own, as long as somebody listens.
 ///
 /// # Errors
-/// The kernel has no PF_KEY, or not for us; or there is no thread.
+/// The kernel has no PF_KEY yet, or not for us, and it is tried again from time to time; or there is no thread.
 pub fn follow(ear: Ear) -> io::Result<()> {
-    let socket = KernelSocket(File::from(open_key_socket(RECEIVE_BUFFER)?));
-    let mut source = PfKeySource::new(socket, Instant::now())?;
-    let follow = move || while source.step(Instant::now).into_iter().all(|change| ear.say(change)) {};
-    thread::Builder::new().name("keys-pfkey".to_owned()).spawn(follow).map(drop)
+    let open = || open_key_socket().map(|socket| KernelSocket(File::from(socket)));
+    let (source, failure) = match open().and_then(|socket| PfKeySource::new(socket, Instant::now())) {
+        Ok(source) => (Some(source), Ok(())),
+        Err(error) => (None, Err(error)),
+    };
+    let follow = move || {
+        let mut source = source.unwrap_or_else(|| PfKeySource::persist(open, thread::sleep));
+        while source.step(Instant::now).into_iter().all(|change| ear.say(change)) {}
+    };
+    thread::Builder::new().name("keys-pfkey".to_owned()).spawn(follow)?;
+    failure
 }
 
 impl KeySocket for KernelSocket {
@@ -42,5 +46,9 @@ impl KeySocket for KernelSocket {
         // Whatever it says: what there is is looked for.
         let _ = poll(&mut waited, patience);
         self.0.read(buffer)
+    }
+
+    fn make_room(&mut self) {
+        make_room(&self.0);
     }
 }

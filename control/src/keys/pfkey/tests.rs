@@ -125,11 +125,29 @@ struct Kernel {
     loses: Option<usize>,
     /// It does not answer questions after SAs.
     mute: bool,
+    /// So many messages may wait; the others get lost. And so many may when more room is asked for.
+    room: Option<usize>,
+    allowed: Option<usize>,
+    /// It says so to whoever asks for all.
+    refuses: bool,
+    /// It tells that some got lost, when the others have been received.
+    tells_of_loss: bool,
+    lost: bool,
 }
 
 impl Kernel {
     fn tell(&mut self, message: Vec<u8>) {
-        self.queue.push_back(Ok(message));
+        if self.room.is_some_and(|room| self.queue.len() >= room) {
+            self.lost = self.tells_of_loss;
+        } else {
+            self.queue.push_back(Ok(message));
+        }
+    }
+
+    /// charon installs an SA to send with: no number is reserved for it.
+    fn add(&mut self, sa: Kept) {
+        self.tell(message(SADB_ADD, 0, 7, CHARON, &sa.broadcast()));
+        self.sas.push(sa);
     }
 
     /// charon reserves a number, frees it and installs the SA, as strongSwan does.
@@ -137,8 +155,7 @@ impl Kernel {
         let larval = Kept { state: SADB_SASTATE_LARVAL, ..sa.clone() };
         self.tell(message(SADB_GETSPI, 0, 5, CHARON, &larval.broadcast()));
         self.tell(message(SADB_DELETE, 0, 6, CHARON, &larval.broadcast()));
-        self.tell(message(SADB_ADD, 0, 7, CHARON, &sa.broadcast()));
-        self.sas.push(sa);
+        self.add(sa);
     }
 
     fn delete(&mut self, spi: u32) {
@@ -181,13 +198,28 @@ impl KeySocket for Scripted {
             }
             _ => {}
         }
-        Ok(())
+        match kind == SADB_DUMP && kernel.refuses {
+            true => Err(io::Error::from_raw_os_error(libc::ENOBUFS)),
+            false => Ok(()),
+        }
     }
 
     fn receive(&mut self, buffer: &mut [u8], _: Duration) -> io::Result<usize> {
-        let next = self.0.borrow_mut().queue.pop_front().ok_or(io::ErrorKind::WouldBlock)??;
+        let mut kernel = self.0.borrow_mut();
+        let Some(next) = kernel.queue.pop_front() else {
+            return Err(match std::mem::take(&mut kernel.lost) {
+                true => io::Error::from_raw_os_error(libc::ENOBUFS),
+                false => io::ErrorKind::WouldBlock.into(),
+            });
+        };
+        let next = next?;
         buffer[..next.len()].copy_from_slice(&next);
         Ok(next.len())
+    }
+
+    fn make_room(&mut self) {
+        let mut kernel = self.0.borrow_mut();
+        kernel.room = kernel.allowed;
     }
 }
 
@@ -224,7 +256,8 @@ impl Bench {
         let (mut changes, now) = (Vec::new(), self.now);
         loop {
             changes.extend(self.source.step(|| now));
-            if self.kernel.borrow().queue.is_empty() {
+            let kernel = self.kernel.borrow();
+            if kernel.queue.is_empty() && !kernel.lost {
                 return changes;
             }
         }
@@ -232,6 +265,11 @@ impl Bench {
 
     fn heard(&mut self) -> Vec<String> {
         words(&self.changes())
+    }
+
+    /// How often all SAs were asked for.
+    fn lists(&self) -> usize {
+        self.kernel.borrow().asked.iter().filter(|kind| **kind == SADB_DUMP).count()
     }
 
     fn pass(&mut self, time: Duration) -> &mut Bench {
@@ -419,13 +457,11 @@ fn a_list_that_is_cut_takes_nothing_away() {
         let mut bench = Bench::following(&[kept(0x101), kept(0x103), kept(0x105)]);
         bench.kernel().loses = Some(lost);
         assert_eq!(bench.pass(AUDIT).heard(), [""; 0], "part {lost}");
-        let lists =
-            |bench: &Bench| bench.kernel.borrow().asked.iter().filter(|kind| **kind == SADB_DUMP).count();
-        assert_eq!(lists(&bench), 2, "part {lost}");
+        assert_eq!(bench.lists(), 2, "part {lost}");
         bench.pass(PAUSE).heard();
         bench.pass(PAUSE).heard();
         // Without its first part it looks like a whole one.
-        assert_eq!(lists(&bench) > 2, lost > 0, "part {lost}");
+        assert_eq!(bench.lists() > 2, lost > 0, "part {lost}");
         assert_eq!(bench.source.ledger.count(), 3, "part {lost}");
     }
 }
@@ -435,11 +471,11 @@ fn a_list_that_is_cut_takes_nothing_away() {
 fn what_goes_while_all_are_told_is_gone() {
     let mut bench = Bench::new(&[kept(0x101), kept(0x103)]);
     let now = bench.now;
-    assert!(bench.source.step(|| now).is_empty(), "the first part");
+    assert_eq!(words(&bench.source.step(|| now)), ["begins"], "and the first part");
     let rest = bench.kernel().queue.pop_back().expect("the second part");
     bench.kernel().delete(0x101);
     bench.kernel().queue.push_back(rest);
-    assert_eq!(bench.heard(), ["begins", "found 103", "synchronised"]);
+    assert_eq!(bench.heard(), ["found 103", "synchronised"]);
 }
 
 /// Whatever is cut changes nothing that was there before, and has all SAs asked for.
@@ -464,5 +500,163 @@ fn damage_has_all_asked_for() {
             bench.pass(AUDIT).heard();
             assert_eq!(bench.source.ledger.count(), 1, "what the kernel has is known again");
         }
+    }
+}
+
+/// Five SAs, two of which there is no room for in a list.
+fn crowded(tells_of_loss: bool) -> Bench {
+    let bench = Bench::new(&[0x101, 0x103, 0x105, 0x107, 0x109].map(kept));
+    let mut kernel = bench.kernel();
+    (kernel.room, kernel.allowed, kernel.tells_of_loss) = (Some(3), Some(3), tells_of_loss);
+    drop(kernel);
+    bench
+}
+
+/// The same, whose first list has come to its early end.
+fn cut() -> Bench {
+    let mut bench = crowded(true);
+    assert_eq!(bench.heard(), ["begins", "found 101", "found 103", "found 105"]);
+    bench
+}
+
+/// What there is of it is used, whether or not the kernel says that it was cut; and it is asked for again, but not without end.
+#[test]
+fn a_first_list_that_is_cut_is_taken_as_far_as_it_goes() {
+    for tells_of_loss in [false, true] {
+        let mut bench = crowded(tells_of_loss);
+        let mut told = bench.heard();
+        let until_cut = (0..10).take_while(|_| {
+            told.extend(bench.pass(PAUSE).heard());
+            told.last().is_some_and(|last| last != "cut")
+        });
+        assert!(until_cut.count() < 10, "{told:?}");
+        assert_eq!(told, ["begins", "found 101", "found 103", "found 105", "cut"]);
+        assert_eq!(bench.lists(), TRIES as usize);
+        for _ in 0..AUDIT.as_secs() - 1 {
+            bench.kernel().lost = tells_of_loss;
+            assert_eq!(bench.pass(PAUSE).heard(), [""; 0]);
+        }
+        assert_eq!(bench.lists(), TRIES as usize, "haste makes it no longer");
+        // What was cut comes when others go.
+        bench.kernel().sas.remove(0);
+        let mut told = bench.pass(AUDIT - PAUSE).heard();
+        told.extend(bench.pass(PAUSE).heard());
+        assert_eq!(told, ["found 107"]);
+        assert_eq!(bench.source.ledger.count(), 4, "nothing is taken away because it is not listed");
+        // The operator gives more room, and all is well.
+        bench.kernel().allowed = Some(9);
+        assert_eq!(bench.pass(AUDIT).heard(), ["found 109", "synchronised", "removed 101"]);
+    }
+}
+
+/// Whoever has told us of an SA's coming has told us that nobody has used it, whatever the lists were like.
+#[test]
+fn an_sa_that_comes_while_lists_are_cut_is_new() {
+    let mut bench = cut();
+    bench.kernel().add(kept(0x212));
+    assert_eq!(bench.heard(), ["added 212"], "before the second");
+    // It is listed before the question after it is answered.
+    bench.kernel().sas.insert(0, kept(0x214));
+    let now = bench.pass(PAUSE).now;
+    assert!(bench.source.step(|| now).is_empty(), "the first part of the second");
+    bench.kernel().mute = true;
+    bench.kernel().queue.push_front(Ok(message(SADB_ADD, 0, 7, CHARON, &kept(0x214).broadcast())));
+    assert_eq!(bench.heard(), ["added 214"]);
+    bench.kernel().mute = false;
+    bench.pass(PAUSE);
+    assert_eq!(bench.heard(), ["cut"]);
+    bench.kernel().add(kept(0x216));
+    assert_eq!(bench.heard(), ["added 216"], "after the last");
+    // One to receive by has a number first.
+    bench.kernel().install(kept(0x111));
+    assert_eq!(bench.heard(), ["found 111"]);
+}
+
+/// While the first list is told, what comes cannot be told from what was there, if it is moved by taking it away and adding it.
+#[test]
+fn an_sa_that_comes_with_the_first_list_is_found() {
+    let mut bench = crowded(true);
+    let now = bench.now;
+    // What is told after that has been told of when all is: it is not taken for an orphan.
+    assert_eq!(words(&bench.source.step(|| now)), ["begins"]);
+    bench.kernel().queue.push_front(Ok(message(SADB_ADD, 0, 7, CHARON, &kept(0x107).broadcast())));
+    assert_eq!(bench.heard(), ["found 107", "found 101", "found 103", "found 105"]);
+}
+
+/// One that was there and that no list has told of may have been used: it is found, by whatever we hear of it.
+#[test]
+fn what_was_cut_is_found_and_never_new() {
+    let mut bench = cut();
+    let tell = |bench: &mut Bench, kind, sa: &Kept, more: &[u8]| {
+        bench.kernel().tell(message(kind, 0, 9, CHARON, &[sa.broadcast().as_slice(), more].concat()));
+    };
+    let soft = lifetime(SADB_EXT_LIFETIME_SOFT, 1);
+    tell(&mut bench, SADB_EXPIRE, &kept(0x107), &soft);
+    assert_eq!(bench.heard(), ["found 107"]);
+    tell(&mut bench, SADB_EXPIRE, &kept(0x107), &soft);
+    let questions = bench.kernel().asked.len();
+    assert_eq!(bench.heard(), [""; 0]);
+    assert_eq!(bench.kernel().asked.len(), questions, "it is known");
+    tell(&mut bench, SADB_UPDATE, &kept(0x109), &[]);
+    assert_eq!(bench.heard(), ["found 109"]);
+    bench.kernel().delete(0x109);
+    bench.kernel().add(kept(0x109));
+    assert_eq!(bench.heard(), ["removed 109", "found 109"]);
+
+    // Moved by taking it away and adding it again: what it goes by now is no matter.
+    let elsewhere = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 9));
+    let mut bench = cut();
+    bench.kernel().delete(0x107);
+    bench.kernel().add(Kept { ends: (HERE, elsewhere), ..kept(0x107) });
+    assert_eq!(bench.heard(), ["found 107"]);
+}
+
+/// A kernel without room for what it has to say may say so to whoever asks.
+#[test]
+fn a_kernel_out_of_room_is_asked_again() {
+    let mut bench = Bench::new(&[kept(0x101)]);
+    let refuses = message(SADB_DUMP, libc::ENOBUFS as u8, 1, std::process::id(), &[]);
+    bench.kernel().loses = Some(0);
+    bench.kernel().tell(refuses);
+    assert_eq!(bench.heard(), ["begins"]);
+    bench.kernel().loses = None;
+    assert_eq!(bench.pass(PAUSE).heard(), ["found 101", "synchronised"]);
+    // An answer that it has no room for takes nothing away.
+    bench.kernel().mute = true;
+    bench.kernel().tell(message(SADB_UPDATE, 0, 9, CHARON, &kept(0x101).broadcast()));
+    bench.heard();
+    let sequence = bench.source.sequence;
+    bench.kernel().tell(message(SADB_GET, libc::ENOBUFS as u8, sequence, std::process::id(), &[]));
+    assert_eq!(bench.heard(), [""; 0]);
+    assert_eq!(bench.pass(PAUSE).heard(), [""; 0]);
+    assert_eq!((bench.lists(), bench.source.ledger.count()), (3, 1));
+    // What it tells of a list is heard all the same, and no more relied on than it may be.
+    (bench.kernel().refuses, bench.kernel().mute) = (true, false);
+    bench.kernel().sas = vec![kept(0x103)];
+    assert_eq!(bench.pass(AUDIT).heard(), ["found 103"]);
+    assert_eq!(bench.source.ledger.count(), 2);
+}
+
+/// A socket that there is none of when the daemon starts is asked for until there is.
+#[test]
+fn a_socket_is_asked_for_until_there_is_one() {
+    let (failures, waits) = (std::cell::Cell::new(3), std::cell::Cell::new(0));
+    let kernel = Scripted::default();
+    kernel.0.borrow_mut().sas = vec![kept(0x101)];
+    let open = || match failures.replace(failures.get() - 1) {
+        0 => Ok(kernel.clone()),
+        _ => Err(io::Error::from_raw_os_error(libc::EPROTONOSUPPORT)),
+    };
+    let mut source = PfKeySource::persist(open, |_| waits.set(waits.get() + 1));
+    assert_eq!(waits.get(), 3);
+    let now = Instant::now();
+    assert_eq!(words(&source.step(|| now)), ["begins", "found 101", "synchronised"]);
+    for (error, remedy) in [
+        (libc::EPROTONOSUPPORT, "kldload ipsec"),
+        (libc::EPERM, "root"),
+        (libc::ENOBUFS, "net.key.recvspace"),
+    ] {
+        let words = super::words(&io::Error::from_raw_os_error(error));
+        assert!(words.contains(remedy), "{words}");
     }
 }

@@ -33,7 +33,7 @@ suites = ["aes128gcm16"]
 ike = { auth = "psk", psk = "secret" }
 "#;
 
-fn config(local: &str, enabled: bool) -> Config {
+pub(in crate::keys) fn config(local: &str, enabled: bool) -> Config {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let text = TUNNEL.replace("LOCAL", local).replace("ENABLED", &enabled.to_string());
     let name = format!("culvert-pilot-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));

@@ -98,7 +98,9 @@ impl Follower {
         }
         let missing = self.ledger.missing(&sas);
         changes.extend(missing.into_iter().filter_map(|(id, _)| self.ledger.gone(id)));
-        changes.extend(self.ledger.list(sas, true));
+        changes.extend(self.ledger.begin());
+        changes.extend(self.ledger.list(sas, |_| true));
+        changes.extend(self.ledger.settle(true));
         changes
     }
 }

@@ -13,8 +13,6 @@ use netmap_sys::{
 use super::{LinkIndex, PfRouteSource, RoutingSocket, SysctlTable};
 use crate::routes::SourceError;
 
-/// Bytes of room for messages that wait; `kern.ipc.maxsockbuf` allows 2 MiB by default.
-const RECEIVE_BUFFER: i32 = 1 << 20;
 /// What is sent there is thrown away (RFC 863).
 const DISCARD: u16 = 9;
 /// A table that grows while it is read is read again, this often in a row.
@@ -30,7 +28,7 @@ impl PfRouteSource<KernelSocket> {
     /// # Errors
     /// The kernel refuses.
     pub fn open() -> Result<Self, SourceError> {
-        let socket = open_route_socket(RECEIVE_BUFFER).map_err(SourceError::Open)?;
+        let socket = open_route_socket().map_err(SourceError::Open)?;
         Ok(PfRouteSource::new(KernelSocket(File::from(socket))))
     }
 }
