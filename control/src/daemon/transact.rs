@@ -463,7 +463,7 @@ impl Daemon {
                  ends, and `culvert apply` them"
                     .to_owned())
             }
-            Protect::Ike(_) => self.keys.rekey(name),
+            Protect::Ike(_) => self.keys.rekey(name, Instant::now()),
         };
         rekeyed
             .map(|()| json!({"rekeying": name}))

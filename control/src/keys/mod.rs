@@ -328,17 +328,20 @@ impl Keys {
         self.tunnels.get(tunnel).map(|tunnel| tunnel.associations.report(now))
     }
 
-    /// Has new SAs negotiated for the tunnel.
+    /// Has new SAs negotiated for the tunnel; what the far end has begun will do.
     ///
     /// # Errors
     /// It has none to be replaced, in words.
-    pub fn rekey(&mut self, tunnel: &str) -> Result<(), String> {
+    pub fn rekey(&mut self, tunnel: &str, now: Instant) -> Result<(), String> {
         if let Some(trouble) = self.pilot.trouble(tunnel) {
             return Err(trouble);
         }
-        let open = self.open.as_mut().filter(|_| self.tunnels.contains_key(tunnel));
-        let vici = &mut open.ok_or("its keys are not negotiated")?.vici;
-        self.pilot.rekey(tunnel, &mut |(command, message)| vici.ask(command, message));
+        let negotiated = self.tunnels.get(tunnel).ok_or("its keys are not negotiated")?;
+        if !negotiated.associations.is_half_done(now)
+            && let Some(Open { vici, .. }) = &mut self.open
+        {
+            self.pilot.rekey(tunnel, &mut |(command, message)| vici.ask(command, message));
+        }
         Ok(())
     }
 

@@ -276,8 +276,9 @@ fn a_master_without_memory_is_given_numbers() {
 fn the_master_says_what_there_is() {
     let mut pair = Pair::new();
     pair.connect().cut();
-    assert!(pair.sides[0].remove(sa(Direction::Out, 0x201).id, pair.now));
-    assert!(pair.sides[0].remove(sa(Direction::In, 0x101).id, pair.now));
+    for gone in [sa(Direction::In, 0x101), sa(Direction::Out, 0x201)] {
+        assert!(pair.sides[0].remove(gone.id, pair.now));
+    }
     pair.negotiate(0, 2);
     pair.sides[1].begin(Origin::Partner);
     pair.connect();
