@@ -11,6 +11,7 @@
 
 use std::sync::Arc;
 
+use culvert_engine::exception::early;
 use culvert_engine::fan_out::{FAN_OUT_BUFFERS, FanOut, fan_out};
 use culvert_engine::ring::netmap::{NetmapControl, NetmapFacts, NetmapOptions, NetmapPort};
 #[cfg(target_os = "linux")]
@@ -20,7 +21,7 @@ use culvert_engine::ring::offload::Offloads;
 use culvert_engine::ring::xdp::{self, Take, Umem, XdpOptions, XdpPort};
 use culvert_engine::ring::{
     HEADROOM, Health, Port, RINGS_PER_QUEUE, Region, RxQueue, SPARE_PER_QUEUE, TapOptions, TapPort, TunSet,
-    mesh, wire,
+    long_wire, mesh, wire,
 };
 use culvert_engine::tables::Published;
 use culvert_engine::worker::{QueuePair, Worker};
@@ -32,6 +33,9 @@ use crate::config::{Config, Device, Port as PortConfig, Problem};
 /// Slots in each ring of a port: some milliseconds of packets at the rates that a kernel's own stack hands over, so that a
 /// worker that has just been woken finds them all.
 const SLOTS: u32 = 1024;
+/// Frames on their way between a worker and the exception thread, in each direction.
+const EXCEPTIONS: u32 = 512;
+const _: () = assert!(early::TOTAL < EXCEPTIONS as usize);
 /// Sizes of buffers that AF_XDP takes, in bytes.
 const BUFFERS: [u32; 2] = [2048, 4096];
 /// Bytes of a buffer that are no IP packet, at most: what AF_XDP leaves free in front (`XDP_PACKET_HEADROOM`), or our own
@@ -381,7 +385,8 @@ pub(super) fn open(config: &Config, cores: usize, longest: u32) -> Result<Device
     let own = own.map(|(queues, _)| queues).sum::<usize>();
     let rings = (own + workers) * RINGS + wires * RINGS_PER_QUEUE;
     let buffers = |count: usize, each: u32| u32::try_from(count).unwrap_or(u32::MAX).saturating_mul(each);
-    let spare = buffers(wires, SPARE_PER_QUEUE).saturating_add(buffers(workers, FAN_OUT_BUFFERS));
+    let spare = buffers(wires - workers, SPARE_PER_QUEUE);
+    let spare = spare.saturating_add(buffers(workers, 2 * EXCEPTIONS + FAN_OUT_BUFFERS));
     let region = Region::new(rings, SLOTS, buffer_size(config, longest)?, spare, false)
         .map_err(|error| Failure::failed(format!("memory: {error}")))?;
     let mut opener = Opener {
@@ -431,7 +436,8 @@ pub(super) fn open(config: &Config, cores: usize, longest: u32) -> Result<Device
     }
     let (interfaces, tunnels) =
         Port::tun(&opener.region, workers).map_err(|error| failed("tunnels' interfaces")(&error))?;
-    let (near, far) = wire(&opener.region, workers, true).map_err(|error| failed("memory")(&error))?;
+    let (near, far) =
+        long_wire(&opener.region, workers, true, EXCEPTIONS).map_err(|error| failed("memory")(&error))?;
     let peers = mesh(&opener.region, workers).map_err(|error| failed("memory")(&error))?;
     let parts = fan_out(&opener.region, workers).map_err(|error| failed("memory")(&error))?;
     let ends = near.queues.into_iter().zip(far.queues).zip(peers.into_iter().zip(parts));

@@ -4,6 +4,12 @@
 //! - One outbound SA sends. A new one takes over when the far end is sure to have its half: its source says so, or a packet
 //!   came in by an inbound SA as young, or the old one is taken away or about to end, or [`PATIENCE`] has passed. Where two
 //!   rekeys collide, the younger pair sends until it goes.
+//! - While the far end's rekey is half done no other is wanted: the two would meet, and an end that is asked to replace an SA that
+//!   it does not know yet has it thrown away (RFC 7296 section 2.25).
+//! - Where charon has lost its way between two rekeys all the same, and a new pair is an exchange away, what it takes away stays for
+//!   [`FAREWELL`]: the half that has come, as the far end sends by it; and the last outbound SA, until there is another, as the far
+//!   end receives by it for as long, what is late. That it is so shows by its inbound SA, which stays: where a pair is to end, that one
+//!   is taken away first, and the other goes with it at once.
 //! - An SA that was there before we listened may have sent packets that we know nothing of. It receives, and never sends
 //!   (no key and nonce twice); the tunnel wants a new one ([`Want::Rekey`]).
 //! - A key that comes back (some kernels move an SA by taking it away and adding it again) goes on with the numbers and the
@@ -34,6 +40,10 @@ use crate::sync::marks::{Numbers, Outlet};
 pub const PATIENCE: Duration = Duration::from_secs(2);
 /// One whose numbers end so soon is replaced without waiting for that sign: twice the time between two looks, and some.
 const LAST_WORDS: Duration = Duration::from_millis(300);
+/// How long SAs that are taken away in the middle of a rekey go on.
+const FAREWELL: Duration = Duration::from_secs(2);
+/// How long the second half of what the far end has begun is waited for.
+const HALF_DONE: Duration = Duration::from_secs(5);
 /// How long orphans are kept beside a pair that works.
 const DRAIN: Duration = Duration::from_secs(5);
 /// Of the sequence numbers and IVs of an SA, the part that is left when it is time for a rekey: one in so many.
@@ -61,6 +71,8 @@ struct About {
     sa: Sa,
     added: Instant,
     orphan: bool,
+    /// Its source has taken it away, and until then it does its work all the same.
+    leaves: Option<Instant>,
     /// Told of since the source began to tell anew.
     confirmed: bool,
     /// The partner has been told of it in this session, and of nothing since that it has to hear.
@@ -194,6 +206,8 @@ impl Associations {
     /// The engine does not take it, in words.
     pub fn add(&mut self, sa: Sa, fresh: bool, traffic: Traffic, now: Instant) -> Result<(), String> {
         let silent = self.silent;
+        // One that comes back goes on where it was, with what is told of it now.
+        self.end(|about| about.leaves.is_some() && about.sa.key.expose() == sa.key.expose(), now);
         if let Some(about) = self.find(sa.id)
             && about.sa.key.expose() == sa.key.expose()
         {
@@ -229,6 +243,7 @@ impl Associations {
                     }
                 };
                 self.senders.push(Sender::new(About::new(sa, now), numbers, traffic.sent));
+                self.part(now);
                 (self.ended, self.untold) = (false, false);
                 // Of several that were asked for, the others come as well.
                 self.asked = self.asked.filter(|_| self.more > 0);
@@ -254,16 +269,45 @@ impl Associations {
         receivers.chain(self.senders.iter_mut().map(|sender| &mut sender.about)).find(|about| about.id == id)
     }
 
-    /// Takes an SA away, unless it is the partner's to take away. Returns whether it was there.
+    /// Takes an SA away, unless it is the partner's to take away. Returns whether something else is to be installed.
     pub fn remove(&mut self, id: Id, now: Instant) -> bool {
-        self.end(|about| about.id == id && about.sa.origin != Origin::Partner, now)
+        let sent = self.can_send();
+        let half = self.half().map(|about| about.id);
+        let Some(about) = self.find(id).filter(|about| about.sa.origin != Origin::Partner) else {
+            return false;
+        };
+        let changed = if about.sa.direction == Some(Direction::Out) || half == Some(id) {
+            about.leaves = Some(now + FAREWELL);
+            self.part(now)
+        } else {
+            self.end(|about| about.id == id, now);
+            self.part(now);
+            true
+        };
+        if sent && self.sending().all(|sender| sender.about.leaves.is_some()) {
+            // Whatever was asked for has come to nothing.
+            self.asked = None;
+        }
+        changed
     }
 
-    /// Is it there?
+    /// Those that leave go when their time is over; those that send, where another does, or none as old receives any more. Returns
+    /// whether there were any.
+    fn part(&mut self, now: Instant) -> bool {
+        let replaced = self.usable().any(|sender| sender.about.leaves.is_none());
+        let stay = self.receivers.iter().filter(|receiver| receiver.about.leaves.is_none());
+        let youngest = stay.map(|receiver| receiver.about.added).max();
+        let alone = |about: &About| youngest.is_none_or(|youngest| youngest + PATIENCE < about.added);
+        let over = |about: &About| about.sa.direction == Some(Direction::Out) && (replaced || alone(about));
+        self.end(|about| about.leaves.is_some_and(|until| now >= until || over(about)), now)
+    }
+
+    /// Has its source it still?
     #[must_use]
     pub fn has(&self, id: Id) -> bool {
         let receivers = self.receivers.iter().map(|receiver| &receiver.about);
-        receivers.chain(self.senders.iter().map(|sender| &sender.about)).any(|about| about.id == id)
+        let mut all = receivers.chain(self.senders.iter().map(|sender| &sender.about));
+        all.any(|about| about.id == id && about.leaves.is_none())
     }
 
     /// Takes all of an origin away. Returns whether there were any.
@@ -355,6 +399,7 @@ impl Associations {
             about.sa.limits.life.is_some_and(|life| now >= about.added + life)
                 || about.orphan && settled.is_some_and(|settled| about.added <= settled)
         };
+        self.part(now);
         let sent = !self.senders.is_empty();
         self.end(over, now);
         self.ended |= sent && self.senders.is_empty();
@@ -362,12 +407,15 @@ impl Associations {
         before != (self.receivers.len(), self.current())
     }
 
+    fn usable(&self) -> impl Iterator<Item = &Sender> {
+        self.senders.iter().filter(|sender| sender.engine().remaining() > 0 && !sender.spent)
+    }
+
     /// The SAs that send, oldest first: the youngest that are ready, else the oldest.
     fn sending(&self) -> impl Iterator<Item = &Sender> {
-        let usable = || self.senders.iter().filter(|sender| sender.engine().remaining() > 0 && !sender.spent);
-        let ready = || usable().filter(|sender| sender.ready);
+        let ready = || self.usable().filter(|sender| sender.ready);
         let surplus = ready().count().saturating_sub(self.more + 1);
-        let oldest = usable().take(usize::from(ready().next().is_none()));
+        let oldest = self.usable().take(usize::from(ready().next().is_none()));
         ready().skip(surplus).chain(oldest)
     }
 
@@ -428,7 +476,8 @@ impl Associations {
         };
         // Of those that receive, others than the youngest are about to go; and so is that one if another is about to come.
         let sends_since = self.senders.last().map(|sender| sender.about.added);
-        let mut youngest = self.receivers.iter().rev().take(self.more + 1);
+        let stay = self.receivers.iter().rev().filter(|receiver| receiver.about.leaves.is_none());
+        let mut youngest = stay.take(self.more + 1);
         let received = youngest.any(|Receiver { about, edge, bytes_before, .. }| {
             let half = sends_since.is_some_and(|since| about.added + Duration::from_millis(500) < since);
             (self.more > 0 || !half) && due(about, edge.0, traffic.received.saturating_sub(*bytes_before))
@@ -437,6 +486,7 @@ impl Associations {
             let Sender { about, bytes_before, .. } = sender;
             let (used, left) = (sender.engine().used(), sender.engine().until_end());
             sender.is_starving()
+                || about.leaves.is_some()
                 || left < used / (RESERVE - 1)
                 || due(about, used, traffic.sent.saturating_sub(*bytes_before))
         });
@@ -446,11 +496,26 @@ impl Associations {
             self.ended || self.untold || !self.receivers.is_empty()
         };
         let asked_lately = self.asked.is_some_and(|asked| now < asked + ASK_AGAIN);
-        if !due || asked_lately {
+        if !due || asked_lately || self.is_half_done(now) {
             return None;
         }
         self.asked = Some(now);
         Some(Want::Rekey)
+    }
+
+    /// Is the far end replacing the SAs, for no longer than that may take?
+    #[must_use]
+    pub fn is_half_done(&self, now: Instant) -> bool {
+        self.half().is_some_and(|half| half.leaves.is_none() && now < half.added + HALF_DONE)
+    }
+
+    /// The new SA for receiving, where the far end replaces those that are there: the one for sending comes when it has deleted the old
+    /// pair.
+    fn half(&self) -> Option<&About> {
+        let known = self.receivers.iter().rfind(|receiver| !receiver.about.found);
+        let (sender, receiver) = (self.senders.last()?, known?);
+        let half = sender.about.leaves.is_none() && receiver.about.added > sender.about.added;
+        half.then_some(&receiver.about)
     }
 
     /// What was wanted could not be asked for: it is told again.
@@ -533,6 +598,7 @@ impl About {
             sa,
             added: now,
             orphan: false,
+            leaves: None,
             confirmed: true,
             shared: false,
             known: false,

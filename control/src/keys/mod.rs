@@ -360,7 +360,7 @@ impl Keys {
         self.tunnels.get(tunnel).map(|tunnel| tunnel.associations.report(now))
     }
 
-    /// Has new SAs negotiated for the tunnel.
+    /// Has new SAs negotiated for the tunnel; what the far end has begun will do.
     ///
     /// # Errors
     /// It has none to be replaced, or they are the other router's perhaps, in words.
@@ -368,10 +368,14 @@ impl Keys {
         if let Some(trouble) = self.pilot.trouble(tunnel) {
             return Err(trouble);
         }
-        let open = self.open.as_mut().filter(|_| self.tunnels.contains_key(tunnel));
-        let vici = &mut open.ok_or("its keys are not negotiated")?.vici;
-        let asked = self.pilot.rekey(tunnel, now, &mut |(command, message)| vici.ask(command, message));
-        asked.then_some(()).ok_or_else(|| "it is not known yet which router is its master".to_owned())
+        let negotiated = self.tunnels.get(tunnel).ok_or("its keys are not negotiated")?;
+        if !negotiated.associations.is_half_done(now)
+            && let Some(Open { vici, .. }) = &mut self.open
+            && !self.pilot.rekey(tunnel, now, &mut |(command, message)| vici.ask(command, message))
+        {
+            return Err("it is not known yet which router is its master".to_owned());
+        }
+        Ok(())
     }
 
     /// What strongSwan was told of the tunnel, beside what it has of it. Where its answer is not there yet, `waiting` is true, and

@@ -89,6 +89,8 @@ struct Flight {
     ml_kem: MlKem,
     /// How many pairs of SAs it is to have.
     sas: u8,
+    /// What charon calls the pairs that it has: as it was last looked, while the tunnel is up.
+    installed: Vec<String>,
     /// When more are asked for, while there are fewer.
     more: Option<Instant>,
     /// What charon calls its private key, if it has one and charon has taken it.
@@ -122,7 +124,7 @@ impl Flight {
     }
 
     /// The children to be begun now, where those that are there are too few.
-    fn missing(&mut self, name: &str, there: &[String], held: Option<Instant>, now: Instant) -> Vec<String> {
+    fn missing(&mut self, name: &str, there: &[Child], held: Option<Instant>, now: Instant) -> Vec<String> {
         let missing = usize::from(self.sas).saturating_sub(there.len());
         let patience = match self.turn {
             _ if missing == 0 => None,
@@ -143,7 +145,7 @@ impl Flight {
         // Those that come are seen one by one meanwhile.
         self.more = Some(now + LOOKS.0);
         let all = (0..self.sas).rev().map(|number| connection::child(name, number));
-        all.filter(|child| !there.contains(child)).take(missing).collect()
+        all.filter(|child| there.iter().all(|there| there.name != *child)).take(missing).collect()
     }
 }
 
@@ -240,6 +242,7 @@ impl Pilot {
                     connection: load,
                     ml_kem: ike.ml_kem,
                     sas: ike.sas,
+                    installed: Vec::new(),
                     more: None,
                     key: None,
                     connections: Vec::new(),
@@ -363,11 +366,11 @@ impl Pilot {
     pub fn rekey(&mut self, name: &str, now: Instant, ask: &mut dyn FnMut(Order) -> u64) -> bool {
         // While it is looked, one that has just come may be half of a pair whose other half is on its way.
         let can = |flight: &&Flight| flight.state == State::Up && !flight.is_held(self.held, now);
-        let Some(sas) = self.tunnels.get(name).filter(can).map(|flight| flight.sas) else { return false };
-        // Those that the far end has begun are all charon's first child.
-        for number in 0..sas {
-            let rekey = Message::new().with("child", connection::child(name, number));
-            self.ask(Purpose::Other, name, ("rekey", rekey), ask);
+        let flight = self.tunnels.get(name).filter(can);
+        let Some(installed) = flight.map(|flight| flight.installed.clone()) else { return false };
+        for id in installed {
+            // Not by its name, which one has as well that the far end puts in its place meanwhile.
+            self.ask(Purpose::Other, name, ("rekey", Message::new().with("child-id", id)), ask);
         }
         true
     }
@@ -536,7 +539,9 @@ impl Pilot {
                 Progress::Installed(children) => {
                     (flight.state, flight.attempts, flight.why) = (State::Up, 0, None);
                     flight.look = now + LOOKS.0;
-                    for child in flight.missing(&name, &children, self.held, now) {
+                    let missing = flight.missing(&name, &children, self.held, now);
+                    flight.installed = children.into_iter().map(|child| child.id).collect();
+                    for child in missing {
                         let initiate =
                             Message::new().with("ike", connection::name(&name)).with("child", child);
                         let initiate = initiate.with("timeout", "-1");
@@ -603,11 +608,18 @@ fn terminate(name: &str) -> Order {
     ("terminate", Message::new().with("ike", connection::name(name)).with("timeout", "-1"))
 }
 
+/// A pair of SAs, as charon has it: its child's name, which those that the far end has begun have from the first, and its own id.
+#[derive(Debug, PartialEq, Eq)]
+struct Child {
+    name: String,
+    id: String,
+}
+
 /// How far charon is with a tunnel.
 #[derive(Debug, PartialEq, Eq)]
 enum Progress {
-    /// By these children, once for each pair of SAs.
-    Installed(Vec<String>),
+    /// These pairs are there.
+    Installed(Vec<Child>),
     Negotiating,
     Nothing,
 }
@@ -623,7 +635,8 @@ fn progress(listed: &[Message], name: &str) -> Progress {
         for (_, child) in sa.section("child-sas").into_iter().flat_map(Message::sections) {
             // One that is being rekeyed is still there; one that has been is about to go.
             if matches!(child.text("state"), Some("INSTALLED" | "REKEYING")) {
-                installed.push(child.text("name").unwrap_or(name).to_owned());
+                let text = |key, or| child.text(key).unwrap_or(or).to_owned();
+                installed.push(Child { name: text("name", name), id: text("uniqueid", "0") });
             }
             busy = true;
         }

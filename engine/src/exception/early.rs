@@ -11,12 +11,13 @@ use std::net::IpAddr;
 use crate::esp::Spi;
 use crate::wire::{Ipv4, Ipv6, Udp, protocol, udp};
 
-/// Packets that wait between two ends.
-pub const PACKETS: usize = 64;
-/// Packets that wait in all.
-pub const TOTAL: usize = 256;
-/// How long a packet waits, in nanoseconds: a daemon with thousands of tunnels takes some 100 ms to tell of a new SA.
-pub const PATIENCE: u64 = 300_000_000;
+/// Packets that wait between two ends: all that come in [`PATIENCE`] where there are some hundreds a second.
+pub const PACKETS: usize = 192;
+/// Packets that wait in all. The wire to a worker has to have room for them at once: those that follow would overtake the rest.
+pub const TOTAL: usize = 384;
+/// How long a packet waits, in nanoseconds: a daemon with thousands of tunnels takes some 100 ms to tell of a new SA, and several times
+/// that on a machine that has too much to do.
+pub const PATIENCE: u64 = 1_000_000_000;
 
 /// Two ends of tunnels, the near one first.
 pub type Pair = (IpAddr, IpAddr);

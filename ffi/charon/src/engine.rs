@@ -111,6 +111,9 @@ impl Engine {
         let taken = state.ask(sa.line("add").as_bytes()).is_some_and(|answer| answer.starts_with("ok"));
         if taken {
             state.sas.insert(sa.id(), sa);
+        } else {
+            // One that is busy takes it later, and nobody here would know of it.
+            state.ask(record::about("del", sa.id()).as_bytes());
         }
         taken
     }
@@ -240,7 +243,9 @@ mod tests {
         assert!(!engine.is_there() && !engine.add(sa(1)), "nobody takes it");
         thread::scope(|scope| {
             let first = scope.spawn(|| {
-                culvert(&listener, &["ok\n", "no room\n", "ok bytes=1 packets=1\n", "ok\n", "ok\n"])
+                let answers =
+                    ["ok\n", "no Culvert is busy\n", "ok\n", "ok bytes=1 packets=1\n", "ok\n", "ok\n"];
+                culvert(&listener, &answers)
             });
             engine.hold(&path);
             let at = sa(1).dst.ip();
@@ -252,6 +257,7 @@ mod tests {
             assert!(engine.add(sa(3)) && engine.is_used(3));
             let told = first.join().expect("no panic");
             assert_eq!(told[..2], ["hello 1", "synced"]);
+            assert_eq!(told[4], "del spi=00000002 at=192.0.2.2", "nor later");
             assert!(told.last().is_some_and(|line| line.starts_with("add spi=00000003")));
             // It has gone.
             while engine.is_there() {

@@ -138,6 +138,117 @@ fn of_colliding_rekeys_the_pair_that_stays_sends() {
     }
 }
 
+/// The far end has begun a rekey; ours, of the SA that has just come, would reach it before it knows that SA. It would say so, and our
+/// charon would take the new pair away before the old one goes.
+#[test]
+fn none_is_wanted_while_the_far_ends_is_half_done() {
+    let due = Limits { rekey: Some(Duration::from_secs(60)), ..Limits::default() };
+    let want = |bench: &mut Bench| bench.associations.want(Traffic::default(), bench.now);
+    for completed in [true, false] {
+        let mut bench = Bench::new();
+        for (direction, spi) in [(Direction::In, 0x101), (Direction::Out, 0x201)] {
+            bench.add(Sa { limits: due, ..sa(direction, spi, true) });
+        }
+        bench.pass(Duration::from_secs(60)).add(sa(Direction::In, 0x102, true));
+        assert!(bench.associations.is_half_done(bench.now));
+        assert_eq!(want(&mut bench), None);
+        if completed {
+            bench.pass(Duration::from_secs(1)).add(sa(Direction::Out, 0x202, true));
+            assert_eq!((want(&mut bench), bench.associations.is_half_done(bench.now)), (None, false));
+            bench.pass(HALF_DONE);
+            assert_eq!(want(&mut bench), None, "it is new");
+        } else {
+            bench.pass(HALF_DONE);
+            assert_eq!(want(&mut bench), Some(Want::Rekey), "nothing comes of it");
+        }
+    }
+}
+
+/// What charon does where such a rekey has been asked for all the same: the new pair goes, then the old one for sending, and another
+/// comes an exchange later.
+#[test]
+fn the_last_that_sends_goes_when_there_is_another() {
+    let mut bench = Bench::new();
+    let want = |bench: &mut Bench| bench.associations.want(Traffic::default(), bench.now);
+    bench.pair(1, true);
+    bench.pass(Duration::from_millis(500)).add(sa(Direction::In, 0x102, true));
+    let half = sa(Direction::In, 0x102, true).id;
+    assert!(!bench.associations.remove(half, bench.now) && !bench.associations.has(half));
+    assert_eq!(bench.receives(), [0x101, 0x102], "the far end sends by it");
+    assert_eq!(want(&mut bench), None);
+    let old = sa(Direction::Out, 0x201, true).id;
+    assert!(!bench.associations.remove(old, bench.now), "nothing changes");
+    assert_eq!((bench.sends(), bench.associations.has(old)), (0x201, false));
+    assert_eq!(want(&mut bench), Some(Want::Rekey), "it is all there is");
+    assert_eq!(bench.pass(FAREWELL / 2).sends(), 0x201);
+    bench.pair(3, false);
+    assert_eq!(bench.receives(), [0x101, 0x102, 0x103]);
+    assert_eq!(bench.sends(), 0x203, "as where the old one is taken away at last");
+    // It has its time, and no more.
+    assert!(!bench.associations.remove(sa(Direction::Out, 0x203, true).id, bench.now));
+    assert_eq!(bench.pass(FAREWELL / 2).sends(), 0x203);
+    assert_eq!(bench.receives(), [0x101, 0x103]);
+    assert_eq!(bench.pass(FAREWELL / 2).sends(), 0);
+    assert!(!bench.associations.is_used_up(), "that is not why");
+}
+
+/// A half that has come of a rekey by the far end, which then fails, is to be replaced, also if that was asked for lately.
+#[test]
+fn one_that_goes_has_another_asked_for() {
+    let mut bench = Bench::new();
+    let due = Limits { rekey: Some(Duration::from_secs(60)), ..Limits::default() };
+    bench.add(sa(Direction::In, 0x101, true));
+    bench.add(Sa { limits: due, ..sa(Direction::Out, 0x201, true) });
+    bench.pass(Duration::from_secs(60));
+    assert_eq!(bench.associations.want(Traffic::default(), bench.now), Some(Want::Rekey));
+    bench.add(sa(Direction::In, 0x102, true));
+    bench.remove(Direction::In, 0x101);
+    bench.associations.remove(sa(Direction::Out, 0x201, true).id, bench.now);
+    assert_eq!(bench.sends(), 0x201);
+    assert_eq!(bench.associations.want(Traffic::default(), bench.now), Some(Want::Rekey));
+}
+
+/// An SA that is to end loses its inbound one first: then nothing more is sent, whatever drains yet.
+#[test]
+fn a_pair_that_ends_sends_no_more() {
+    let mut bench = Bench::new();
+    bench.pair(1, true);
+    bench.pass(Duration::from_secs(60)).pair(2, true);
+    bench.remove(Direction::Out, 0x201);
+    bench.remove(Direction::In, 0x102);
+    bench.remove(Direction::Out, 0x202);
+    assert_eq!((bench.sends(), bench.receives()), (0, vec![0x101]));
+
+    let mut bench = Bench::new();
+    bench.pair(1, true);
+    assert!(!bench.associations.remove(sa(Direction::Out, 0x201, true).id, bench.now));
+    bench.remove(Direction::In, 0x101);
+    assert_eq!(bench.sends(), 0, "or after it");
+    bench.pair(2, true);
+    bench.associations.remove(sa(Direction::Out, 0x202, true).id, bench.now);
+    assert!(bench.associations.flush(Origin::Plugin, bench.now));
+    assert_eq!(bench.sends(), 0);
+}
+
+/// Design, rule 1.
+#[test]
+fn one_that_leaves_and_comes_back_goes_on_with_its_numbers() {
+    let mut bench = Bench::new();
+    bench.pair(1, true);
+    let before = bench.associations.installed().outbound.expect("it sends");
+    before.take(5).expect("numbers");
+    bench.associations.remove(sa(Direction::Out, 0x201, true).id, bench.now);
+    let there = "198.51.100.7:4500".parse().expect("a socket");
+    let ends = Ends::new(HERE.parse().expect("a socket"), there, true);
+    let moved = Id { spi: 0x201, at: there.ip() };
+    bench.add(Sa { ends, id: moved, ..sa(Direction::Out, 0x201, true) });
+    let after = bench.associations.installed();
+    assert!(Arc::ptr_eq(&before, after.outbound.as_ref().expect("it sends")) && after.more.is_empty());
+    assert_eq!(after.ends, Some(ends));
+    bench.pass(FAREWELL);
+    assert_eq!(bench.sends(), 0x201);
+}
+
 /// Design, rule 1: what was there before we listened is not sent with.
 #[test]
 fn what_was_found_receives_and_does_not_send() {

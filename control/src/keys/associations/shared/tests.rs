@@ -307,8 +307,9 @@ fn what_a_former_masters_strongswan_has_still_is_its_own() {
 fn the_master_says_what_there_is() {
     let mut pair = Pair::new();
     pair.connect().cut();
-    assert!(pair.sides[0].remove(sa(Direction::Out, 0x201).id, pair.now));
-    assert!(pair.sides[0].remove(sa(Direction::In, 0x101).id, pair.now));
+    for gone in [sa(Direction::In, 0x101), sa(Direction::Out, 0x201)] {
+        assert!(pair.sides[0].remove(gone.id, pair.now));
+    }
     pair.negotiate(0, 2);
     pair.sides[1].begin(Origin::Partner);
     pair.connect();
