@@ -26,9 +26,9 @@ def far_port(pair):
     return int(found[1]) if found else 0
 
 
-def start_behind(pair, nat):
+def start_behind(pair, nat, **more):
     """Starts both; to site 2, site 1 is where the NAT is."""
-    ike = tables()
+    ike = tables(**more)
     for site in (1, 2):
         pair.charons[site].start()
         text = pair.configuration(site, ike=ike)
@@ -64,17 +64,38 @@ def test_nat(pair):
     goes_on(pair, "after a rekey")
 
 
+SILENT = 1.0  # seconds: far less than `dpd`, by which IKE would find out
+
+
+def longest_pause(pinging):
+    """Between two answers, in seconds."""
+    times = [float(stamp) for stamp in re.findall(r"^\[([\d.]+)\] \d+ bytes from", pinging.text(), re.MULTILINE)]
+    return max(after - before for before, after in zip(times, times[1:]))
+
+
 def test_the_mapping_changes(pair):
-    """The NAT forgets, and gives another port, then another address: site 2 follows, and no new IKE SA is made."""
+    """The NAT forgets, and gives another port, then another address, under traffic: site 2 follows at once, charon as well, and no new
+    IKE SA is made."""
     nat = Nat(pair.sites)
-    start_behind(pair, nat)
+    start_behind(pair, nat, dpd='"30s"')
     initiated = pair.charons[1].text().count("initiating IKE_SA")
-    nat.forget(30000)
-    wait_for(lambda: 30000 <= far_port(pair) < 31000, MOVED, "the other port")
-    goes_on(pair, "by another port")
-    nat.forget(40000, outside="192.0.3.77")
-    wait_for(lambda: pair.state(2)["remote"] == "192.0.3.77", MOVED, "the other address")
-    goes_on(pair, "by another address")
+    pauses = []
+
+    def changes(what, first, outside, follows):
+        pinging = pair.sites.h1.start("stdbuf", "-oL", "ping", "-n", "-D", "-i", "0.01", host(2, 4))
+        wait_for(lambda: pinging.text().count("bytes from") > 20, MOVED, "answers")
+        nat.forget(first, outside)
+        wait_for(follows, MOVED, what)
+        answered = pinging.text().count("bytes from")
+        wait_for(lambda: pinging.text().count("bytes from") > answered + 20, MOVED, f"answers by {what}")
+        pinging.stop(signal.SIGINT)
+        pauses.append(longest_pause(pinging))
+        goes_on(pair, what)
+
+    changes("another port", 30000, None, lambda: 30000 <= far_port(pair) < 31000)
+    changes("another address", 40000, "192.0.3.77", lambda: pair.state(2)["remote"] == "192.0.3.77")
+    print("silent after another port, and another address:", ", ".join(f"{1000 * pause:.0f} ms" for pause in pauses))
+    assert max(pauses) < SILENT, pauses
     assert pair.charons[1].text().count("initiating IKE_SA") == initiated
 
 
