@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use super::{Daemon, log};
 use crate::keys::Places;
+use crate::keys::mapping::Mapping;
 use crate::plan;
 
 /// Where charon's plugin finds a daemon whose socket is at `socket`.
@@ -39,6 +40,10 @@ impl Daemon {
         self.keys.settle();
         for origin in self.keys.news() {
             log::info(format_args!("tunnels have their keys from {origin}"));
+        }
+        for Mapping { tunnel, source, followed } in self.keys.mappings() {
+            let why = if followed { "" } else { "; no NAT is known there, so nothing follows it" };
+            log::tunnel(&tunnel).info(format_args!("its far end sends from {source} now{why}"));
         }
     }
 

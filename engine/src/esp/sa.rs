@@ -242,9 +242,9 @@ impl InboundSa {
         self.whence.is(source)
     }
 
-    /// The newest packet was from there.
-    pub(crate) fn came_from(&self, source: Source) {
-        self.whence.set(source);
+    /// The newest packet was from there. For the worker that the window belongs to.
+    pub fn came_from(&self, source: SocketAddr) {
+        self.whence.set(Source::of(source));
         if let Some(moved) = &self.moved {
             moved.store(true, Ordering::Release);
         }

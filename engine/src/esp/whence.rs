@@ -29,6 +29,13 @@ impl Source {
         Source([V6 | u64::from(port), (bits >> 64) as u64, bits as u64])
     }
 
+    pub(crate) fn of(socket: SocketAddr) -> Source {
+        match socket.ip() {
+            IpAddr::V4(address) => Source::v4(address, socket.port()),
+            IpAddr::V6(address) => Source::v6(address, socket.port()),
+        }
+    }
+
     fn socket(self) -> Option<SocketAddr> {
         let [first, high, low] = self.0;
         let address = match first & (V4 | V6) {

@@ -5,7 +5,7 @@
 //! 3. For us: ESP, ESP in UDP and GRE are the engine's; all else is the host's, byte for byte.
 //! 4. For others: it is forwarded (see [`super::forward`]).
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::Range;
 
 use super::{Next, Packet, Stages};
@@ -519,19 +519,22 @@ fn esp<A: Address>(
 
 /// Where the datagram in a frame, which was found to have ESP in it, is from, and where in the frame that lies.
 #[cold]
-pub(crate) fn esp_in_udp(frame: &[u8]) -> Option<(Source, Range<usize>)> {
+pub(crate) fn esp_in_udp(frame: &[u8]) -> Option<(SocketAddr, Range<usize>)> {
     let bytes = frame.get(ethernet::HEADER_LEN..)?;
     if bytes.first()? >> 4 == 4 {
         let ip = Ipv4::parse(bytes).ok()?;
         let datagram = Udp::parse(ip.payload()).ok()?;
         let at = ethernet::HEADER_LEN + ip.header_len() + udp::HEADER_LEN;
-        return Some((ip.src().source(datagram.source()), at..at + datagram.payload().len()));
+        return Some((
+            SocketAddr::new(ip.src().into(), datagram.source()),
+            at..at + datagram.payload().len(),
+        ));
     }
     let ip = Ipv6::parse(bytes).ok()?;
     let (upper, end) = (ip.upper().ok()?, crate::wire::ipv6::HEADER_LEN + usize::from(ip.payload_len()));
     let datagram = Udp::parse(bytes.get(upper.offset..end)?).ok()?;
     let at = ethernet::HEADER_LEN + upper.offset + udp::HEADER_LEN;
-    Some((ip.src().source(datagram.source()), at..at + datagram.payload().len()))
+    Some((SocketAddr::new(ip.src().into(), datagram.source()), at..at + datagram.payload().len()))
 }
 
 /// What becomes of a packet by an SA that is not known: from the far end of a tunnel whose keys are negotiated, it may only be early.
