@@ -16,7 +16,7 @@ use super::sa::Origin;
 /// How often it is looked whether a packet came from elsewhere, while any come in UDP.
 pub(super) const LOOK: Duration = Duration::from_millis(50);
 /// After this time a far end may be followed again: one whose packets take two ways is not to keep all busy.
-const PAUSE: Duration = Duration::from_secs(1);
+const PAUSE: Duration = Duration::from_millis(250);
 
 /// A far end has another mapping.
 #[derive(Debug)]

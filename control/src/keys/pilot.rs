@@ -643,7 +643,9 @@ fn progress(listed: &[Message], name: &str) -> Progress {
 
 /// Does a list of SAs say of the connection `name` that the far end is behind a NAT, and we are not?
 fn is_nat_there(listed: &[Message], name: &str) -> bool {
-    let mut sas = listed.iter().filter_map(|message| message.section(name)).peekable();
+    let sas = listed.iter().filter_map(|message| message.section(name));
+    // One that this router has begun to negotiate as well may come to nothing, just because of that NAT.
+    let mut sas = sas.filter(|sa| sa.text("state") == Some("ESTABLISHED")).peekable();
     let is = |sa: &Message, what| sa.text(what) == Some("yes");
     sas.peek().is_some() && sas.all(|sa| is(sa, "nat-remote") && !is(sa, "nat-local"))
 }

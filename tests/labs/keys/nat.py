@@ -8,7 +8,9 @@ from netns import command, wait_for
 from routers import host
 from traffic import ping
 
+# All at once: there is no packet without them.
 RULES = """
+flush ruleset
 table ip lab {{
   chain out {{
     type nat hook postrouting priority 100;
@@ -23,18 +25,18 @@ FOLLOWED = 40.0
 
 
 class Nat:
-    """The NAT; `outside` is the address that site 2 sees, with the prefix length `length` on the interface `way_out`."""
+    """The NAT; `outside` is the address that site 2 sees, with the prefix length `length` on the interface `way_out`. `route`: what the kernel
+    forgets with its last address there."""
 
-    def __init__(self, sites, first=20000, way_out="to2", outside=None, length=24):
-        self.sites, self.way_out, self.length = sites, way_out, length
+    def __init__(self, sites, first=20000, way_out="to2", outside=None, length=24, route=None):
+        self.sites, self.way_out, self.length, self.route = sites, way_out, length, route
         self.outside = outside or sites.gateway(2, 4)
         self.set(first)
 
     def set(self, first):
         """From now on, new mappings have ports from `first` on."""
-        nft = ["ip", "netns", "exec", self.sites.mid.name, "nft"]
-        command(*nft, "flush", "ruleset")
-        command(*nft, "-f", "-", input=RULES.format(way_out=self.way_out, first=first, last=first + 999))
+        rules = RULES.format(way_out=self.way_out, first=first, last=first + 999)
+        command("ip", "netns", "exec", self.sites.mid.name, "nft", "-f", "-", input=rules)
 
     def forget(self, first, outside=None):
         """All mappings are gone, as when such a router starts anew; the next have other ports, from `first` on, or another
@@ -45,7 +47,7 @@ class Nat:
         if outside:
             # Site 2's way back stays what it was.
             mid.ip(f"addr add {outside}{place}")
-        mid.ip(f"addr add {self.outside}{place}")
+        mid.ip(f"addr add {self.outside}{place}", *([self.route] if self.route else []))
         self.outside = outside or self.outside
 
 
@@ -58,15 +60,11 @@ def on_a_switch(sites, outside="192.0.2.200"):
     def forget_neighbours():
         sites.r1.namespace.ip("neigh flush dev wan")
 
-    mid.ip(
-        "link set to1 nomaster",
-        f"addr add {outside}/32 dev sw",
-        f"route add {sites.wan(1, 4)}/32 dev to1",
-        f"route add {sites.wan(2, 4)}/32 dev sw",
-    )
+    route = f"route replace {sites.wan(2, 4)}/32 dev sw"
+    mid.ip("link set to1 nomaster", f"addr add {outside}/32 dev sw", f"route add {sites.wan(1, 4)}/32 dev to1", route)
     mid.sysctl("net.ipv4.ip_forward=1", "net.ipv4.conf.to1.proxy_arp=1")
     forget_neighbours()
-    nat = Nat(sites, way_out="sw", outside=outside, length=32)
+    nat = Nat(sites, way_out="sw", outside=outside, length=32, route=route)
     try:
         yield nat
     finally:

@@ -161,15 +161,15 @@ def says_nothing_in_clear(pair, seen, near, remote, protocol):
     with capture(pair.sites.mid, "vm2", seen) as captured:
         assert ping(pair.sites.h1, host(2, 4), count=20).loss == 100
     assert protocols(captured.packets()) == {(remote, near, protocol)}
-    states = pair.machine.run("ip -s xfrm state").split("src ")
-    opened = [re.search(r"lifetime current:\s+\d+\(bytes\), (\d+)\(packets\)", state) for state in states if f"dst {near}\n" in state]
-    assert any(int(count[1]) > 0 for count in opened), states
+    states = re.split(r"^src ", pair.machine.run("ip -s xfrm state"), flags=re.MULTILINE)
+    opened = [re.search(r"lifetime current:\s+\d+\(bytes\), (\d+)\(packets\)", state)[1] for state in states if f"dst {near}\n" in state]
+    assert any(int(count) > 0 for count in opened), states
 
 
 @pytest.mark.parametrize("family", [4, 6])
 def test_nothing_leaves_in_clear_without_culvert(pair, family):
     """While Culvert is dead, the kernel opens what comes by the SAs that charon has left there. It answers nothing: an ICMP error would quote the
-    plaintext; nor when the machine moves meanwhile, and charon tells the far end (MOBIKE). When Culvert is back, all is as it was."""
+    plaintext; nor when the machine moves, and charon tells the far end (MOBIKE). When Culvert is back, all is as it was."""
     near, remote, length = pair.sites.wan(2, family), pair.sites.wan(1, family), {4: 24, 6: 64}[family]
     moved = {4: "192.0.2.77", 6: "2001:db8:a1::77"}[family]
     # charon would move to an address of the other family.
@@ -179,14 +179,15 @@ def test_nothing_leaves_in_clear_without_culvert(pair, family):
     try:
         pair.machine.run(others)
         pair.stop_far("KILL")
-        seen = {4: "ip and not udp", 6: "ip6 and not udp and not (icmp6 and ip6[40] >= 133)"}[family]
+        seen = {4: "ip and not udp", 6: "ip6 and not udp and not dst net ff00::/8 and not (icmp6 and ip6[40] >= 133)"}[family]
         says_nothing_in_clear(pair, seen, near, remote, 50)
-        command = f"{CULVERT.resolve()} tunnel show-ike {NAMES[2]} --socket /run/culvert.sock"
-        pair.start_far(ike=tables(mobike="true"), family=family)
-        pair.wait_up()
-        assert ping(pair.sites.h1, host(2, 4), count=20).loss == 0
-        assert "no difference" in pair.machine.run(command, timeout=60)
-        pair.stop_far("KILL")
+        if family == 4:
+            pair.start_far(ike=tables(mobike="true"))
+            pair.wait_up()
+            assert ping(pair.sites.h1, host(2, 4), count=20).loss == 0
+            command = f"{CULVERT.resolve()} tunnel show-ike {NAMES[2]} --socket /run/culvert.sock"
+            assert "no difference" in pair.machine.run(command, timeout=60)
+            pair.stop_far("KILL")
         pair.machine.run(f"ip addr del {near}/{length} dev eth0; ip addr add {moved}/{length} dev eth0 {'nodad' if family == 6 else ''}")
         wait_for(lambda: pair.state(1)["remote"] == moved, UP, "the far end is followed")
         says_nothing_in_clear(pair, seen, moved, remote, 50)
@@ -206,7 +207,7 @@ def test_behind_a_nat(pair):
             silent_after(pair, lambda: nat.forget(40000, "192.0.2.201"), lambda: pair.state(2)["remote"] == "192.0.2.201"),
         ]
         print("silent after another port, and another address:", ", ".join(f"{1000 * pause:.0f} ms" for pause in pauses))
-        assert max(pauses) < SILENT, pauses
+        assert max(pauses) < SILENT, f"{pauses}\n{pair.machine.run('cat /run/culvert.log; tail -n 60 /run/charon.log')}"
         pair.rekey_and_wait(by_us=True)
         assert ping(pair.sites.h1, host(2, 4), count=20).loss == 0
         pair.stop_far("KILL")

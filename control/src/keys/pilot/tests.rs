@@ -145,7 +145,9 @@ fn it_is_known_who_is_behind_a_nat() {
             let listed = sa("INSTALLED");
             let told = listed.section("culvert-oslo").cloned().expect("an SA");
             let told = behind.iter().fold(told, |told, who| told.with(who, "yes"));
-            (Message::new(), vec![Message::new().with_section("culvert-oslo", told)])
+            let begun = Message::new().with("state", "CONNECTING");
+            let both = [begun, told].map(|sa| Message::new().with_section("culvert-oslo", sa));
+            (Message::new(), both.to_vec())
         });
         assert_eq!(bench.pilot.has_nat_there("oslo"), there, "{behind:?}");
     }
