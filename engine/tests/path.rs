@@ -5,6 +5,9 @@
 
 mod lab;
 
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
 use culvert_engine::drops::Reason;
 use culvert_engine::esp::{Mode, Suite};
 use culvert_engine::gre::{Options, Payload};
@@ -327,6 +330,79 @@ fn an_authentic_packet_with_bad_contents_changes_no_state() {
             b.run();
             assert_eq!((b_window(&b), b.dropped(Reason::EspDummy), b.lan.frames().len()), (9, 1, 0));
         }
+    }
+}
+
+/// The frame with a packet in UDP, were it from another address (its last byte is `last`) and port.
+fn from_elsewhere(plan: &Plan, mut frame: Vec<u8>, last: u8, port: u16) -> Vec<u8> {
+    let (source, len) = if plan.v6 { (LINK + 8..LINK + 24, 40) } else { (LINK + 12..LINK + 16, 20) };
+    frame[source.end - 1] = last;
+    frame[LINK + len..LINK + len + 2].copy_from_slice(&port.to_be_bytes());
+    if !plan.v6 {
+        lab::fix_checksum(&mut frame[LINK..]);
+    }
+    frame
+}
+
+/// A NAT on the way gives the far end another port, then another address: the SA knows where its newest packet came from. No other
+/// tells: not one that was forged, sent again, overtaken, or is wrong inside.
+#[test]
+fn the_newest_genuine_packet_tells_where_the_far_end_is() {
+    for (v6, esn, offsets) in [
+        (false, true, (true, true)),
+        (false, false, (true, false)),
+        (true, true, (true, true)),
+        (true, true, (true, false)),
+    ] {
+        let plan = Plan { udp: true, v6, esn, offsets, ..Plan::new(Some(Suite::Aes128Gcm16)) };
+        let mut b = Side::new(&plan, 2);
+        let sa = Arc::clone(b.inbound.as_ref().expect("an SA"));
+        let genuine = |sequence| forge(&plan, sequence, &trailer(&gre_packet(), 47));
+        let moved = |sequence, last, port| from_elsewhere(&plan, genuine(sequence), last, port);
+        let mut send = |frames: &[Vec<u8>]| {
+            frames.iter().for_each(|frame| b.wan.send(frame));
+            b.run();
+            (b.lan.frames(), b.drops())
+        };
+        let seen = |last: u8, port: u16| {
+            let address = match end(1, v6) {
+                IpAddr::V4(address) => {
+                    IpAddr::from((address.to_bits() & !0xff | u32::from(last)).to_be_bytes())
+                }
+                IpAddr::V6(address) => {
+                    IpAddr::from((address.to_bits() & !0xff | u128::from(last)).to_be_bytes())
+                }
+            };
+            SocketAddr::new(address, port)
+        };
+        let now = || sa.source().map(|(_, source)| source);
+        assert_eq!(now(), None);
+        let usual = send(&[genuine(10), genuine(11)]);
+        assert_eq!((usual.0.len(), usual.1.len()), (2, 0));
+        let (first, source) = sa.source().expect("where it came from");
+        assert_eq!(source, SocketAddr::new(end(1, v6), 4500));
+        // As any other, and in its place among them.
+        assert_eq!(send(&[genuine(12), moved(13, 77, 20_001), moved(14, 77, 20_001), genuine(9)]).0.len(), 4);
+        let (second, source) = sa.source().expect("where it came from");
+        assert_eq!((source, second != first), (seen(77, 20_001), true));
+        // Again, forged, overtaken, and wrong inside.
+        let mut forged = moved(15, 88, 1);
+        *forged.last_mut().expect("bytes") ^= 1;
+        let wrong = from_elsewhere(&plan, forge(&plan, 15, &trailer(&gre_packet(), 6)), 88, 1);
+        let (frames, drops) = send(&[moved(13, 88, 1), forged, moved(8, 88, 1), wrong]);
+        assert_eq!(frames, [usual.0[0].as_slice()]);
+        let wanted = [Reason::EspReplay, Reason::EspAuth, Reason::EspMalformed].map(|reason| (reason, 1));
+        assert!(drops.len() == 3 && wanted.iter().all(|drop| drops.contains(drop)), "{drops:?}");
+        assert_eq!(sa.source(), Some((second, seen(77, 20_001))));
+        // The same address, another port; and back.
+        assert_eq!(send(&[moved(16, 77, 4500)]).0, [usual.0[0].as_slice()]);
+        assert_eq!(now(), Some(seen(77, 4500)));
+        assert_eq!(send(&[genuine(17)]).0.len(), 1);
+        assert_eq!(
+            sa.source().map(|(version, source)| (version > second, source.port())),
+            Some((true, 4500))
+        );
+        assert_eq!(sa.window().highest(), 17);
     }
 }
 

@@ -276,6 +276,14 @@ impl Daemon {
         for (state, count) in pilot.states() {
             states.sample(&[("state", state)], count);
         }
+        let mut mappings = text.family(
+            Kind::Counter,
+            "culvert_nat_mapping_changes_total",
+            "How often a NAT has given the tunnel's far end another address or port.",
+        );
+        for (tunnel, count) in self.keys.mapping_counts() {
+            mappings.sample(&[("tunnel", tunnel)], count);
+        }
     }
 
     fn measure_sas(&self, text: &mut Exposition) {

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use super::{Daemon, log};
+use crate::keys::mapping::Mapping;
 use crate::keys::{News, Places};
 use crate::plan;
 
@@ -42,6 +43,10 @@ impl Daemon {
                 News::From(origin) => log::info(format_args!("tunnels have their keys from {origin}")),
                 News::Untold(why) => log::warn(format_args!("keys: {why}")),
             }
+        }
+        for Mapping { tunnel, source, followed } in self.keys.mappings() {
+            let why = if followed { "" } else { "; no NAT is known there, so nothing follows it" };
+            log::tunnel(&tunnel).info(format_args!("its far end sends from {source} now{why}"));
         }
     }
 

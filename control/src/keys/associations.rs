@@ -18,9 +18,11 @@
 //!   in use for a while, or their time is over. So do those that another router has negotiated, where this one is master now.
 //! - What the other router of a pair is told of them, and tells, is in [`shared`].
 
+mod mapping;
 pub mod shared;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use culvert_engine::esp::replay::ReplayWindow;
@@ -67,6 +69,8 @@ pub enum Want {
 #[derive(Debug)]
 struct About {
     id: Id,
+    /// What its source calls it, where that is not how it is known here.
+    called: Option<Id>,
     ends: Ends,
     sa: Sa,
     added: Instant,
@@ -93,6 +97,8 @@ struct Receiver {
     edge: (u64, Instant),
     /// What the tunnel had received when it was installed.
     bytes_before: u64,
+    /// The number of [`InboundSa::source`] when it was last looked at.
+    source: u64,
     /// The window's edge as the partner was told of it, and as the partner has told.
     told_edge: u64,
     partner_edge: u64,
@@ -185,6 +191,8 @@ pub struct Associations {
     silent: bool,
     /// What the partner has to hear.
     news: Vec<News>,
+    /// Set when packets of one have come from elsewhere.
+    moved: Arc<AtomicBool>,
 }
 
 impl Associations {
@@ -192,6 +200,12 @@ impl Associations {
     #[must_use]
     pub fn new(router: Router) -> Associations {
         Associations { router, ..Associations::default() }
+    }
+
+    /// The same, which set `moved` when packets have come from elsewhere.
+    #[must_use]
+    pub fn telling(self, moved: &Arc<AtomicBool>) -> Associations {
+        Associations { moved: Arc::clone(moved), ..self }
     }
 
     /// From now on, that many send at once, if there are as many.
@@ -227,7 +241,7 @@ impl Associations {
             Direction::In => {
                 let inbound = match before {
                     Some(Engine::In(inbound)) => inbound,
-                    _ => inbound(&sa, 0)?,
+                    _ => inbound(&sa, 0, &self.moved)?,
                 };
                 let about = About { found: !fresh, ..About::new(sa, now) };
                 self.receivers.push(Receiver::new(about, inbound, traffic.received));
@@ -266,21 +280,21 @@ impl Associations {
 
     fn find(&mut self, id: Id) -> Option<&mut About> {
         let receivers = self.receivers.iter_mut().map(|receiver| &mut receiver.about);
-        receivers.chain(self.senders.iter_mut().map(|sender| &mut sender.about)).find(|about| about.id == id)
+        receivers.chain(self.senders.iter_mut().map(|sender| &mut sender.about)).find(|about| about.is(id))
     }
 
     /// Takes an SA away, unless it is the partner's to take away. Returns whether something else is to be installed.
     pub fn remove(&mut self, id: Id, now: Instant) -> bool {
         let sent = self.can_send();
-        let half = self.half().map(|about| about.id);
+        let is_half = self.half().is_some_and(|half| half.is(id));
         let Some(about) = self.find(id).filter(|about| about.sa.origin != Origin::Partner) else {
             return false;
         };
-        let changed = if about.sa.direction == Some(Direction::Out) || half == Some(id) {
+        let changed = if about.sa.direction == Some(Direction::Out) || is_half {
             about.leaves = Some(now + FAREWELL);
             self.part(now)
         } else {
-            self.end(|about| about.id == id, now);
+            self.end(|about| about.is(id), now);
             self.part(now);
             true
         };
@@ -307,7 +321,7 @@ impl Associations {
     pub fn has(&self, id: Id) -> bool {
         let receivers = self.receivers.iter().map(|receiver| &receiver.about);
         let mut all = receivers.chain(self.senders.iter().map(|sender| &sender.about));
-        all.any(|about| about.id == id && about.leaves.is_none())
+        all.any(|about| about.is(id) && about.leaves.is_none())
     }
 
     /// Takes all of an origin away. Returns whether there were any.
@@ -336,10 +350,11 @@ impl Associations {
     /// Sequence numbers, IVs and window go on: it is the same key.
     pub fn moved(&mut self, id: Id, ends: Ends) -> bool {
         let Some(about) = self.find(id) else { return false };
+        let before = about.id;
         about.ends = ends;
-        about.id.at = ends.destination;
+        (about.id.at, about.called) = (ends.destination, None);
         if about.shared {
-            self.news.push(News::Moved(id, ends));
+            self.news.push(News::Moved(before, ends));
         }
         true
     }
@@ -532,13 +547,13 @@ impl Associations {
     /// What has gone through that SA.
     #[must_use]
     pub fn used(&self, id: Id, traffic: Traffic, now: Instant) -> Option<Used> {
-        let received = self.receivers.iter().find(|receiver| receiver.about.id == id).map(|receiver| Used {
+        let received = self.receivers.iter().find(|receiver| receiver.about.is(id)).map(|receiver| Used {
             bytes: traffic.received.saturating_sub(receiver.bytes_before),
             packets: receiver.edge.0,
             idle: (receiver.edge.0 > 0).then(|| now.saturating_duration_since(receiver.edge.1)),
         });
         let sent = || {
-            let sender = self.senders.iter().find(|sender| sender.about.id == id)?;
+            let sender = self.senders.iter().find(|sender| sender.about.is(id))?;
             let bytes = traffic.sent.saturating_sub(sender.bytes_before);
             Some(Used { bytes, packets: sender.engine().used(), idle: None })
         };
@@ -566,7 +581,7 @@ impl Associations {
 impl Receiver {
     fn new(about: About, inbound: Arc<InboundSa>, bytes_before: u64) -> Receiver {
         let edge = (inbound.window().highest(), about.added);
-        Receiver { about, inbound, edge, bytes_before, told_edge: 0, partner_edge: 0 }
+        Receiver { about, inbound, edge, bytes_before, source: 0, told_edge: 0, partner_edge: 0 }
     }
 }
 
@@ -582,18 +597,20 @@ impl Sender {
     }
 }
 
-/// The engine's SA that receives by `sa`, where all up to and with `edge` has been received.
-fn inbound(sa: &Sa, edge: u64) -> Result<Arc<InboundSa>, String> {
+/// The engine's SA that receives by `sa`, where all up to and with `edge` has been received. It sets `moved` when its packets come from
+/// elsewhere.
+fn inbound(sa: &Sa, edge: u64, moved: &Arc<AtomicBool>) -> Result<Arc<InboundSa>, String> {
     let window = ReplayWindow::beyond(sa.window, sa.esn, edge).map_err(|error| error.to_string())?;
     let key = Key::new(plan::suite(sa.suite), sa.key.expose()).map_err(|error| error.to_string())?;
     let port = sa.ends.udp.map_or(NAT_T_PORT, |udp| udp.destination);
-    Ok(Arc::new(InboundSa::new(sa.id.spi, key, sa.esn, window).in_udp(port)))
+    Ok(Arc::new(InboundSa::new(sa.id.spi, key, sa.esn, window).in_udp(port).telling(moved)))
 }
 
 impl About {
     fn new(sa: Sa, now: Instant) -> About {
         About {
             id: sa.id,
+            called: None,
             ends: sa.ends,
             sa,
             added: now,
@@ -604,6 +621,10 @@ impl About {
             known: false,
             found: false,
         }
+    }
+
+    fn is(&self, id: Id) -> bool {
+        self.id == id || self.called == Some(id)
     }
 }
 

@@ -227,23 +227,33 @@ pub fn load(tunnel: &Tunnel, ike: &Ike, reqid: u32) -> Message {
     }
 }
 
-/// A connection that nobody speaks by, with a policy for the kernel: it drops GRE between the tunnel's ends. The engine takes
-/// packets before the kernel sees them. But charon's SAs are still in the kernel while the engine is not there: it would decrypt by
-/// them, find GRE that it does not know, and answer with an ICMP error that quotes the plaintext. A policy for what went through an
-/// SA is looked at before.
+/// A connection that nobody speaks by, with policies for the kernel: it drops GRE from anywhere to the tunnel's near end, and back. The
+/// engine takes packets before the kernel sees them. But charon's SAs are still in the kernel while the engine is not there: it would
+/// decrypt by them, find GRE that it does not know, and answer with an ICMP error that quotes the plaintext. A policy for what went
+/// through an SA is looked at before.
 ///
-/// It is none of the tunnel's children, as charon would offer it to the far end. Without an address there is none.
+/// From anywhere, as a NAT may give the far end another address, or it may move. Where this end may move as well, GRE from the far one to
+/// anywhere is dropped, too.
+///
+/// They are none of the tunnel's children, as charon would offer them to the far end. Without an address there are none.
 fn dropped(tunnel: &Tunnel, ike: &Ike) -> Option<Message> {
     let host = |address: IpAddr| format!("{address}/{}{GRE}", if address.is_ipv4() { 32 } else { 128 });
-    let anywhere = if tunnel.remote.is_ipv4() { "0.0.0.0/0" } else { "::/0" };
-    let far = if ike.mobike { format!("{anywhere}{GRE}") } else { host(tunnel.remote) };
-    let child = Message::new()
-        .with("mode", "drop")
-        .with("start_action", "trap")
-        .with_list("local_ts", [host(tunnel.local.address()?)])
-        .with_list("remote_ts", [far]);
+    let anywhere = format!("{}{GRE}", if tunnel.remote.is_ipv4() { "0.0.0.0/0" } else { "::/0" });
+    let child = |local: &str, remote: &str| {
+        Message::new()
+            .with("mode", "drop")
+            .with("start_action", "trap")
+            .with_list("local_ts", [local])
+            .with_list("remote_ts", [remote])
+    };
+    let name = drop_name(&tunnel.name);
+    let (near, far) = (host(tunnel.local.address()?), host(tunnel.remote));
+    let mut children = Message::new().with_section(&name, child(&near, &anywhere));
+    if ike.mobike {
+        children = children.with_section(&format!("{name}/2"), child(&anywhere, &far));
+    }
     let nobody = Message::new().with_list("local_addrs", [NOBODY]).with_list("remote_addrs", [NOBODY]);
-    Some(nobody.with_section("children", Message::new().with_section(&drop_name(&tunnel.name), child)))
+    Some(nobody.with_section("children", children))
 }
 
 fn seconds(time: Duration) -> String {

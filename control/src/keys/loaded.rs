@@ -72,21 +72,23 @@ impl Differences {
         }
     }
 
-    /// The policy `name` that keeps the kernel from GRE, as charon has installed it.
+    /// The policies of the connection `name` that keep the kernel from GRE, as charon has installed them.
     fn dropped(&mut self, name: &str, told: &Message, listed: &[Message]) {
-        let told = told.section(name).and_then(|told| told.section("children")?.section(name).cloned());
-        let Some(told) = told else { return };
-        // charon lists it with its connection's name in front.
-        let policies = listed.iter().flat_map(Message::sections).map(|(_, policy)| policy);
-        let Some(policy) = policies.into_iter().find(|policy| policy.text("child") == Some(name)) else {
-            return self.0.push(format!("strongSwan has not installed {name}"));
-        };
-        self.under(name, |all| {
-            all.value("mode", &told, policy, str::to_uppercase);
-            for (sent, listed) in [("local_ts", "local-ts"), ("remote_ts", "remote-ts")] {
-                all.compare(listed, &texts(&told, sent), &texts(policy, listed).replace("[gre]", "[47]"));
-            }
-        });
+        let children = told.section(name).and_then(|told| told.section("children"));
+        for (child, told) in children.into_iter().flat_map(Message::sections) {
+            // charon lists it with its connection's name in front.
+            let mut policies = listed.iter().flat_map(Message::sections).map(|(_, policy)| policy);
+            let Some(policy) = policies.find(|policy| policy.text("child") == Some(child)) else {
+                self.0.push(format!("strongSwan has not installed {child}"));
+                continue;
+            };
+            self.under(child, |all| {
+                all.value("mode", told, policy, str::to_uppercase);
+                for (sent, listed) in [("local_ts", "local-ts"), ("remote_ts", "remote-ts")] {
+                    all.compare(listed, &texts(told, sent), &texts(policy, listed).replace("[gre]", "[47]"));
+                }
+            });
+        }
     }
 
     /// What `compare` finds is in that section.

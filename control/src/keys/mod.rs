@@ -6,7 +6,7 @@
 //!   of them by XFRM (Linux) or PF_KEY (FreeBSD: [`pfkey`]); where the kernel has no ESP, a [`plugin`] in charon does. All
 //!   that there are on a system are listened to: charon uses one.
 //! - [`associations`]: the SAs of one tunnel, and which of them sends. [`partner`]: what the other router of a pair has to do with
-//!   them.
+//!   them. [`mapping`]: far ends behind a NAT that moves them.
 //!
 //! [`Keys`] holds it all together for the control thread, which never waits for any of it: it looks in when it is woken or
 //! [`Keys::deadline`] has come ([`Keys::follow`]), installs what there is ([`Keys::installed`]), and says so
@@ -16,6 +16,7 @@ pub mod associations;
 pub mod connection;
 mod kernel;
 pub mod loaded;
+pub mod mapping;
 pub mod outbound;
 mod partner;
 pub mod pfkey;
@@ -31,6 +32,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use culvert_engine::counters::{TunnelCounterSet, TunnelCounters};
@@ -38,6 +40,7 @@ use culvert_engine::esp::Router;
 use ring::rand::{SecureRandom, SystemRandom};
 
 use self::associations::{Associations, Installed, Traffic, Want};
+use self::mapping::{Mapping, Mappings};
 use self::pilot::{Order, Pilot};
 use self::sa::{Change, Ends, Id, Origin, Sa};
 use self::source::{Answer, Ear, Heard, Said, Saying};
@@ -79,6 +82,10 @@ pub struct Keys {
     /// When an SA last came.
     youngest: Option<Instant>,
     look: Instant,
+    /// Set when packets of an SA have come from elsewhere; and when it is looked at, where any come in UDP.
+    moved: Arc<AtomicBool>,
+    look_for_mappings: Option<Instant>,
+    new_mappings: Vec<Mapping>,
 }
 
 /// What an operator may want to know of.
@@ -98,6 +105,7 @@ struct Open {
     deaf: Option<String>,
     /// Who cannot tell of all SAs.
     cut: Option<Origin>,
+    plugin: plugin::Told,
     _listener: Listener,
 }
 
@@ -116,6 +124,7 @@ struct Negotiated {
     unusable: Option<String>,
     counters: TunnelCounterSet,
     associations: Associations,
+    mappings: Mappings,
 }
 
 impl Negotiated {
@@ -135,6 +144,7 @@ impl Negotiated {
             unusable: None,
             counters: counters.clone(),
             associations: Associations::new(router),
+            mappings: Mappings::default(),
         }
     }
 
@@ -164,6 +174,9 @@ impl Keys {
             news: Vec::new(),
             youngest: None,
             look: Instant::now(),
+            moved: Arc::default(),
+            look_for_mappings: None,
+            new_mappings: Vec::new(),
         }
     }
 
@@ -199,7 +212,9 @@ impl Keys {
         for ((tunnel, ike, counters), reqid) in all.iter().zip(&reqids) {
             let mut negotiated = Negotiated::new(tunnel, ike, *reqid, counters, router);
             if let Some(kept) = before.remove(&tunnel.name).filter(|kept| kept.reqid == *reqid) {
-                negotiated.associations = kept.associations;
+                (negotiated.associations, negotiated.mappings) = (kept.associations, kept.mappings);
+            } else {
+                negotiated.associations = negotiated.associations.telling(&self.moved);
             }
             negotiated.associations.spread(ike.sas);
             self.tunnels.insert(tunnel.name.clone(), negotiated);
@@ -230,6 +245,12 @@ impl Keys {
             let young = self.youngest.is_some_and(|youngest| now < youngest + YOUNG);
             self.look = now + if young { LOOKS.1 } else { LOOKS.0 };
             changed |= self.look_after(now);
+            let in_udp = self.tunnels.values().any(|tunnel| tunnel.associations.are_in_udp());
+            self.look_for_mappings = in_udp.then_some(now);
+        }
+        if self.look_for_mappings.is_some_and(|due| now >= due) {
+            self.look_for_mappings = Some(now + mapping::LOOK);
+            changed |= self.follow_mappings(now);
         }
         changed
     }
@@ -308,9 +329,11 @@ impl Keys {
                 let Some(tunnel) = self.ids.get(&id).and_then(|name| self.tunnels.get_mut(name)) else {
                     return Ok(false);
                 };
+                let known_as = tunnel.associations.known_as(id);
                 let changed = tunnel.associations.remove(id, now);
                 if !tunnel.associations.has(id) {
                     self.ids.remove(&id);
+                    self.ids.remove(&known_as);
                 }
                 return Ok(changed);
             }
@@ -437,7 +460,8 @@ impl Keys {
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
         self.open.as_ref()?;
-        Some(self.pilot.deadline().map_or(self.look, |due| due.min(self.look)))
+        let deadlines = [self.pilot.deadline(), self.look_for_mappings];
+        Some(deadlines.into_iter().flatten().fold(self.look, Instant::min))
     }
 
     /// Is there nothing to be followed now?
@@ -451,11 +475,11 @@ impl Open {
     fn new(places: &Places, wake: &Arc<dyn Fn() + Send + Sync>) -> Result<Open, String> {
         let woken = Arc::clone(wake);
         let (ear, heard) = Ear::new(move || woken());
-        let listener = plugin::listen(&places.plugin, ear.clone())?;
+        let (listener, plugin) = plugin::listen(&places.plugin, ear.clone())?;
         let deaf = follow_kernel(ear).err();
         let woken = Arc::clone(wake);
         let vici = Vici::start(&places.vici, move || woken()).map_err(|error| format!("VICI: {error}"))?;
-        Ok(Open { vici, heard, deaf, cut: None, _listener: listener })
+        Ok(Open { vici, heard, deaf, cut: None, plugin, _listener: listener })
     }
 }
 

@@ -105,6 +105,8 @@ struct Flight {
     connections: Vec<Message>,
     /// What charon lists of the connection and has installed beside it, and when it did so.
     listed: Option<(Vec<Message>, Instant)>,
+    /// Is the far end behind a NAT, and this one not?
+    nat_there: bool,
     /// When its SAs are to be looked at anyway.
     look: Instant,
     /// What charon last said that explains why there are none, and when.
@@ -252,6 +254,7 @@ impl Pilot {
                     shared: tunnel.local.group().is_some(),
                     state: State::Away,
                     attempts: 0,
+                    nat_there: false,
                     look: now,
                     why: None,
                 },
@@ -373,6 +376,12 @@ impl Pilot {
             self.ask(Purpose::Other, name, ("rekey", Message::new().with("child-id", id)), ask);
         }
         true
+    }
+
+    /// Is the tunnel's far end behind a NAT, and this router not, as far as charon knows?
+    #[must_use]
+    pub fn has_nat_there(&self, name: &str) -> bool {
+        self.tunnels.get(name).is_some_and(|flight| flight.nat_there)
     }
 
     /// What charon was told of the tunnel, beside what it has.
@@ -498,7 +507,7 @@ impl Pilot {
         match purpose {
             Purpose::List => {
                 flight.connections = answer.listed;
-                let list = Message::new().with("drop", "yes").with("child", connection::drop_name(&name));
+                let list = Message::new().with("drop", "yes").with("ike", connection::drop_name(&name));
                 self.ask(Purpose::Policies, &name, ("list-policies", list), ask);
                 return;
             }
@@ -538,6 +547,7 @@ impl Pilot {
             (Purpose::Look, Ok(())) => match progress(&answer.listed, &connection::name(&name)) {
                 Progress::Installed(children) => {
                     (flight.state, flight.attempts, flight.why) = (State::Up, 0, None);
+                    flight.nat_there = is_nat_there(&answer.listed, &connection::name(&name));
                     flight.look = now + LOOKS.0;
                     let missing = flight.missing(&name, &children, self.held, now);
                     flight.installed = children.into_iter().map(|child| child.id).collect();
@@ -648,6 +658,15 @@ fn progress(listed: &[Message], name: &str) -> Progress {
         }
     }
     if installed.is_empty() { progress } else { Progress::Installed(installed) }
+}
+
+/// Does a list of SAs say of the connection `name` that the far end is behind a NAT, and we are not?
+fn is_nat_there(listed: &[Message], name: &str) -> bool {
+    let sas = listed.iter().filter_map(|message| message.section(name));
+    // One that this router has begun to negotiate as well may come to nothing, just because of that NAT.
+    let mut sas = sas.filter(|sa| sa.text("state") == Some("ESTABLISHED")).peekable();
+    let is = |sa: &Message, what| sa.text(what) == Some("yes");
+    sas.peek().is_some() && sas.all(|sa| is(sa, "nat-remote") && !is(sa, "nat-local"))
 }
 
 /// What a line of charon's log says of a failure.

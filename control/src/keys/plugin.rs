@@ -3,16 +3,21 @@
 //! The plugin connects to a socket beside the daemon's own and speaks lines: `hello 1`, an `sa ..` for each SA that charon
 //! has, `synced`; then `add ..`, `update ..`, `del ..`, `flush` and `query ..` as they happen, each answered by `ok ..` or
 //! `no WHY`. `ffi/charon/src/record.rs` has the form of the lines. Only root, who can read every key anyway, may connect.
+//!
+//! On a second connection it says `listen`, and is told by `mapping ..` where packets of an SA come from now ([`Told`]).
 
 use std::collections::HashMap;
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::SocketAddr;
+use std::net::{Shutdown, SocketAddr};
+use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::str::FromStr;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use nix::sys::socket::{MsgFlags, send};
 use zeroize::Zeroizing;
 
 use super::sa::{Change, Ends, Id, Limits, Origin, Sa};
@@ -25,18 +30,57 @@ const VERSION: &str = "1";
 /// The longest line, in bytes.
 const LONGEST: u64 = 4096;
 
+/// Those who listen to what they are told of SAs: the plugin, where it is one that does.
+#[derive(Debug, Clone, Default)]
+pub struct Told(Arc<Mutex<Vec<UnixStream>>>);
+
+impl Told {
+    fn listeners(&self) -> std::sync::MutexGuard<'_, Vec<UnixStream>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The far end's packets by that SA come from `source` now. False: nobody listens. Waits for nobody: who does not take it in time is
+    /// left alone.
+    #[must_use]
+    pub fn tell(&self, sa: Id, source: SocketAddr) -> bool {
+        let line = format!("mapping spi={:08x} at={} src={source}\n", sa.spi, sa.at);
+        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+        let hears = |stream: &UnixStream| {
+            let told = send(stream.as_raw_fd(), line.as_bytes(), flags).is_ok_and(|sent| sent == line.len());
+            if !told {
+                // It is taken off the list when its end has come.
+                let _ = stream.shutdown(Shutdown::Both);
+            }
+            told
+        };
+        self.listeners().iter().fold(false, |any, stream| any | hears(stream))
+    }
+
+    /// Who is at the other end listens until it leaves.
+    fn hold(&self, mut stream: &UnixStream) -> io::Result<()> {
+        let kept = stream.try_clone()?;
+        let number = kept.as_raw_fd();
+        self.listeners().push(kept);
+        let left = io::copy(&mut stream, &mut io::sink());
+        self.listeners().retain(|kept| kept.as_raw_fd() != number);
+        left.map(drop)
+    }
+}
+
 /// Listens at `path` from now on, and says what the plugin tells.
 ///
 /// # Errors
 /// The socket cannot be had, in words.
-pub fn listen(path: &Path, ear: Ear) -> Result<Listener, String> {
+pub fn listen(path: &Path, ear: Ear) -> Result<(Listener, Told), String> {
     let listener = Listener::bind(path)?;
     let about = |error: io::Error| format!("socket {}: {error}", path.display());
     let accepting = listener.try_clone().map_err(about)?;
+    let told = Told::default();
+    let listening = told.clone();
     let accept = move || {
         loop {
             match accepting.accept() {
-                Ok((stream, _)) => admit(stream, ear.clone()),
+                Ok((stream, _)) => admit(stream, ear.clone(), listening.clone()),
                 // For want of descriptors, most likely: some may be free soon.
                 Err(_) => thread::sleep(Duration::from_millis(100)),
             }
@@ -44,19 +88,19 @@ pub fn listen(path: &Path, ear: Ear) -> Result<Listener, String> {
     };
     let spawned = thread::Builder::new().name("keys".to_owned()).spawn(accept);
     spawned.map_err(about)?;
-    Ok(listener)
+    Ok((listener, told))
 }
 
-fn admit(stream: UnixStream, ear: Ear) {
+fn admit(stream: UnixStream, ear: Ear, listening: Told) {
     if socket::peer(&stream).is_ok_and(|uid| uid == 0) {
-        let talk = move || drop(talk(&stream, &ear));
+        let talk = move || drop(talk(&stream, &ear, &listening));
         // Without a thread the plugin is left alone; it tries again.
         let _ = thread::Builder::new().name("keys-plugin".to_owned()).spawn(talk);
     }
 }
 
 /// Answers the plugin until it leaves.
-fn talk(mut stream: &UnixStream, ear: &Ear) -> io::Result<()> {
+fn talk(mut stream: &UnixStream, ear: &Ear, listening: &Told) -> io::Result<()> {
     stream.set_write_timeout(Some(Duration::from_secs(5)))?;
     let mut reader = BufReader::new(stream);
     // Until it has told of all that there are, it waits for no answer.
@@ -76,6 +120,7 @@ fn talk(mut stream: &UnixStream, ear: &Ear) -> io::Result<()> {
             }
             Ok(Line::Say(change)) => Some(told(ear.ask(Saying::Change(change)))),
             Ok(Line::Query(id)) => Some(told(ear.ask(Saying::Query(id)))),
+            Ok(Line::Listen) => return listening.hold(stream),
         };
         if let Some(answer) = answer {
             stream.write_all(answer.as_bytes())?;
@@ -104,6 +149,8 @@ pub enum Line {
     Say(Change),
     /// What has gone through that SA?
     Query(Id),
+    /// Tell by this connection.
+    Listen,
 }
 
 /// Reads a line, its end included.
@@ -129,6 +176,7 @@ pub fn parse(line: &str) -> Result<Line, String> {
         "update" => Change::Moved(pairs.id()?, pairs.ends()?),
         "del" => Change::Removed(pairs.id()?),
         "query" => return Ok(Line::Query(pairs.id()?)),
+        "listen" => return Ok(Line::Listen),
         _ => return Err("that is not known here".to_owned()),
     }))
 }

@@ -10,6 +10,7 @@ pub mod open;
 pub mod replay;
 pub mod sa;
 pub mod seal;
+pub(crate) mod whence;
 
 pub use cipher::{Key, KeyError, Suite};
 pub use iv::{IvRange, Router};

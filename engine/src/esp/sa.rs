@@ -1,11 +1,14 @@
 //! Security associations: the one that sends, and those that receive.
 
+use std::net::SocketAddr;
 use std::ops::Range;
-use std::sync::atomic::Ordering;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::cipher::{Aad, Key};
 use super::iv::IvRange;
 use super::replay::ReplayWindow;
+use super::whence::{Source, Whence};
 use crate::sync::AtomicU64;
 
 /// A security parameter index, host byte order (RFC 4303 section 2.1).
@@ -203,6 +206,8 @@ pub struct InboundSa {
     udp_port: Option<u16>,
     window: ReplayWindow,
     key: Key,
+    whence: Whence,
+    moved: Option<Arc<AtomicBool>>,
 }
 
 // What a packet in order changes is one line.
@@ -211,13 +216,38 @@ const _: () = assert!(std::mem::offset_of!(InboundSa, key) == 64);
 impl InboundSa {
     /// An SA with an empty window.
     pub fn new(spi: Spi, key: Key, esn: bool, window: ReplayWindow) -> InboundSa {
-        InboundSa { spi, key, esn, window, udp_port: None }
+        InboundSa { spi, key, esn, window, udp_port: None, whence: Whence::default(), moved: None }
     }
 
     /// The same SA, its packets in UDP to our port `port`, host byte order (RFC 3948). They may come through a NAT then, so
     /// from any address; and plain ESP is taken as well (RFC 7296 section 2.23).
     pub fn in_udp(self, port: u16) -> InboundSa {
         InboundSa { udp_port: Some(port), ..self }
+    }
+
+    /// The same SA, which sets `moved` whenever [`InboundSa::source`] has changed.
+    pub fn telling(self, moved: &Arc<AtomicBool>) -> InboundSa {
+        InboundSa { moved: Some(Arc::clone(moved)), ..self }
+    }
+
+    /// Where the newest packet that came in UDP was from, of those that were in order in every way; and a number that is another one
+    /// each time that this has changed. `None` before the first.
+    pub fn source(&self) -> Option<(u64, SocketAddr)> {
+        self.whence.get()
+    }
+
+    /// Is a packet in UDP from where the newest was from?
+    #[inline]
+    pub(crate) fn is_from(&self, source: Source) -> bool {
+        self.whence.is(source)
+    }
+
+    /// The newest packet was from there. For the worker that the window belongs to.
+    pub fn came_from(&self, source: SocketAddr) {
+        self.whence.set(Source::of(source));
+        if let Some(moved) = &self.moved {
+            moved.store(true, Ordering::Release);
+        }
     }
 
     /// Our UDP port that its packets come to, host byte order, where they come in UDP.

@@ -12,7 +12,7 @@ use std::net::IpAddr;
 
 use arrayvec::ArrayVec;
 
-use super::{Batch, Next, Packet, Stages, common, forward, nested};
+use super::{Batch, Next, Packet, Stages, common, forward, nested, receive};
 use crate::drops::Reason;
 use crate::esp::replay::ReplayWindow;
 use crate::esp::{Mode, cipher, open};
@@ -121,6 +121,12 @@ fn open_run<E: Eye>(
                 deliver(packet, index, checked, tables, here, None)
             }
             Next::Gre(index) => cleartext(packet, index, tables, here),
+            Next::Elsewhere(index) => {
+                if let Err(reason) = from_elsewhere(packet, index, stages, tables, here) {
+                    packet.next = Next::Drop(reason);
+                }
+                continue;
+            }
             _ => continue,
         };
         packet.next = delivered.unwrap_or_else(Next::Drop);
@@ -177,6 +183,44 @@ fn decrypt(packets: &mut [Packet<'_>], tables: &Tables, worker: usize) -> (usize
     }
     cipher::open(&mut jobs);
     (done, (0..).zip(&jobs).fold(0, |bits, (nth, job)| bits | u64::from(job.authentic) << nth))
+}
+
+/// All steps for one packet in UDP that came from elsewhere than those before: what comes from a NAT that has given its sender another
+/// address or port, or from somebody who has sent a genuine packet on from there. Where it is the newest of its SA, that is noted; one
+/// that was sent again, or overtaken, is no news. So there are few of them, and each is opened by itself. (What was put aside before
+/// it may be overtaken by it, once.)
+#[cold]
+#[inline(never)]
+fn from_elsewhere<E: Eye>(
+    packet: &mut Packet<'_>,
+    index: u32,
+    stages: &mut Stages,
+    tables: &Tables,
+    here: Here<E>,
+) -> Result<(), Reason> {
+    let inbound = tables.inbound(index).ok_or(Reason::EspUnknownSpi)?;
+    let (source, esp) = receive::esp_in_udp(packet.frame.bytes()).ok_or(Reason::EspMalformed)?;
+    packet.frame.keep(esp.start, esp.end);
+    let (window, esp) =
+        (inbound.sa.window(), Esp::parse(packet.frame.bytes()).map_err(|_| Reason::EspMalformed)?);
+    let sequence = window.check(esp.sequence()).map_err(|_| Reason::EspReplay)?;
+    let candidate = open::Candidate { sequence, iv: *esp.iv() };
+    packet.frame.pull(CIPHERTEXT_AT);
+    let shift =
+        if packet.frame.from_offset_port() { 0 } else { make_room(&mut packet.frame, inbound, tables) };
+    packet.sequence = sequence;
+    let mut job = open::job(packet.frame.cut(shift + esp::ICV_LEN), shift, &inbound.sa, &candidate);
+    cipher::open(std::slice::from_mut(&mut job));
+    if !job.authentic {
+        return Err(Reason::EspAuth);
+    }
+    let before = window.highest();
+    decapsulate(packet, inbound, stages, tables, here);
+    // Accepted, and the newest.
+    if sequence > before && window.highest() == sequence {
+        inbound.sa.came_from(source);
+    }
+    Ok(())
 }
 
 /// Grows a frame, which starts with the ciphertext, by as many bytes as the plaintext is to be moved forward as it is decrypted,

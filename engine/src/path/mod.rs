@@ -39,6 +39,8 @@ pub(crate) enum Next {
     Host,
     /// The frame starts with an ESP header: to be opened with the inbound SA of that number.
     Open(u32),
+    /// The frame, as it was received, is ESP in UDP for the inbound SA of that number, from elsewhere than the newest that came before.
+    Elsewhere(u32),
     /// The frame starts with a GRE header that came unprotected: for the tunnel of that number.
     Gre(u32),
     /// The frame is a packet that came unprotected out of the tunnel of that number, its GRE header checked and gone.
@@ -89,7 +91,7 @@ impl Stages {
         // Two bits for each variant fit a register, so the compiler makes this a shift; as two questions it was 13 instructions.
         self.bits |= match next {
             Next::Open(_) => INBOUND | SEALED,
-            Next::Gre(_) | Next::Inner(_) => INBOUND,
+            Next::Elsewhere(_) | Next::Gre(_) | Next::Inner(_) => INBOUND,
             Next::Tunnel(_) => OUTBOUND,
             _ => 0,
         };

@@ -5,12 +5,13 @@
 //! 3. For us: ESP, ESP in UDP and GRE are the engine's; all else is the host's, byte for byte.
 //! 4. For others: it is forwarded (see [`super::forward`]).
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::Range;
 
 use super::{Next, Packet, Stages};
 use super::{common, forward};
 use crate::drops::Reason;
+use crate::esp::whence::Source;
 use crate::tables::{Address, Ends, NextHop, PortEntry, PortKind, Tables, To};
 use crate::tag::{Cause, Origin};
 use crate::wire::{Ethernet, Gre, Ipv4, Ipv6, Udp, ethernet, icmpv4, icmpv6, protocol, udp};
@@ -388,7 +389,7 @@ fn local<A: Address>(
     packet.tos = outer.tos;
     match outer.protocol {
         protocol::ESP | protocol::GRE if outer.fragment => Err(Reason::Fragment),
-        protocol::ESP => esp(packet, outer, outer.payload_at..outer.end, tables, worker),
+        protocol::ESP => esp(packet, outer, outer.payload_at..outer.end, None, tables, worker),
         protocol::GRE => Err(unknown_gre(packet, outer, tables)),
         protocol::UDP => encapsulated_in_udp(packet, outer, tables, worker),
         protocol::ICMP | protocol::ICMPV6 if is_error(packet, outer) => Ok(Next::Exception(Cause::IcmpError)),
@@ -454,8 +455,8 @@ fn encapsulated_in_udp<A: Address>(
         [0xff] => Err(Reason::NatKeepalive),
         [0, 0, 0, 0, ..] => Ok(Next::Host),
         payload => {
-            let at = outer.payload_at + udp::HEADER_LEN;
-            esp(packet, outer, at..at + payload.len(), tables, worker)
+            let (at, source) = (outer.payload_at + udp::HEADER_LEN, outer.src.source(datagram.source()));
+            esp(packet, outer, at..at + payload.len(), Some(source), tables, worker)
         }
     }
 }
@@ -484,12 +485,14 @@ fn gre_in_udp<A: Address>(
     }
 }
 
-/// The frame is left with the ESP packet alone, which lies at `esp` in it; or as it was received, to be handed over.
+/// The frame is left with the ESP packet alone, which lies at `esp` in it; or as it was received, to be handed over, or because it
+/// came in UDP from `source`, which is not where the packets before it came from.
 #[inline]
 fn esp<A: Address>(
     packet: &mut Packet<'_>,
     outer: &Outer<A>,
     esp: Range<usize>,
+    source: Option<Source>,
     tables: &Tables,
     worker: u32,
 ) -> Result<Next, Reason> {
@@ -506,9 +509,32 @@ fn esp<A: Address>(
     if inbound.owner() != worker {
         return Ok(Next::HandOver(inbound.owner()));
     }
+    if source.is_some_and(|source| !inbound.sa.is_from(source)) {
+        return Ok(Next::Elsewhere(index));
+    }
     packet.frame.truncate(esp.end);
     packet.frame.pull(esp.start);
     Ok(Next::Open(index))
+}
+
+/// Where the datagram in a frame, which was found to have ESP in it, is from, and where in the frame that lies.
+#[cold]
+pub(crate) fn esp_in_udp(frame: &[u8]) -> Option<(SocketAddr, Range<usize>)> {
+    let bytes = frame.get(ethernet::HEADER_LEN..)?;
+    if bytes.first()? >> 4 == 4 {
+        let ip = Ipv4::parse(bytes).ok()?;
+        let datagram = Udp::parse(ip.payload()).ok()?;
+        let at = ethernet::HEADER_LEN + ip.header_len() + udp::HEADER_LEN;
+        return Some((
+            SocketAddr::new(ip.src().into(), datagram.source()),
+            at..at + datagram.payload().len(),
+        ));
+    }
+    let ip = Ipv6::parse(bytes).ok()?;
+    let (upper, end) = (ip.upper().ok()?, crate::wire::ipv6::HEADER_LEN + usize::from(ip.payload_len()));
+    let datagram = Udp::parse(bytes.get(upper.offset..end)?).ok()?;
+    let at = ethernet::HEADER_LEN + upper.offset + udp::HEADER_LEN;
+    Some((SocketAddr::new(ip.src().into(), datagram.source()), at..at + datagram.payload().len()))
 }
 
 /// What becomes of a packet by an SA that is not known: from the far end of a tunnel whose keys are negotiated, it may only be early.

@@ -153,7 +153,9 @@ fn send_other(
         Next::Drop(reason) => return Err(reason),
         Next::Send(_) | Next::Station(_) => return Err(Reason::NoRoute),
         // The stages before have dealt with these.
-        Next::Open(_) | Next::ToOpen(_) | Next::Opened(_) => return Err(Reason::EspUnknownSpi),
+        Next::Open(_) | Next::Elsewhere(_) | Next::ToOpen(_) | Next::Opened(_) => {
+            return Err(Reason::EspUnknownSpi);
+        }
         Next::Gre(_) | Next::Inner(_) => return Err(Reason::GreUnknown),
         // More tunnels than there may be.
         Next::Tunnel(_) | Next::Carried(_) => return Err(Reason::Nested),

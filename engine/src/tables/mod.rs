@@ -16,6 +16,7 @@ pub use build::BuildError;
 pub use spec::{Gateway, NeighbourSpec, PortSpec, RouteSpec, Stack, TablesSpec, TunnelSpec};
 
 use crate::counters::{TunnelCounterSet, TunnelCounters};
+use crate::esp::whence::Source;
 use crate::esp::{InboundSa, Spi};
 use crate::fib::{Fib, Prefix};
 use crate::hash::{FastHash, FlatMap};
@@ -272,6 +273,7 @@ pub(crate) trait Address: Copy + Eq {
     /// Pairs of ends between which there are tunnels.
     fn pairs(tables: &Tables) -> &FlatMap<Self::Key, Pair>;
     fn between(ends: &Ends, src: Self, dst: Self) -> bool;
+    fn source(self, port: u16) -> Source;
 }
 
 impl Address for Ipv4Addr {
@@ -305,6 +307,11 @@ impl Address for Ipv4Addr {
     fn between(ends: &Ends, src: Self, dst: Self) -> bool {
         matches!(ends, Ends::V4(remote, local) if *remote == src.octets() && *local == dst.octets())
     }
+
+    #[inline]
+    fn source(self, port: u16) -> Source {
+        Source::v4(self, port)
+    }
 }
 
 impl Address for Ipv6Addr {
@@ -337,6 +344,11 @@ impl Address for Ipv6Addr {
     #[inline]
     fn between(ends: &Ends, src: Self, dst: Self) -> bool {
         matches!(ends, Ends::V6(remote, local) if *remote == src.octets() && *local == dst.octets())
+    }
+
+    #[inline]
+    fn source(self, port: u16) -> Source {
+        Source::v6(self, port)
     }
 }
 

@@ -23,7 +23,7 @@ use super::step::{EspSeen, GreSeen, STEPS, Source, Step};
 use super::tap::{Captured, Direction, Kind, Lane, List, Tap, Taps, Target};
 use crate::drops::Reason;
 use crate::gre::Checked;
-use crate::path::{Batch, Next, Packet};
+use crate::path::{Batch, Next, Packet, receive};
 use crate::ring::BATCH;
 use crate::tables::{NextHop, Tables, To};
 use crate::tag::{Injected, Origin};
@@ -213,7 +213,9 @@ impl Watch {
         for (page, packet) in self.pages.iter_mut().zip(batch) {
             page.next = Some(packet.next);
             let tunnel = match packet.next {
-                Next::Open(index) => tables.inbound(index).map(|inbound| inbound.tunnel),
+                Next::Open(index) | Next::Elsewhere(index) => {
+                    tables.inbound(index).map(|inbound| inbound.tunnel)
+                }
                 Next::Gre(tunnel) | Next::Inner(tunnel) => Some(tunnel),
                 _ => None,
             };
@@ -236,8 +238,8 @@ impl Watch {
             }
             page.step(Step::Belongs { tunnel });
             match packet.next {
-                Next::Open(_) => {
-                    if let Ok(esp) = Esp::parse(packet.frame.bytes()) {
+                Next::Open(_) | Next::Elsewhere(_) => {
+                    if let Ok(esp) = Esp::parse(esp_of(packet)) {
                         page.step(Step::Open(EspSeen {
                             spi: esp.spi(),
                             sequence: u64::from(esp.sequence()),
@@ -284,7 +286,11 @@ impl Watch {
             return;
         }
         for (page, packet) in self.pages.iter_mut().zip(batch) {
-            let Some(before @ (Next::Open(_) | Next::Gre(_) | Next::Inner(_))) = page.next else { continue };
+            let Some(before @ (Next::Open(_) | Next::Elsewhere(_) | Next::Gre(_) | Next::Inner(_))) =
+                page.next
+            else {
+                continue;
+            };
             page.next = Some(packet.next);
             let accepted = matches!(page.steps.last(), Some(Step::CameOut { .. }));
             if let (false, Next::Drop(reason)) = (accepted, packet.next) {
@@ -492,6 +498,17 @@ fn inner_headers(protocol: u16, bytes: &[u8]) -> Headers {
     if protocol == ethernet::TEB { Headers::of_frame(bytes, bytes.len()) } else { Headers::of_packet(bytes) }
 }
 
+/// The ESP packet in one that is to be opened.
+fn esp_of<'p>(packet: &'p Packet<'_>) -> &'p [u8] {
+    let bytes = packet.frame.bytes();
+    match packet.next {
+        Next::Elsewhere(_) => {
+            receive::esp_in_udp(bytes).and_then(|(_, esp)| bytes.get(esp)).unwrap_or_default()
+        }
+        _ => bytes,
+    }
+}
+
 fn note_gre(page: &mut Page, packet: &[u8]) {
     if let Ok(gre) = Gre::parse(packet) {
         page.step(Step::Gre(GreSeen {
@@ -505,7 +522,7 @@ fn note_gre(page: &mut Page, packet: &[u8]) {
 
 /// How far a packet came that was not accepted out of a tunnel.
 fn refused(page: &mut Page, packet: &Packet<'_>, reason: Reason, before: Next) {
-    if let (Next::Open(_), Some(Step::Open(esp))) = (before, page.steps.last_mut()) {
+    if let (Next::Open(_) | Next::Elsewhere(_), Some(Step::Open(esp))) = (before, page.steps.last_mut()) {
         if packet.sequence != 0 {
             esp.sequence = packet.sequence;
         }

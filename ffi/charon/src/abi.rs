@@ -64,13 +64,44 @@ impl Feature {
     }
 }
 
-/// `host_t`: an address and a port. Only the second of its methods is called.
+/// `host_t`: an address and a port.
 #[repr(C)]
 pub struct Host {
     clone: *const c_void,
     /// The address as the system has it; never null.
     pub get_sockaddr: extern "C" fn(*mut Host) -> *const libc::sockaddr,
+    others: [*const c_void; 8],
+    /// Ends it.
+    pub destroy: extern "C" fn(*mut Host),
 }
+
+/// `job_t`: something to be done by charon, once.
+#[repr(C)]
+pub struct Job {
+    status: c_int,
+    /// Does it.
+    pub execute: extern "C" fn(*mut Job) -> Requeue,
+    others: [*const c_void; 2],
+    /// Ends it.
+    pub destroy: extern "C" fn(*mut Job),
+}
+
+/// `job_requeue_t`: whether to do it again, and when.
+#[repr(C)]
+pub struct Requeue {
+    kind: c_int,
+    schedule: c_int,
+    time: libc::timeval,
+}
+
+/// `PROTO_ESP`.
+pub const PROTOCOL_ESP: c_int = 3;
+
+/// `host_create_from_sockaddr`.
+pub type HostFromSockaddr = extern "C" fn(*const libc::sockaddr) -> *mut Host;
+/// `update_sa_job_create`: for the SA of that protocol and SPI (network byte order) at that host, whose far end is at the other host now.
+/// What a kernel's IPsec has charon do when it tells of a NAT's new mapping. The hosts stay the caller's.
+pub type UpdateSaJob = extern "C" fn(c_int, u32, *mut Host, *mut Host) -> *mut Job;
 
 /// `chunk_t`.
 #[repr(C)]
@@ -270,6 +301,8 @@ mod tests {
         assert_eq!(offset_of!(AddSa, initiator), 136);
         assert_eq!(offset_of!(AddSa, update), 138);
         assert_eq!(size_of::<AddSa>(), 144);
+        assert_eq!((offset_of!(Host, destroy), size_of::<Requeue>()), (80, 24));
+        assert_eq!((offset_of!(Job, execute), offset_of!(Job, destroy)), (8, 32));
         assert_eq!((offset_of!(UpdateSa, new_src), offset_of!(UpdateSa, new_encap)), (8, 25));
         assert_eq!(size_of::<KernelIpsec>(), 15 * 8);
         assert_eq!(size_of::<Lifetime>(), 72);

@@ -3,6 +3,9 @@
 //! Culvert listens; a thread of ours connects, and does so again when Culvert has been away. Whenever it connects it tells
 //! first which SAs there are (`hello`, an `sa` line each, `synced`). Then every change is a line that Culvert answers with
 //! `ok`, or `no` and why. charon's own threads wait for that answer: what charon believes to be installed, is.
+//!
+//! Another thread has a connection by which it says `listen`, and hears where packets of an SA come from now. That is charon's to act
+//! upon, as with a kernel that says so.
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Write};
@@ -13,7 +16,8 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use crate::record::{self, Id, Sa, Use};
+use crate::kernel;
+use crate::record::{self, Id, Mapping, Sa, Use};
 
 /// Where Culvert listens, unless the environment of charon says otherwise in `CULVERT_KEYS`.
 const SOCKET: &str = "/var/run/culvert.sock.keys";
@@ -44,15 +48,40 @@ pub(crate) fn engine() -> &'static Engine {
 /// Connects from now on. Without a thread there is no connection, and charon is told so whenever it wants something.
 pub(crate) fn start() {
     let socket = std::env::var_os("CULVERT_KEYS").map_or_else(|| PathBuf::from(SOCKET), PathBuf::from);
+    let heard = socket.clone();
     let hold = move || {
         loop {
             engine().hold(&socket);
             thread::sleep(PAUSE);
         }
     };
-    if let Err(error) = thread::Builder::new().name("culvert".to_owned()).spawn(hold) {
-        eprintln!("culvert plugin: no thread: {error}");
+    let hear = move || {
+        loop {
+            // Culvert is away, or has gone.
+            let _ = hear(&heard);
+            thread::sleep(PAUSE);
+        }
+    };
+    let spawn = |name: &str, body: Box<dyn FnOnce() + Send>| {
+        if let Err(error) = thread::Builder::new().name(name.to_owned()).spawn(body) {
+            eprintln!("culvert plugin: no thread: {error}");
+        }
+    };
+    spawn("culvert", Box::new(hold));
+    spawn("culvert-hears", Box::new(hear));
+}
+
+/// Has charon follow what Culvert tells, until it leaves.
+fn hear(socket: &Path) -> std::io::Result<()> {
+    let stream = UnixStream::connect(socket)?;
+    (&stream).write_all(b"listen\n")?;
+    for line in BufReader::new(stream).lines() {
+        // A Culvert that knows nothing of this says so, and then nothing more.
+        if let Some(Mapping { id, source }) = Mapping::parse(&line?) {
+            kernel::mapping(id, source);
+        }
     }
+    Ok(())
 }
 
 impl Engine {

@@ -5,9 +5,11 @@ use std::ffi::{c_int, c_void};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::slice;
 
-use crate::abi::{self, AddSa, Host, KernelIpsec, SaId, Status, UpdateSa};
+use std::sync::{Mutex, PoisonError};
+
+use crate::abi::{self, AddSa, Host, HostFromSockaddr, KernelIpsec, SaId, Status, UpdateSa, UpdateSaJob};
 use crate::engine::engine;
-use crate::record::Sa;
+use crate::record::{Id, Sa};
 
 /// ESP's protocol number, and IKE's numbers of the ciphers that Culvert has: AES-GCM with a 16-byte ICV, ChaCha20-Poly1305.
 const ESP: u8 = 50;
@@ -15,8 +17,70 @@ const CIPHERS: [u16; 2] = [20, 28];
 /// The SPIs that charon wants, in host byte order.
 const SPIS: std::ops::RangeInclusive<u32> = 0xc000_0000..=0xcfff_ffff;
 
+/// Does charon take what it is told of its SAs? Not before it has made a kernel interface of this, nor when it is about to end, which
+/// waits for what is being told.
+static TAKES: Mutex<bool> = Mutex::new(false);
+
+fn set_takes(takes: bool) {
+    *TAKES.lock().unwrap_or_else(PoisonError::into_inner) = takes;
+}
+
+/// The far end of the SA `id`, which comes to us, sends from `source` now. charon moves that end of its SAs, where it is behind a NAT.
+pub(crate) fn mapping((spi, at): Id, source: SocketAddr) {
+    let guard = TAKES.lock().unwrap_or_else(PoisonError::into_inner);
+    let symbols = (abi::symbol(c"host_create_from_sockaddr"), abi::symbol(c"update_sa_job_create"));
+    // An SA that charon has let go of is none that it could move; when it ends, it lets go of all before its own objects go.
+    let takes = *guard && engine().is_used(spi);
+    let (true, (Some(host), Some(job))) = (takes, symbols) else { return };
+    // SAFETY: charon's functions of those names are of these types, in the versions that the plugin is loaded by.
+    let (host, job) = unsafe {
+        (
+            std::mem::transmute::<*mut c_void, HostFromSockaddr>(host),
+            std::mem::transmute::<*mut c_void, UpdateSaJob>(job),
+        )
+    };
+    let [at, source] = [SocketAddr::new(at, 0), source].map(|address| made(host, address));
+    // SAFETY: hosts that charon has just made, or null, each destroyed once; a job that charon has made, executed and destroyed once,
+    // as a worker of its own does it. Its objects are there as long as it takes anything.
+    unsafe {
+        if !at.is_null() && !source.is_null() {
+            let job = job(abi::PROTOCOL_ESP, spi.to_be(), at, source);
+            if let Some(made) = job.as_ref() {
+                (made.execute)(job);
+                (made.destroy)(job);
+            }
+        }
+        for host in [at, source] {
+            if let Some(made) = host.as_ref() {
+                (made.destroy)(host);
+            }
+        }
+    }
+}
+
+/// One of charon's hosts.
+fn made(make: HostFromSockaddr, address: SocketAddr) -> *mut Host {
+    // SAFETY: all bytes 0 is an address of no family.
+    let (mut v4, mut v6): (libc::sockaddr_in, libc::sockaddr_in6) = unsafe { std::mem::zeroed() };
+    match address.ip() {
+        IpAddr::V4(ip) => {
+            v4.sin_family = libc::AF_INET as libc::sa_family_t;
+            v4.sin_port = address.port().to_be();
+            v4.sin_addr.s_addr = ip.to_bits().to_be();
+            make(std::ptr::from_ref(&v4).cast())
+        }
+        IpAddr::V6(ip) => {
+            v6.sin6_family = libc::AF_INET6 as libc::sa_family_t;
+            v6.sin6_port = address.port().to_be();
+            v6.sin6_addr.s6_addr = ip.octets();
+            make(std::ptr::from_ref(&v6).cast())
+        }
+    }
+}
+
 /// charon's constructor of the kernel interface.
 pub(crate) extern "C" fn create() -> *mut KernelIpsec {
+    set_takes(true);
     Box::into_raw(Box::new(KernelIpsec {
         get_features,
         get_spi,
@@ -193,6 +257,7 @@ extern "C" fn enable_udp_decap(_this: *mut KernelIpsec, _fd: c_int, _family: c_i
 }
 
 extern "C" fn destroy(this: *mut KernelIpsec) {
+    set_takes(false);
     // SAFETY: charon destroys once what `create` made of a box.
     drop(unsafe { Box::from_raw(this) });
 }

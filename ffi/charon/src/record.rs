@@ -94,6 +94,32 @@ pub fn about(word: &str, id: Id) -> String {
     format!("{word} spi={:08x} at={}\n", id.0, id.1)
 }
 
+/// Where packets of an SA that comes to us are from now, as Culvert tells it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mapping {
+    /// The SA.
+    pub id: Id,
+    /// The place.
+    pub source: SocketAddr,
+}
+
+impl Mapping {
+    /// Reads `mapping spi=.. at=.. src=..`.
+    #[must_use]
+    pub fn parse(line: &str) -> Option<Mapping> {
+        let (mut spi, mut at, mut source) = (None, None, None);
+        for pair in line.trim_end().strip_prefix("mapping ")?.split(' ') {
+            match pair.split_once('=')? {
+                ("spi", value) => spi = u32::from_str_radix(value, 16).ok(),
+                ("at", value) => at = value.parse().ok(),
+                ("src", value) => source = value.parse().ok(),
+                _ => {}
+            }
+        }
+        Some(Mapping { id: (spi?, at?), source: source? })
+    }
+}
+
 /// What Culvert answers to a query: bytes, packets, and seconds since the last packet, if there was one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Use {
@@ -161,6 +187,28 @@ mod tests {
             "update spi=c0ffee01 at=2001:db8::2 src=198.51.100.9:1025 dst=[2001:db8::2]:4500 encap=1\n"
         );
         assert_eq!(about("del", id), "del spi=c0ffee01 at=2001:db8::2\n");
+    }
+
+    #[test]
+    fn mappings() {
+        let read = |line| {
+            Mapping::parse(line).map(|Mapping { id: (spi, at), source }| (spi, at.to_string(), source.port()))
+        };
+        let line = "mapping spi=c0ffee01 at=192.0.2.1 src=198.51.100.9:1025 more=1\n";
+        assert_eq!(read(line), Some((0xc0ff_ee01, "192.0.2.1".to_owned(), 1025)));
+        assert_eq!(
+            read("mapping spi=1 at=2001:db8::1 src=[2001:db8::2]:4500\n").map(|read| read.2),
+            Some(4500)
+        );
+        for nonsense in [
+            "",
+            "ok",
+            "no that is not known here\n",
+            "mapping spi=1 at=192.0.2.1",
+            "mapping spi=x at=1 src=2",
+        ] {
+            assert_eq!(read(nonsense), None, "{nonsense}");
+        }
     }
 
     #[test]

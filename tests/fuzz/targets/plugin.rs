@@ -15,7 +15,7 @@ fuzz_target!(|bytes: &[u8]| {
                 assert_eq!(sa.key.expose().len(), sa.suite.key_len() + Suite::SALT_LEN);
                 assert_eq!(sa.id.at, sa.ends.destination);
             }
-            Ok(Line::Say(_) | Line::Query(_)) => assert!(line.ends_with('\n')),
+            Ok(Line::Say(_) | Line::Query(_) | Line::Listen) => assert!(line.ends_with('\n')),
             Err(why) => assert!(!why.is_empty()),
         }
     }

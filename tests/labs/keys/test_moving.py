@@ -3,7 +3,7 @@
 import re
 import signal
 
-from nat import Nat
+from nat import SILENT, Nat, silent_after
 from netns import wait_for
 from routers import NAMES, host
 from traffic import ping, wait_ping
@@ -26,9 +26,9 @@ def far_port(pair):
     return int(found[1]) if found else 0
 
 
-def start_behind(pair, nat):
+def start_behind(pair, nat, **more):
     """Starts both; to site 2, site 1 is where the NAT is."""
-    ike = tables()
+    ike = tables(**more)
     for site in (1, 2):
         pair.charons[site].start()
         text = pair.configuration(site, ike=ike)
@@ -65,17 +65,25 @@ def test_nat(pair):
 
 
 def test_the_mapping_changes(pair):
-    """The NAT forgets, and gives another port, then another address: site 2 follows, and no new IKE SA is made."""
+    """The NAT forgets, and gives another port, then another address, under traffic: site 2 follows at once, charon as well, and no new
+    IKE SA is made."""
     nat = Nat(pair.sites)
-    start_behind(pair, nat)
-    initiated = pair.charons[1].text().count("initiating IKE_SA")
-    nat.forget(30000)
-    wait_for(lambda: 30000 <= far_port(pair) < 31000, MOVED, "the other port")
-    goes_on(pair, "by another port")
-    nat.forget(40000, outside="192.0.3.77")
-    wait_for(lambda: pair.state(2)["remote"] == "192.0.3.77", MOVED, "the other address")
-    goes_on(pair, "by another address")
+    start_behind(pair, nat, dpd='"30s"')
+    initiated, before = pair.charons[1].text().count("initiating IKE_SA"), nat.outside
+
+    def port_is(first):
+        return lambda: first <= far_port(pair) < first + 1000
+
+    pauses = [
+        silent_after(pair, lambda: nat.forget(30000), port_is(30000)),
+        silent_after(pair, lambda: nat.forget(40000, outside="192.0.3.77"), port_is(40000)),
+    ]
+    print("silent after another port, and another address:", ", ".join(f"{1000 * pause:.0f} ms" for pause in pauses))
+    assert max(pauses) < SILENT, pauses
+    assert pair.state(2)["remote"] == "192.0.3.77"
     assert pair.charons[1].text().count("initiating IKE_SA") == initiated
+    said = [line for line in pair.sites.r2.daemon.text().splitlines() if "sends from" in line]
+    assert [re.search(r"sends from ([\d.]+:\d)", line)[1] for line in said] == [f"{before}:3", "192.0.3.77:4"], said
 
 
 def only_ipv4(pair):

@@ -9,9 +9,11 @@ import re
 import pytest
 
 from foreign import UP, ask_until, during_traffic, rekeys_by_turns, router_machine
+from nat import SILENT, on_a_switch, silent_after
 from netns import Trouble, wait_for
 from pairs import SECRET, Pair
 from routers import CULVERT, NAMES, Sites, host
+from test_moving import tables
 from traffic import capture, ping, protocols, wait_ping
 from vm.image import Kind
 from vm.machine import file
@@ -37,6 +39,8 @@ class Followed(Pair):
     def __init__(self, sites, machine):
         super().__init__(sites)
         self.machine = machine
+        # Where site 1 is to site 2, if that is another place.
+        self.seen_at = None
 
     def start(self, **options):
         self.machine.run(STOP + START, timeout=90)
@@ -49,6 +53,8 @@ class Followed(Pair):
     def start_far(self, **options):
         """Culvert in the machine."""
         configuration = self.configuration(2, secret=SECRET, ports=PORTS, **options)
+        if self.seen_at:
+            configuration = configuration.replace(f'remote = "{self.sites.wan(1, 4)}"', f'remote = "{self.seen_at}"')
         command = f"{CULVERT.resolve()} run -c /run/lab.toml --socket /run/culvert.sock --vici /run/charon.vici"
         self.machine.run(
             f"""{file("/run/lab.toml", configuration)}; chmod 600 /run/lab.toml
@@ -150,22 +156,62 @@ def test_culvert_restarts(pair, sign):
     assert ping(pair.sites.h1, host(2, 4), count=20).loss == 0
 
 
-def test_nothing_leaves_in_clear_without_culvert(pair):
-    """While Culvert is dead, the kernel opens what comes by the SAs that charon has left there. It answers nothing: an ICMP error would quote the
-    plaintext. When Culvert is back, all is as it was."""
-    pair.start()
-    pair.stop_far("KILL")
-    with capture(pair.sites.mid, "vm2", "ip and not udp") as seen:
+def says_nothing_in_clear(pair, seen, near, remote, protocol):
+    """With Culvert dead, nothing but the protected packets from `remote` is on the machine's link: its kernel opens them, and answers nothing."""
+    with capture(pair.sites.mid, "vm2", seen) as captured:
         assert ping(pair.sites.h1, host(2, 4), count=20).loss == 100
-    near, remote = pair.sites.wan(2, 4), pair.sites.wan(1, 4)
-    assert protocols(seen.packets()) == {(remote, near, 50)}
-    opened = re.findall(r"lifetime current:\s+\d+\(bytes\), (\d+)\(packets\)", pair.machine.run("ip -s xfrm state"))
-    assert any(int(count) > 0 for count in opened), opened
-    pair.start_far()
-    pair.wait_up()
-    assert ping(pair.sites.h1, host(2, 4), count=20).loss == 0
-    command = f"{CULVERT.resolve()} tunnel show-ike {NAMES[2]} --socket /run/culvert.sock"
-    assert "no difference" in pair.machine.run(command, timeout=60)
+    assert protocols(captured.packets()) == {(remote, near, protocol)}
+    states = re.split(r"^src ", pair.machine.run("ip -s xfrm state"), flags=re.MULTILINE)
+    opened = [re.search(r"lifetime current:\s+\d+\(bytes\), (\d+)\(packets\)", state)[1] for state in states if f"dst {near}\n" in state]
+    assert any(int(count) > 0 for count in opened), states
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_nothing_leaves_in_clear_without_culvert(pair, family):
+    """While Culvert is dead, the kernel opens what comes by the SAs that charon has left there. It answers nothing: an ICMP error would quote the
+    plaintext; nor when the machine moves, and charon tells the far end (MOBIKE). When Culvert is back, all is as it was."""
+    near, remote, length = pair.sites.wan(2, family), pair.sites.wan(1, family), {4: 24, 6: 64}[family]
+    moved = {4: "192.0.2.77", 6: "2001:db8:a1::77"}[family]
+    # charon would move to an address of the other family.
+    others = f"ip -{10 - family} addr flush dev eth0"
+    pair.charons[1].settings = f"interfaces_ignore = lan, {NAMES[1]}"
+    pair.start(ike=tables(mobike="true"), family=family)
+    try:
+        pair.machine.run(others)
+        pair.stop_far("KILL")
+        seen = {4: "ip and not udp", 6: "ip6 and not udp and not dst net ff00::/8 and not (icmp6 and ip6[40] >= 133)"}[family]
+        says_nothing_in_clear(pair, seen, near, remote, 50)
+        if family == 4:
+            pair.start_far(ike=tables(mobike="true"))
+            pair.wait_up()
+            assert ping(pair.sites.h1, host(2, 4), count=20).loss == 0
+            command = f"{CULVERT.resolve()} tunnel show-ike {NAMES[2]} --socket /run/culvert.sock"
+            assert "no difference" in pair.machine.run(command, timeout=60)
+            pair.stop_far("KILL")
+        pair.machine.run(f"ip addr del {near}/{length} dev eth0; ip addr add {moved}/{length} dev eth0 {'nodad' if family == 6 else ''}")
+        wait_for(lambda: pair.state(1)["remote"] == moved, UP, "the far end is followed")
+        says_nothing_in_clear(pair, seen, moved, remote, 50)
+    finally:
+        wan4, wan6 = pair.sites.wan(2, 4), pair.sites.wan(2, 6)
+        pair.machine.run(f"ip addr flush dev eth0; ip addr add {wan4}/24 dev eth0; ip addr add {wan6}/64 dev eth0 nodad")
+
+
+def test_behind_a_nat(pair):
+    """The kernel tells charon of no packet, and charon nobody of another mapping before it hears from there: Culvert follows by itself, and both
+    go on. Nothing leaves in clear without it: neither what comes from the mapping that the configuration names, nor from another one."""
+    with on_a_switch(pair.sites) as nat:
+        pair.seen_at = nat.outside
+        pair.start(ike=tables(dpd='"30s"'))
+        pauses = [
+            silent_after(pair, lambda: nat.forget(30000), lambda: True),
+            silent_after(pair, lambda: nat.forget(40000, "192.0.2.201"), lambda: pair.state(2)["remote"] == "192.0.2.201"),
+        ]
+        print("silent after another port, and another address:", ", ".join(f"{1000 * pause:.0f} ms" for pause in pauses))
+        assert max(pauses) < SILENT, f"{pauses}\n{pair.machine.run('cat /run/culvert.log; tail -n 60 /run/charon.log')}"
+        pair.rekey_and_wait(by_us=True)
+        assert ping(pair.sites.h1, host(2, 4), count=20).loss == 0
+        pair.stop_far("KILL")
+        says_nothing_in_clear(pair, "ip and not (udp and udp[8:4] = 0)", pair.sites.wan(2, 4), nat.outside, 17)
 
 
 def test_charon_restarts(pair):

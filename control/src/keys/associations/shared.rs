@@ -128,7 +128,7 @@ impl Associations {
         self.senders.iter_mut().for_each(|sender| sender.block.asked = None);
     }
 
-    fn all(&mut self) -> impl Iterator<Item = &mut About> {
+    pub(super) fn all(&mut self) -> impl Iterator<Item = &mut About> {
         let receivers = self.receivers.iter_mut().map(|receiver| &mut receiver.about);
         receivers.chain(self.senders.iter_mut().map(|sender| &mut sender.about))
     }
@@ -202,7 +202,7 @@ impl Associations {
             (Direction::In, State::In(edge)) => {
                 let inbound = match before {
                     Some(Engine::In(inbound)) => inbound,
-                    _ => inbound(&about.sa, edge)?,
+                    _ => inbound(&about.sa, edge, &self.moved)?,
                 };
                 let mut receiver = Receiver::new(about, inbound, traffic.received);
                 receiver.partner_edge = edge;
@@ -305,7 +305,7 @@ impl Associations {
         for receiver in &mut self.receivers {
             receiver.about.orphan |= receiver.about.sa.origin == Origin::Partner;
             if receiver.partner_edge > receiver.inbound.window().highest()
-                && let Ok(beyond) = inbound(&receiver.about.sa, receiver.partner_edge)
+                && let Ok(beyond) = inbound(&receiver.about.sa, receiver.partner_edge, &self.moved)
             {
                 (receiver.inbound, changed) = (beyond, true);
             }

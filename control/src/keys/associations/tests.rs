@@ -496,6 +496,58 @@ fn a_far_end_that_moves_keeps_its_sa() {
     assert!(bench.associations.remove(id, bench.now), "it is known by its new place");
 }
 
+/// A NAT gives the far end another mapping. That is told once, by the newest packets; all SAs with the far end where it was are moved,
+/// and their source still finds them.
+#[test]
+fn a_far_end_that_a_nat_moves_is_found() {
+    let mut bench = Bench::new();
+    let socket = |text: &str| text.parse::<std::net::SocketAddr>().expect("a socket");
+    let in_udp = |direction, spi| {
+        let sa = sa(direction, spi, true);
+        let at = |address| std::net::SocketAddr::new(address, 4500);
+        Sa { ends: Ends::new(at(sa.ends.source), at(sa.ends.destination), true), ..sa }
+    };
+    for number in [1, 2] {
+        bench.add(in_udp(Direction::In, 0x100 + number));
+        bench.add(in_udp(Direction::Out, 0x200 + number));
+    }
+    // Nothing is known of the port of one that was not to come in UDP.
+    bench.add(sa(Direction::In, 0x103, true));
+    assert!(bench.associations.are_in_udp());
+    let inbound = bench.associations.installed().inbound;
+    let first = in_udp(Direction::In, 0x101).id;
+    inbound[0].came_from(socket(THERE));
+    inbound[2].came_from(socket("198.51.100.9:1"));
+    assert_eq!(bench.associations.elsewhere(), None, "it is where it is known to be");
+    let moved = socket("198.51.100.7:20001");
+    inbound[0].came_from(moved);
+    assert_eq!(bench.associations.elsewhere(), Some((first, Origin::Plugin, moved)));
+    assert_eq!(bench.associations.elsewhere(), None, "told once");
+    let renamed = bench.associations.follow(first, moved);
+    let of = |spi| Id { spi, at: moved.ip() };
+    assert_eq!(renamed, [of(0x201), of(0x202)]);
+    let installed = bench.associations.installed();
+    assert_eq!(installed.udp, Some(UdpEncap { source: 4500, destination: 20_001 }));
+    assert_eq!(installed.ends.map(|ends| ends.destination), Some(moved.ip()));
+    assert_eq!(bench.sends(), 0x202);
+    // A packet that is as new by the other SA is no news; one from where it was is.
+    inbound[1].came_from(moved);
+    assert_eq!(bench.associations.elsewhere(), None);
+    inbound[1].came_from(socket(THERE));
+    assert!(bench.associations.elsewhere().is_some());
+    // The source tells of all again, moves one itself, and takes both away.
+    bench.add(in_udp(Direction::Out, 0x201));
+    assert_eq!(bench.associations.installed().ends.map(|ends| ends.destination), Some(moved.ip()));
+    let [old, new] = [0x201, 0x202].map(|spi| in_udp(Direction::Out, spi).id);
+    assert_eq!(bench.associations.known_as(old), of(0x201));
+    let ends = Ends::new(socket(HERE), socket("198.51.100.8:4500"), true);
+    assert!(bench.associations.moved(new, ends));
+    assert!(!bench.associations.has(new) && !bench.associations.has(of(0x202)));
+    assert!(bench.associations.remove(Id { at: ends.destination, ..new }, bench.now));
+    assert!(bench.associations.remove(old, bench.now));
+    assert_eq!(bench.sends(), 0);
+}
+
 #[test]
 fn what_went_through_is_known() {
     let mut bench = Bench::new();

@@ -130,6 +130,30 @@ fn sa(state: &str) -> Message {
     Message::new().with_section("culvert-oslo", sa)
 }
 
+/// A far end is followed where it alone is behind a NAT.
+#[test]
+fn it_is_known_who_is_behind_a_nat() {
+    let mut bench = Bench::new("192.0.2.1");
+    bench.hear(Told::Connected);
+    bench.settle(true);
+    assert!(!bench.pilot.has_nat_there("oslo"));
+    for (behind, there) in
+        [(&["nat-remote"][..], true), (&["nat-remote", "nat-local"], false), (&["nat-local"], false)]
+    {
+        let names = Message::new().with_section("culvert-oslo", Message::new());
+        bench.hear(Told::Event("ike-update".to_owned(), names));
+        bench.answer(|_| {
+            let listed = sa("INSTALLED");
+            let told = listed.section("culvert-oslo").cloned().expect("an SA");
+            let told = behind.iter().fold(told, |told, who| told.with(who, "yes"));
+            let begun = Message::new().with("state", "CONNECTING");
+            let both = [begun, told].map(|sa| Message::new().with_section("culvert-oslo", sa));
+            (Message::new(), both.to_vec())
+        });
+        assert_eq!(bench.pilot.has_nat_there("oslo"), there, "{behind:?}");
+    }
+}
+
 #[test]
 fn a_tunnel_is_loaded_looked_at_and_initiated() {
     let mut bench = Bench::new("192.0.2.1");

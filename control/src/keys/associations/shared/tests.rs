@@ -329,6 +329,23 @@ fn a_far_end_that_moves_is_followed_by_both() {
     assert_eq!(pair.sides[1].installed().ends, Some(ends));
 }
 
+/// The same, where it is not the source of the SA that moves it.
+#[test]
+fn a_far_end_that_a_nat_moves_is_followed_by_both() {
+    let mut pair = Pair::new();
+    let (here, there) = (HERE.parse().expect("one"), "192.0.2.2:4500".parse().expect("one"));
+    for (direction, ends) in [(Direction::In, (there, here)), (Direction::Out, (here, there))] {
+        let spi = if direction == Direction::In { 0x101 } else { 0x201 };
+        assert!(pair.sides[0].moved(sa(direction, spi).id, Ends::new(ends.0, ends.1, true)));
+    }
+    pair.connect();
+    let moved = "198.51.100.7:20001".parse().expect("one");
+    assert_eq!(pair.sides[0].follow(sa(Direction::In, 0x101).id, moved).len(), 1);
+    pair.talk();
+    pair.master(1, true);
+    assert_eq!(pair.sides[1].installed().ends, Some(Ends::new(here, moved, true)));
+}
+
 /// The load comes when nobody can be asked for numbers any more: another SA is wanted in time, and sends before the old one has
 /// nothing left, or as soon as that is so.
 #[test]
