@@ -25,7 +25,9 @@ fuzz_target!(|bytes: &[u8]| {
                 Change::Moved(id, ends) => assert!(known.contains(&id) && id.at == ends.destination),
                 Change::Flushed(_) => known.clear(),
                 Change::Unusable { why, .. } => assert!(!why.is_empty()),
-                Change::Begins(_) | Change::Synchronised(_) => panic!("only a list says that"),
+                Change::Begins(_) | Change::Synchronised(_) | Change::Cut(_) => {
+                    panic!("only a list says that")
+                }
             }
         }
     }
