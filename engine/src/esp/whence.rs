@@ -82,7 +82,7 @@ impl Whence {
         let version = self.version.load(Acquire);
         let source = Source(self.words.each_ref().map(|word| word.load(Relaxed)));
         fence(Acquire);
-        let whole = version % 2 == 0 && self.version.load(Relaxed) == version;
+        let whole = version.is_multiple_of(2) && self.version.load(Relaxed) == version;
         source.socket().filter(|_| whole).map(|socket| (version, socket))
     }
 }
