@@ -20,7 +20,7 @@ table ip lab {{
 """
 
 
-SILENT = 1.0  # seconds, after another mapping: far less than it takes until IKE finds out
+SILENT = 3.0  # seconds, after another mapping: far less than it takes until IKE finds out
 FOLLOWED = 40.0
 
 
