@@ -195,7 +195,7 @@ fn read_key(table: &mut Table<'_>, report: &mut Report) -> Option<(Secret, Vec<u
     table.text("key_file", report, |name| {
         let path = document.resolve(name);
         let about = |fault: Fault| Fault::new(format!("{} {}", path.display(), fault.why), fault.remedy);
-        let secret = document.read_secret(&path)?;
+        let secret = Secret::new(document.read_private(&path)?);
         let blocks = pki::blocks(secret.expose()).map_err(about)?;
         // OpenSSL writes an elliptic curve's parameters in front of its key.
         let key = blocks.iter().rfind(|block| !block.is_parameters());

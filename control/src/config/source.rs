@@ -243,10 +243,22 @@ fn matches_pattern(pattern: &[u8], name: &[u8]) -> bool {
 }
 
 impl Document {
-    /// Reads a file that holds one secret, at a path that [`Document::resolve`] gave: everything in it but white space at the
-    /// end. A name that cannot be opened is not repeated, as it may be the secret itself, put in the wrong place.
+    /// Reads a file that holds one secret in text, at a path that [`Document::resolve`] gave: everything in it but white space at
+    /// the end. A name that cannot be opened is not repeated, as it may be the secret itself, put in the wrong place.
     pub(super) fn read_secret(&self, path: &Path) -> Result<Secret, Fault> {
-        let (mut bytes, mode) = match self.files.noted(path) {
+        let mut bytes = self.read_private(path)?;
+        while bytes.last().is_some_and(u8::is_ascii_whitespace) {
+            bytes.pop();
+        }
+        if bytes.is_empty() {
+            return Err(Fault::new(format!("{} is empty", path.display()), "write the key into it"));
+        }
+        Ok(Secret::new(bytes))
+    }
+
+    /// Reads a file that is its owner's alone, every byte of it: the last one of a key in DER may look like white space.
+    pub(super) fn read_private(&self, path: &Path) -> Result<Zeroizing<Vec<u8>>, Fault> {
+        let (bytes, mode) = match self.files.noted(path) {
             Some(noted) => noted?,
             None => {
                 let (file, len, mode) = open_regular(path)?;
@@ -256,13 +268,7 @@ impl Document {
         };
         may_hold_a_secret(path, mode, bytes.len() as u64)?;
         self.files.note(path, mode, &bytes);
-        while bytes.last().is_some_and(u8::is_ascii_whitespace) {
-            bytes.pop();
-        }
-        if bytes.is_empty() {
-            return Err(Fault::new(format!("{} is empty", path.display()), "write the key into it"));
-        }
-        Ok(Secret::new(bytes))
+        Ok(bytes)
     }
 }
 

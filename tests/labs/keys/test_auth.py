@@ -4,7 +4,7 @@ what is wrong with it."""
 import json
 
 import pytest
-from cryptography.hazmat.primitives.serialization import Encoding, PrivateFormat
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from certificates import DAY, KEYS, Authority, write_key, write_public_key, write_secret
 from netns import command, wait_for
@@ -221,6 +221,9 @@ def test_check_reads_every_form_of_key(files, kind, encoding, form):
     """PKCS #8, PKCS #1 and SEC 1 (Ed25519 has the first alone), in PEM and DER: each is known to be its certificate's."""
     ca = files.ca
     key = KEYS[kind]()
+    while kind == "ec" and encoding is Encoding.DER and key.private_bytes(encoding, form, NoEncryption())[-1:] not in (b"\n", b" "):
+        # DER that ends like a line of text is complete with that.
+        key = KEYS[kind]()
     made, KEYS["made"] = KEYS.get("made"), lambda: key
     try:
         file, _ = ca.issue("form.example", "made")
