@@ -386,7 +386,7 @@ impl Keys {
     /// Has new SAs negotiated for the tunnel; what the far end has begun will do.
     ///
     /// # Errors
-    /// It has none to be replaced, or they are the other router's perhaps, in words.
+    /// It has none to be replaced, or they are not ours to replace, in words.
     pub fn rekey(&mut self, tunnel: &str, now: Instant) -> Result<(), String> {
         if let Some(trouble) = self.pilot.trouble(tunnel) {
             return Err(trouble);
@@ -396,7 +396,10 @@ impl Keys {
             && let Some(Open { vici, .. }) = &mut self.open
             && !self.pilot.rekey(tunnel, now, &mut |(command, message)| vici.ask(command, message))
         {
-            return Err("it is not known yet which router is its master".to_owned());
+            return Err(
+                "nothing is begun in it now: it is switched off, or another router is its master, or may be"
+                    .to_owned(),
+            );
         }
         Ok(())
     }
