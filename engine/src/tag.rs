@@ -77,10 +77,13 @@ pub enum Cause {
     Returned,
     /// The frame is an Ethernet frame, or an IP packet out of a tunnel, with ESP from a far end by an SA that is not known yet.
     UnknownSpi,
+    /// The frame is an Ethernet frame, or an IP packet out of a tunnel, of a tunnel whose near end another router has; or an IP packet
+    /// for such a tunnel. This router may just have become master.
+    Backup,
 }
 
 impl Cause {
-    const ALL: [Cause; 11] = [
+    const ALL: [Cause; 12] = [
         Cause::TtlExceeded,
         Cause::TooBig,
         Cause::NoNeighbour,
@@ -92,6 +95,7 @@ impl Cause {
         Cause::Keepalive,
         Cause::Returned,
         Cause::UnknownSpi,
+        Cause::Backup,
     ];
 
     /// The name in reports, kebab-case.
@@ -108,6 +112,7 @@ impl Cause {
             Cause::Keepalive => "keepalive",
             Cause::Returned => "returned-keepalive",
             Cause::UnknownSpi => "unknown-spi",
+            Cause::Backup => "backup",
         }
     }
 
@@ -136,6 +141,7 @@ impl Cause {
             Cause::Keepalive => Reason::Nested,
             Cause::Returned => Reason::GreUnknown,
             Cause::UnknownSpi => Reason::EspUnknownSpi,
+            Cause::Backup => Reason::Backup,
         }
     }
 

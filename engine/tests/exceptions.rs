@@ -1,6 +1,8 @@
 //! A worker and its exception thread together, over memory wires and in a time that only the tests move: each case reads
 //! like the paragraph that it checks, and what leaves is held against bytes known from elsewhere.
 
+#[path = "exceptions/ahead.rs"]
+mod ahead;
 #[path = "exceptions/early.rs"]
 mod early;
 mod lab;

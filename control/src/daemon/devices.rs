@@ -11,7 +11,7 @@
 
 use std::sync::Arc;
 
-use culvert_engine::exception::early;
+use culvert_engine::exception::{early, waiting};
 use culvert_engine::fan_out::{FAN_OUT_BUFFERS, FanOut, fan_out};
 use culvert_engine::ring::netmap::{NetmapControl, NetmapFacts, NetmapOptions, NetmapPort};
 #[cfg(target_os = "linux")]
@@ -34,8 +34,9 @@ use crate::config::{Config, Device, Port as PortConfig, Problem};
 /// worker that has just been woken finds them all.
 const SLOTS: u32 = 1024;
 /// Frames on their way between a worker and the exception thread, in each direction.
-const EXCEPTIONS: u32 = 512;
-const _: () = assert!(early::TOTAL < EXCEPTIONS as usize);
+const EXCEPTIONS: u32 = 1024;
+// What waits may go on at once.
+const _: () = assert!(early::TOTAL + waiting::TOTAL < EXCEPTIONS as usize);
 /// Sizes of buffers that AF_XDP takes, in bytes.
 const BUFFERS: [u32; 2] = [2048, 4096];
 /// Bytes of a buffer that are no IP packet, at most: what AF_XDP leaves free in front (`XDP_PACKET_HEADROOM`), or our own

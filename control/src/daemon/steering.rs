@@ -8,7 +8,6 @@ use culvert_engine::fib::Prefix;
 use culvert_engine::tables::Gateway;
 
 use crate::config::{Config, Direction, ManualSa, Protect};
-use crate::plan::Kept;
 use crate::routes::prefix_around;
 
 /// IKE and ESP in UDP (RFC 3948 section 2.1).
@@ -27,13 +26,12 @@ impl Steering {
     pub(super) fn set(
         &mut self,
         config: &Config,
-        kept: &Kept,
         routes: &BTreeMap<Prefix, Gateway>,
         ports: &mut [super::devices::OpenPort],
     ) {
         use culvert_engine::ring::xdp::Encapsulation;
 
-        let (local, prefixes) = (local_ends(config, kept), steered(config, routes));
+        let (local, prefixes) = (local_ends(config), steered(config, routes));
         let esp = esp_ports(config).into_iter().map(|port| (port, Encapsulation::Esp));
         let gre = (culvert_engine::wire::udp::GRE_PORT, Encapsulation::Gre);
         let udp: Vec<(u16, Encapsulation)> = esp.chain([gre]).collect();
@@ -52,11 +50,10 @@ impl Steering {
     }
 }
 
-/// The tunnels' near ends, but for those that another router holds.
-pub(super) fn local_ends(config: &Config, kept: &Kept) -> Vec<IpAddr> {
-    let tunnels = config.tunnels.iter().zip(&kept.tunnels);
-    let ours = tunnels.filter(|(tunnel, kept)| tunnel.enabled && !kept.backup);
-    ours.filter_map(|(tunnel, _)| tunnel.local.address()).collect()
+/// The tunnels' near ends, also those that another router holds: what comes for them may be here before the news that it does not any more.
+pub(super) fn local_ends(config: &Config) -> Vec<IpAddr> {
+    let tunnels = config.tunnels.iter().filter(|tunnel| tunnel.enabled);
+    tunnels.filter_map(|tunnel| tunnel.local.address()).collect()
 }
 
 /// The UDP ports on which tunnels receive ESP: where the far end sends to, and the well-known one.

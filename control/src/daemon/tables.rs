@@ -122,12 +122,7 @@ impl Daemon {
         self.host.want(tables.wanted_neighbours());
         self.interfaces.apply(&self.config, &self.mtus());
         #[cfg(target_os = "linux")]
-        self.steering.set(
-            &plan::as_it_is(&self.config, &self.kept),
-            &self.kept,
-            &self.view.routes,
-            &mut self.ports,
-        );
+        self.steering.set(&plan::as_it_is(&self.config, &self.kept), &self.view.routes, &mut self.ports);
         self.tell_tunnels();
     }
 

@@ -1,5 +1,8 @@
-//! Packets that come by an SA before the news of it: the far end has its half and sends, while what its key exchange told us is still on
-//! its way to the tables. They wait until tables know the SPI.
+//! Packets that come before the news of what they are for:
+//! - by an SA of which the far end has its half and sends, while what its key exchange told us is still on its way to the tables. They
+//!   wait until tables know the SPI;
+//! - to, or from, the near end of tunnels that routers share: hosts, switches and the far end hear of a new master from CARP, and their
+//!   packets may be at that router before its tables say so. They wait until tables do.
 //!
 //! Nobody has vouched for such a packet, and its source may be forged. So the room is bounded: [`PACKETS`] for two ends between which
 //! there are tunnels, [`TOTAL`] for all, each for [`PATIENCE`]. Where all of it is taken, those who have most give way, so that who
@@ -26,6 +29,8 @@ pub type Pair = (IpAddr, IpAddr);
 #[derive(Debug)]
 pub struct Early<T> {
     queues: BTreeMap<Pair, VecDeque<Waits<T>>>,
+    /// When it was last asked who has the near end.
+    asked: BTreeMap<Pair, u64>,
     count: usize,
     /// Ends that there was no room for.
     full: BTreeSet<Pair>,
@@ -34,30 +39,49 @@ pub struct Early<T> {
 #[derive(Debug)]
 struct Waits<T> {
     until: u64,
-    spi: Spi,
+    news: News,
     packet: T,
+}
+
+/// What a packet waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum News {
+    /// Tables that know this SA.
+    Sa(Spi),
+    /// Tables by which the near end is not another router's any more.
+    Master,
 }
 
 impl<T> Default for Early<T> {
     fn default() -> Self {
-        Early { queues: BTreeMap::new(), count: 0, full: BTreeSet::new() }
+        Early { queues: BTreeMap::new(), asked: BTreeMap::new(), count: 0, full: BTreeSet::new() }
     }
 }
 
 impl<T> Early<T> {
-    /// Lets a packet wait, if there is room. Returns one that has to go in its place, or itself.
-    pub fn push(&mut self, now: u64, pair: Pair, spi: Spi, packet: T) -> Option<T> {
+    /// Lets a packet wait, if there is room. Returns one that has to go in its place, or itself, and what it was to wait for.
+    pub fn push(&mut self, now: u64, pair: Pair, news: News, packet: T) -> Option<(News, T)> {
         if !self.takes(pair) {
-            return Some(packet);
+            return Some((news, packet));
         }
         let lost = if self.count < TOTAL { None } else { self.give_way() };
         self.queues.entry(pair).or_default().push_back(Waits {
             until: now.saturating_add(PATIENCE),
-            spi,
+            news,
             packet,
         });
         self.count += 1;
         lost
+    }
+
+    /// Is it time to ask who has the near end? It is once a second while packets wait (RFC 1122 section 2.3.2.1).
+    pub fn asks(&mut self, now: u64, pair: Pair) -> bool {
+        let due = self.asked.get(&pair).is_none_or(|asked| now.saturating_sub(*asked) >= PATIENCE);
+        let asks = due && self.queues.contains_key(&pair);
+        if asks {
+            self.asked.insert(pair, now);
+        }
+        asks
     }
 
     /// Do packets between these ends find room? Who was told that they do not hears of it when they do, by [`Self::have_room_again`].
@@ -86,18 +110,19 @@ impl<T> Early<T> {
     }
 
     /// The newest packet of those who have most.
-    fn give_way(&mut self) -> Option<T> {
+    fn give_way(&mut self) -> Option<(News, T)> {
         let queue = self.longest().and_then(|(pair, _)| self.queues.get_mut(&pair));
         let lost = queue.and_then(VecDeque::pop_back)?;
         self.count -= 1;
-        Some(lost.packet)
+        Some((lost.news, lost.packet))
     }
 
-    /// The packets whose SPI is known, as `known` says; the others go on waiting.
-    pub fn release(&mut self, known: impl Fn(Spi) -> bool) -> Vec<T> {
+    /// The packets of which the news has come, as `known` says; the others go on waiting.
+    pub fn release(&mut self, known: impl Fn(Pair, News, &T) -> bool) -> Vec<T> {
         let mut released = Vec::new();
-        for queue in self.queues.values_mut() {
-            let (go, stay) = std::mem::take(queue).into_iter().partition(|waits| known(waits.spi));
+        for (pair, queue) in &mut self.queues {
+            let known = |waits: &Waits<T>| known(*pair, waits.news, &waits.packet);
+            let (go, stay) = std::mem::take(queue).into_iter().partition(known);
             *queue = stay;
             let go: VecDeque<_> = go;
             released.extend(go.into_iter().map(|waits| waits.packet));
@@ -106,12 +131,12 @@ impl<T> Early<T> {
         released
     }
 
-    /// The packets that have waited too long.
-    pub fn expire(&mut self, now: u64) -> Vec<T> {
+    /// The packets that have waited too long, and for what.
+    pub fn expire(&mut self, now: u64) -> Vec<(News, T)> {
         let mut lost = Vec::new();
         for queue in self.queues.values_mut() {
             while let Some(waits) = queue.pop_front_if(|waits| waits.until <= now) {
-                lost.push(waits.packet);
+                lost.push((waits.news, waits.packet));
             }
         }
         if !lost.is_empty() {
@@ -122,6 +147,7 @@ impl<T> Early<T> {
 
     fn tidy(&mut self) {
         self.queues.retain(|_, queue| !queue.is_empty());
+        self.asked.retain(|pair, _| self.queues.contains_key(pair));
         self.count = self.queues.values().map(VecDeque::len).sum();
     }
 
@@ -171,18 +197,22 @@ mod tests {
         (IpAddr::from([192, 0, 2, 1]), IpAddr::from([198, 51, 100, n]))
     }
 
+    fn known<T>(spi: Spi) -> impl Fn(Pair, News, &T) -> bool {
+        move |_, news, _| news == News::Sa(spi)
+    }
+
     #[test]
     fn packets_leave_in_order_once() {
         let mut early = Early::default();
         for (now, (spi, packet)) in (0..).zip([(1, 'a'), (2, 'b'), (1, 'c')]) {
-            assert_eq!(early.push(now, pair(1), spi, packet), None);
+            assert_eq!(early.push(now, pair(1), News::Sa(spi), packet), None);
         }
-        assert_eq!(early.release(|spi| spi == 3), []);
-        assert_eq!(early.release(|spi| spi == 1), ['a', 'c']);
-        assert_eq!(early.release(|spi| spi == 1), []);
+        assert_eq!(early.release(known(3)), []);
+        assert_eq!(early.release(known(1)), ['a', 'c']);
+        assert_eq!(early.release(known(1)), []);
         assert_eq!(early.next_due(), Some(1 + PATIENCE));
         assert_eq!(early.expire(PATIENCE), []);
-        assert_eq!(early.expire(1 + PATIENCE), ['b']);
+        assert_eq!(early.expire(1 + PATIENCE), [(News::Sa(2), 'b')]);
         assert_eq!(early.next_due(), None);
     }
 
@@ -193,16 +223,18 @@ mod tests {
         let flooded = TOTAL / PACKETS;
         for n in 0..flooded {
             for _ in 0..PACKETS {
-                assert_eq!(early.push(0, pair(n as u8), n as u32, n), None);
+                assert_eq!(early.push(0, pair(n as u8), News::Sa(n as u32), n), None);
             }
-            assert_eq!(early.push(0, pair(n as u8), n as u32, n), Some(n), "no more than its part");
+            let news = News::Sa(n as u32);
+            assert_eq!(early.push(0, pair(n as u8), news, n), Some((news, n)), "no more than its part");
         }
         let share = TOTAL / (flooded + 1);
         for _ in 0..share {
-            assert!(early.push(0, pair(99), 99, 99).is_some_and(|lost| lost < flooded));
+            let lost = early.push(0, pair(99), News::Sa(99), 99);
+            assert!(lost.is_some_and(|(news, n)| n < flooded && news == News::Sa(n as u32)));
         }
-        assert_eq!(early.push(0, pair(99), 99, 99), Some(99));
-        assert_eq!(early.release(|spi| spi == 99).len(), share);
+        assert_eq!(early.push(0, pair(99), News::Sa(99), 99), Some((News::Sa(99), 99)));
+        assert_eq!(early.release(known(99)).len(), share);
         assert!(early.queues.values().map(VecDeque::len).sum::<usize>() <= TOTAL);
     }
 
@@ -210,11 +242,28 @@ mod tests {
     fn ends_hear_once_that_there_is_room() {
         let mut early = Early::default();
         for n in 0..=PACKETS {
-            early.push(n as u64, pair(1), 1, n);
+            early.push(n as u64, pair(1), News::Sa(1), n);
         }
         assert_eq!(early.have_room_again(), []);
         assert_eq!(early.expire(PATIENCE).len(), 1);
         assert_eq!(early.have_room_again(), [pair(1)]);
         assert_eq!(early.have_room_again(), []);
+    }
+
+    /// As long as packets come, so that some wait all the time.
+    #[test]
+    fn who_has_the_near_end_is_asked_once_a_second() {
+        let mut early = Early::default();
+        assert!(!early.asks(0, pair(1)), "nothing waits");
+        let step = PATIENCE / 10;
+        let asked = (0..50).filter(|n| {
+            early.expire(n * step);
+            early.push(n * step, pair(1), News::Master, *n);
+            early.asks(n * step, pair(1))
+        });
+        assert_eq!(asked.collect::<Vec<_>>(), (0..50).step_by(10).collect::<Vec<_>>());
+        assert_eq!(early.release(|of, news, _| (of, news) == (pair(1), News::Master)).len(), 10);
+        early.push(50 * step, pair(1), News::Master, 50);
+        assert!(early.asks(50 * step, pair(1)), "others wait");
     }
 }

@@ -26,7 +26,7 @@ use arc_swap::ArcSwap;
 use arc_swap::cache::Cache;
 use crossbeam::channel::{Receiver, Sender};
 
-use self::held::{Bound, Held};
+use self::held::{Ahead, Bound, Held};
 use super::datagrams::{Datagrams, Owner};
 use super::early::Early;
 use super::fragment::Ids;
@@ -101,7 +101,7 @@ struct Parts {
     neighbours: Neighbours<Held>,
     neighbours_out: neighbour::Output<Held>,
     waiting: Waiting<Held>,
-    early: Early<Made>,
+    early: Early<Ahead>,
     keepalives: Keepalives,
     keepalives_out: keepalive::Output,
     errors: RateLimit,
@@ -318,7 +318,10 @@ impl Parts {
             Cause::Datagram => self.fragment(frame, origin, Owner::Host, now),
             Cause::Local => self.local(frame, origin, tables, now),
             Cause::IcmpError => self.icmp_error(frame, origin, tables, now),
-            Cause::UnknownSpi => self.early(frame, origin, Ticket::new(worker.0, worker.1), tables, now),
+            Cause::UnknownSpi => {
+                self.unknown_spi(frame, origin, Ticket::new(worker.0, worker.1), tables, now);
+            }
+            Cause::Backup => self.backup(frame, origin, Ticket::new(worker.0, worker.1), tables, now),
             Cause::Keepalive => {
                 let known = match origin {
                     Origin::Tunnel(tunnel) => {
@@ -366,11 +369,7 @@ impl Parts {
         for held in expired {
             self.unreachable(held, tables, now);
         }
-        for early in self.early.expire(now) {
-            drop(early);
-            self.drop(Reason::EspUnknownSpi);
-        }
-        self.tell_room(tables);
+        self.expire(tables, now);
         for (number, (_, path)) in &mut self.path_mtus {
             if path.expire(Duration::from_nanos(now)) {
                 self.events.push(Event::PathMtu { tunnel: *number, mtu: path.get() });

@@ -1,13 +1,19 @@
 //! Packets that wait until the tables know a neighbour which somebody else resolves: the host, on ports with a host stack,
 //! or [`super::neighbour`], for what goes into a tunnel once the tunnel's next station is known.
 //!
-//! Bounded: 16 packets for each neighbour, 256 neighbours, [`PATIENCE`]; the oldest gives way.
+//! Bounded: [`PACKETS`] for each neighbour and [`FEW`] where [`TOTAL`] wait in all, 256 neighbours, [`PATIENCE`]; the oldest gives
+//! way. A router that becomes master knows hardly anybody, and has all their packets at once.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
 
-/// Packets that wait for one neighbour.
-const PACKETS: usize = 16;
+/// Packets that wait for one neighbour: all that come in 100 ms where there are some thousand a second.
+const PACKETS: usize = 256;
+/// The same where [`TOTAL`] or more wait.
+const FEW: usize = 16;
+/// Packets that wait in all, before there is less room for each. The wire to a worker has to have room for them at once, as in
+/// [`super::early`].
+pub const TOTAL: usize = 384;
 /// Neighbours that packets wait for.
 const NEIGHBOURS: usize = 256;
 /// How long a packet waits, in nanoseconds: as long as three requests take (RFC 4861 section 10).
@@ -24,6 +30,7 @@ pub type Key = (u16, IpAddr);
 #[derive(Debug)]
 pub struct Waiting<T> {
     queues: BTreeMap<Key, Queue<T>>,
+    count: usize,
 }
 
 /// What waits for one neighbour, each with the time until which it does.
@@ -36,7 +43,7 @@ struct Queue<T> {
 
 impl<T> Default for Waiting<T> {
     fn default() -> Self {
-        Waiting { queues: BTreeMap::new() }
+        Waiting { queues: BTreeMap::new(), count: 0 }
     }
 }
 
@@ -51,9 +58,11 @@ impl<T> Waiting<T> {
         if ask {
             queue.asked = now;
         }
-        let full = queue.packets.len() >= PACKETS;
+        let most = if self.count < TOTAL { PACKETS } else { FEW };
+        let full = queue.packets.len() >= most;
         let lost = if full { queue.packets.pop_front().map(|(_, packet)| packet) } else { None };
         queue.packets.push_back((now.saturating_add(PATIENCE), packet));
+        self.count += usize::from(lost.is_none());
         (lost, ask)
     }
 
@@ -68,6 +77,7 @@ impl<T> Waiting<T> {
             released.extend(go.into_iter().map(|(_, packet)| (*key, packet)));
             !queue.packets.is_empty()
         });
+        self.count -= released.len();
         released
     }
 
@@ -80,6 +90,7 @@ impl<T> Waiting<T> {
             }
             !queue.packets.is_empty()
         });
+        self.count -= lost.len();
         lost
     }
 
@@ -146,7 +157,17 @@ mod tests {
             assert_eq!(waiting.push(0, key(1), n).0, None);
         }
         assert_eq!(waiting.push(0, key(1), PACKETS).0, Some(0));
-        for n in 1..NEIGHBOURS {
+        for n in PACKETS..TOTAL {
+            assert_eq!(waiting.push(0, key(2), n).0, None);
+        }
+        assert_eq!(waiting.push(0, key(2), TOTAL).0, Some(PACKETS), "all of it is taken");
+        for n in 0..FEW {
+            assert_eq!(waiting.push(0, key(4), n).0, None, "and yet nobody is without any");
+        }
+        assert_eq!(waiting.push(0, key(4), FEW).0, Some(0));
+        assert_eq!(waiting.release(|of, _| of == key(1)).len(), PACKETS);
+        assert_eq!(waiting.push(0, key(2), 0).0, None, "there is room again");
+        for n in 2..NEIGHBOURS {
             assert_eq!(waiting.push(0, (1, IpAddr::from([10, 0, (n >> 8) as u8, n as u8])), n).0, None);
         }
         assert_eq!(waiting.push(0, key(3), 7), (Some(7), false));

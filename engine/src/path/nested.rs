@@ -109,7 +109,16 @@ impl Outer {
 
 /// Is this GRE or ESP, or in UDP what tunnels here have there? What cannot be read might be.
 fn is_of_tunnels(bytes: &[u8], tables: &Tables) -> bool {
-    let Some(outer) = Outer::read(bytes) else { return true };
+    Outer::read(bytes).is_none_or(|outer| is_tunnels(&outer, bytes, tables))
+}
+
+/// Source and destination of a packet that is GRE or ESP, or in UDP what tunnels here have there.
+pub(crate) fn ends_of_tunnels(bytes: &[u8], tables: &Tables) -> Option<(IpAddr, IpAddr)> {
+    let outer = Outer::read(bytes)?;
+    is_tunnels(&outer, bytes, tables).then_some((outer.src, outer.dst))
+}
+
+fn is_tunnels(outer: &Outer, bytes: &[u8], tables: &Tables) -> bool {
     match outer.protocol {
         protocol::GRE | protocol::ESP => true,
         protocol::UDP => {

@@ -18,6 +18,7 @@ use crate::esp::{Mode, OutboundSa, cipher, sa::Lease, seal};
 use crate::flow;
 use crate::ring::{BATCH, Frame};
 use crate::tables::Tables;
+use crate::tag::{Cause, Origin};
 use crate::trace::watch::Eye;
 use crate::tunnel::{Layout, TEMPLATE_MAX, Tunnel};
 use crate::wire::{Sum, esp, ethernet, ipv4, ipv6, protocol, udp};
@@ -75,6 +76,23 @@ fn admit(packet: &mut Packet<'_>, tunnel: &Tunnel, sa: Option<&OutboundSa>) -> R
     Ok(port)
 }
 
+/// What becomes of a packet that cannot go. If it is for the near end's being another router's, as far as the tables know, who has sent
+/// it here may know better.
+#[cold]
+#[inline(never)]
+fn refuse(packet: &mut Packet<'_>, index: u32, tunnel: &Tunnel, reason: Reason, tables: &Tables) {
+    let waits = reason == Reason::Backup
+        && packet.protocol != ethernet::TEB
+        && tables.pair(tunnel.local, tunnel.remote).is_some_and(|pair| pair.is_silent() && pair.has_room());
+    packet.next = match waits {
+        true => Next::Exception(Cause::Backup),
+        false => Next::Drop(reason),
+    };
+    if waits {
+        packet.origin = Origin::Into(index).encode();
+    }
+}
+
 /// Sequence numbers in hand for the tunnel that the last packet went into.
 struct Numbers {
     tunnel: u32,
@@ -99,7 +117,7 @@ fn build_and_seal(packets: &mut Batch<'_>, tables: &Tables, worker: usize, aside
         let port = match admit(packet, tunnel, sa) {
             Ok(port) => port,
             Err(reason) => {
-                packet.next = Next::Drop(reason);
+                refuse(packet, index, tunnel, reason, tables);
                 continue;
             }
         };

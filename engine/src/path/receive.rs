@@ -9,10 +9,10 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::Range;
 
 use super::{Next, Packet, Stages};
-use super::{common, forward};
+use super::{common, forward, nested};
 use crate::drops::Reason;
 use crate::esp::whence::Source;
-use crate::tables::{Address, Ends, NextHop, PortEntry, PortKind, Tables, To};
+use crate::tables::{Address, Ends, NextHop, Pair, PortEntry, PortKind, Stack, Tables, To};
 use crate::tag::{Cause, Origin};
 use crate::wire::{Ethernet, Gre, Ipv4, Ipv6, Udp, ethernet, icmpv4, icmpv6, protocol, udp};
 
@@ -110,7 +110,7 @@ pub(super) fn classify(
         }
         if frame.dst().is_virtual_router() {
             if !is_for_us(&frame, tables)? {
-                return Ok(Next::Host);
+                return Ok(ahead(packet, tables).unwrap_or(Next::Host));
             }
         } else if !port.any_mac {
             return Err(Reason::NotOurs);
@@ -195,8 +195,8 @@ fn is_esp_in_udp(payload: &[u8], tables: &Tables) -> bool {
 }
 
 /// Is the packet in a frame, which is to the address that routers share by CARP or VRRP, for an address of ours? Such a frame is
-/// taken as any other: tunnels whose near end another router holds are silent by themselves. All else is the host's, whose CARP
-/// knows which of them it is master of.
+/// taken as any other: tunnels whose near end another router holds are silent by themselves. All else but their packets is the
+/// host's, whose CARP knows which of them it is master of.
 #[cold]
 fn is_for_us(frame: &Ethernet<'_>, tables: &Tables) -> Result<bool, Reason> {
     let Some(destination) = destination(frame)? else { return Ok(false) };
@@ -243,6 +243,11 @@ fn ipv4(packet: &mut Packet<'_>, tables: &Tables, worker: u32) -> Result<Next, R
     match hop {
         Some((_, NextHop { to: To::Host, .. })) => return local_v4(packet, tables, worker),
         Some((_, NextHop { to: To::HostForwards, .. })) => return Ok(Next::Host),
+        Some((_, NextHop { to: To::Unresolved { port }, .. })) => {
+            if let Some(next) = unless_there(packet, *port, tables) {
+                return Ok(next);
+            }
+        }
         _ => {}
     }
     strip_ethernet(packet, outer.end);
@@ -281,8 +286,14 @@ fn ipv6(packet: &mut Packet<'_>, tables: &Tables, worker: u32) -> Result<Next, R
             None => local(packet, &outer, tables, worker),
         };
     }
-    if let Some((_, NextHop { to: To::HostForwards, .. })) = hop {
-        return Ok(Next::Host);
+    match hop {
+        Some((_, NextHop { to: To::HostForwards, .. })) => return Ok(Next::Host),
+        Some((_, NextHop { to: To::Unresolved { port }, .. })) => {
+            if let Some(next) = unless_there(packet, *port, tables) {
+                return Ok(next);
+            }
+        }
+        _ => {}
     }
     strip_ethernet(packet, end);
     let (hop, way) = hop.ok_or(Reason::NoRoute)?;
@@ -390,7 +401,7 @@ fn local<A: Address>(
     match outer.protocol {
         protocol::ESP | protocol::GRE if outer.fragment => Err(Reason::Fragment),
         protocol::ESP => esp(packet, outer, outer.payload_at..outer.end, None, tables, worker),
-        protocol::GRE => Err(unknown_gre(packet, outer, tables)),
+        protocol::GRE => unknown_gre(packet, outer, tables),
         protocol::UDP => encapsulated_in_udp(packet, outer, tables, worker),
         protocol::ICMP | protocol::ICMPV6 if is_error(packet, outer) => Ok(Next::Exception(Cause::IcmpError)),
         _ => Ok(Next::Host),
@@ -406,18 +417,22 @@ fn is_error<A>(packet: &Packet<'_>, outer: &Outer<A>) -> bool {
     })
 }
 
-/// What is wrong with a GRE packet that no tunnel takes. One that wants its packets in UDP does not take it.
-fn unknown_gre<A: Address>(packet: &Packet<'_>, outer: &Outer<A>, tables: &Tables) -> Reason {
+/// What becomes of a GRE packet that no tunnel takes. One that wants its packets in UDP does not take it.
+fn unknown_gre<A: Address>(packet: &Packet<'_>, outer: &Outer<A>, tables: &Tables) -> Result<Next, Reason> {
     let bytes = packet.frame.bytes().get(outer.payload_at..outer.end).unwrap_or_default();
-    match Gre::parse(bytes) {
-        Err(_) => Reason::GreMalformed,
-        Ok(gre) if A::tunnels(tables).get(&A::key(outer.dst, outer.src, gre.key())).is_some() => {
-            Reason::GreUnknown
-        }
-        Ok(_) if A::pairs(tables).get(&A::key(outer.dst, outer.src, None)).is_some_and(|pair| pair.live) => {
-            Reason::GreKey
-        }
-        Ok(_) => Reason::GreUnknown,
+    let gre = Gre::parse(bytes).map_err(|_| Reason::GreMalformed)?;
+    if A::tunnels(tables).get(&A::key(outer.dst, outer.src, gre.key())).is_some() {
+        return Err(Reason::GreUnknown);
+    }
+    no_tunnel(outer.src, outer.dst, tables)
+}
+
+/// What becomes of GRE between two ends by a key that no tunnel there has.
+fn no_tunnel<A: Address>(src: A, dst: A, tables: &Tables) -> Result<Next, Reason> {
+    match A::pairs(tables).get(&A::key(dst, src, None)) {
+        Some(pair) if pair.is_silent() => silent(pair),
+        Some(pair) if pair.live => Err(Reason::GreKey),
+        _ => Err(Reason::GreUnknown),
     }
 }
 
@@ -478,10 +493,8 @@ fn gre_in_udp<A: Address>(
             packet.frame.pull(outer.payload_at + udp::HEADER_LEN);
             Ok(Next::Gre(entry.tunnel))
         }
-        None if A::pairs(tables).get(&A::key(outer.dst, outer.src, None)).is_some_and(|pair| pair.live) => {
-            Err(Reason::GreKey)
-        }
-        Some(_) | None => Err(Reason::GreUnknown),
+        Some(_) => Err(Reason::GreUnknown),
+        None => no_tunnel(outer.src, outer.dst, tables),
     }
 }
 
@@ -541,7 +554,32 @@ pub(crate) fn esp_in_udp(frame: &[u8]) -> Option<(SocketAddr, Range<usize>)> {
 #[cold]
 pub(super) fn unknown_spi<A: Address>(src: A, dst: A, tables: &Tables) -> Result<Next, Reason> {
     match A::pairs(tables).get(&A::key(dst, src, None)) {
+        Some(pair) if pair.is_silent() => silent(pair),
         Some(pair) if pair.has_room() => Ok(Next::Exception(Cause::UnknownSpi)),
         _ => Err(Reason::EspUnknownSpi),
     }
+}
+
+/// What becomes of a packet for a near end that another router has, as far as the tables know: who has sent it here may know better.
+fn silent(pair: &Pair) -> Result<Next, Reason> {
+    if pair.has_room() { Ok(Next::Exception(Cause::Backup)) } else { Err(Reason::Backup) }
+}
+
+/// What becomes of a packet that the other router is to have, on whose link nobody is known to have its address. `None`: it is none,
+/// or has to find its way in another manner.
+#[cold]
+#[inline(never)]
+fn unless_there(packet: &Packet<'_>, port: u16, tables: &Tables) -> Option<Next> {
+    // Where no host stack is, nobody can become master.
+    let entry = tables.ports.get(usize::from(port))?;
+    if entry.stack == Stack::Own { None } else { ahead(packet, tables) }
+}
+
+/// What becomes of a tunnel's packet for a near end that another router has; `None` for all others.
+#[cold]
+#[inline(never)]
+fn ahead(packet: &Packet<'_>, tables: &Tables) -> Option<Next> {
+    let bytes = packet.frame.bytes().get(ethernet::HEADER_LEN..)?;
+    let pair = nested::ends_of_tunnels(bytes, tables).and_then(|(src, dst)| tables.pair(dst, src))?;
+    pair.is_silent().then(|| silent(pair).unwrap_or_else(Next::Drop))
 }

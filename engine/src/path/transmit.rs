@@ -125,7 +125,9 @@ fn send_other(
     let port = match packet.next {
         Next::HandOver(worker) => return hand_over(packet, worker as usize, queues, exits),
         Next::Host => host(packet, exits, tables)?,
-        Next::Exception(Cause::UnknownSpi) => return hold(packet, queues, exits),
+        Next::Exception(cause @ (Cause::UnknownSpi | Cause::Backup)) => {
+            return hold(packet, cause, queues, exits);
+        }
         Next::Exception(cause) => match exits.exceptions {
             Some(queue) => {
                 packet.frame.set_tag(packet.origin | exception(cause));
@@ -184,17 +186,17 @@ fn queue(
     Ok(())
 }
 
-/// A packet by an SA that is not known is kept for a moment. Anybody can send such: they never take more than half of the room that
-/// there is for exceptions.
+/// A packet that comes before the news of it, as it may be, is kept for a moment. Anybody can send such: they never take more than half
+/// of the room that there is for exceptions.
 #[cold]
 #[inline(never)]
-fn hold(packet: &mut Packet<'_>, queues: &mut [TxQueue], exits: &Exits) -> Result<(), Reason> {
-    let queue = exits.exceptions.and_then(|queue| queues.get_mut(queue)).ok_or(Reason::EspUnknownSpi)?;
+fn hold(packet: &mut Packet<'_>, cause: Cause, queues: &mut [TxQueue], exits: &Exits) -> Result<(), Reason> {
+    let queue = exits.exceptions.and_then(|queue| queues.get_mut(queue)).ok_or(cause.reason())?;
     if queue.ring.space() < queue.ring.slots() / 2 {
-        return Err(Reason::EspUnknownSpi);
+        return Err(cause.reason());
     }
-    packet.frame.set_tag(packet.origin | exception(Cause::UnknownSpi));
-    queue.ring.push(&mut packet.frame).map_err(|_| Reason::EspUnknownSpi)
+    packet.frame.set_tag(packet.origin | exception(cause));
+    queue.ring.push(&mut packet.frame).map_err(|_| cause.reason())
 }
 
 /// Another worker takes the frame as if it had received it, by the same port.

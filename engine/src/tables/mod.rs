@@ -236,7 +236,7 @@ pub(crate) struct Pair {
     pub(crate) silent: bool,
     /// SAs of one that is live are negotiated, so that packets may come by one which the tables do not know yet.
     pub(crate) negotiated: bool,
-    /// As many such packets wait as may (see [`crate::exception::early`]).
+    /// As many packets wait as may for news of an SA, or of the near end (see [`crate::exception::early`]).
     full: AtomicBool,
 }
 
@@ -250,9 +250,14 @@ impl Pair {
         self.negotiated |= negotiated && !tunnel.backup;
     }
 
-    /// May a packet by an SA that the tables do not know wait for one?
+    /// Has another router the near end?
+    pub(crate) fn is_silent(&self) -> bool {
+        self.silent && !self.live
+    }
+
+    /// May a packet wait for news: by an SA that the tables do not know for one, and any for the near end?
     pub(crate) fn has_room(&self) -> bool {
-        self.negotiated && !self.full.load(Ordering::Relaxed)
+        (self.negotiated || self.is_silent()) && !self.full.load(Ordering::Relaxed)
     }
 }
 
@@ -567,13 +572,17 @@ impl Tables {
 
     /// Tells workers whether more packets by unknown SAs may wait between these ends, in tables that they have now.
     pub(crate) fn set_room(&self, local: IpAddr, remote: IpAddr, room: bool) {
-        let pair = match (local, remote) {
+        if let Some(pair) = self.pair(local, remote) {
+            pair.full.store(!room, Ordering::Relaxed);
+        }
+    }
+
+    /// What the tunnels between two ends are, if there are any.
+    pub(crate) fn pair(&self, local: IpAddr, remote: IpAddr) -> Option<&Pair> {
+        match (local, remote) {
             (IpAddr::V4(local), IpAddr::V4(remote)) => self.pairs_v4.get(&Address::key(local, remote, None)),
             (IpAddr::V6(local), IpAddr::V6(remote)) => self.pairs_v6.get(&Address::key(local, remote, None)),
             _ => None,
-        };
-        if let Some(pair) = pair {
-            pair.full.store(!room, Ordering::Relaxed);
         }
     }
 

@@ -233,7 +233,7 @@ proptest! {
                 Some(Cause::TooBig | Cause::NoNeighbour | Cause::Fragment) => {
                     prop_assert!(counted + made >= 1 && counted <= 1, "{} {}: {} {}", tag, frame.len(), counted, made);
                 }
-                Some(Cause::UnknownSpi | Cause::Datagram) => prop_assert_eq!(counted + made, 1),
+                Some(Cause::UnknownSpi | Cause::Backup | Cause::Datagram) => prop_assert_eq!(counted + made, 1),
                 Some(Cause::Local) => {
                     prop_assert_eq!(counted + made, u64::from(!is_discovery(frame) || counted == 1));
                 }

@@ -60,6 +60,33 @@ def test_there_and_back_without_loss(yielding):
     assert between < RATE, f"less than a second, where an election takes three: {out}"
 
 
+def late(twin, seconds):
+    """From now on its daemon is stopped when ucarp makes it master of the WAN, and hears of it so much later."""
+    script = twin.namespace.lab.folder / f"{twin.label}-up"
+    on_wan, pid = '[ "$1" != wan ] ||', twin.daemon.pid
+    before, command, after = script.read_text().partition("ip addr")
+    go_on = f"(sleep {seconds}; kill -CONT {pid}) &"
+    script.write_text(f"{before}{on_wan} kill -STOP {pid}\n{command}{after}{on_wan} {go_on}\n")
+
+
+def test_the_news_is_late(yielding):
+    """ucarp tells the WAN at once that rb is master, and rb's daemon hears of it 0.2 s later: what the far end sends in between waits
+    there for the news, as does what comes from the LAN."""
+    a, b = yielding.a, yielding.b
+    before = a.drops("backup") + b.drops("backup")
+    late(b, 0.2)
+    with watched(yielding) as frames:
+        traffic = BothWays(yielding)
+        time.sleep(1)
+        hand_over(a, b)
+        time.sleep(2)
+        out, back = traffic.end()
+    between = a.drops("backup") + b.drops("backup") - before
+    print(f"\nplanned, the news 0.2 s late: lost {out[1]} of {out[0]} out ({between} between two elections), {back[1]} of {back[0]} back")
+    assert from_router(frames, mac(a)) and from_router(frames, mac(b))
+    assert (out[1], back[1]) == (between, 0), (out, back, a.show("drops"), b.show("drops"))
+
+
 def test_the_link_goes_meanwhile(yielding):
     """ra does not hear any more whether rb is master: it carries on for half a second from when it notices, not until ten have passed."""
     a, b = yielding.a, yielding.b

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::super::early;
+use super::super::early::{self, News};
 use super::super::icmp::Error;
 use super::super::keepalive;
 use super::super::settled::Ticket;
@@ -10,9 +10,9 @@ use super::{Event, Made, Parts, ends, is_still};
 use crate::drops::Reason;
 use crate::flow;
 use crate::gre::Payload;
-use crate::tables::Tables;
+use crate::tables::{NextHop, Pair, Tables, To};
 use crate::tag::{Injected, Origin};
-use crate::wire::ethernet;
+use crate::wire::{Ethernet, ethernet};
 
 /// A packet that waits for a station.
 pub(super) struct Held {
@@ -20,6 +20,15 @@ pub(super) struct Held {
     pub(super) packet: Vec<u8>,
     /// Whose it is.
     pub(super) ticket: Ticket,
+}
+
+/// A packet that came before the news of what it is for.
+pub(super) struct Ahead {
+    made: Made,
+    /// Of one for a tunnel: between which ends that is, whatever has its number later.
+    tunnel: Option<(u32, keepalive::Ends)>,
+    /// Of one that came by a port, in a frame to that port's own address: the other router may be found and be sent it, as any station.
+    forwarded: bool,
 }
 
 /// Where such a packet is to go.
@@ -40,7 +49,14 @@ impl Parts {
         for (key, held) in self.waiting.release(|key, held| is_ready(key, held, tables)) {
             self.go_on(key, held, tables);
         }
-        self.made.extend(self.early.release(|spi| tables.inbound_by_spi(spi).is_some()));
+        for Ahead { made, tunnel, .. } in
+            self.early.release(|pair, news, ahead| is_told(pair, news, ahead, tables))
+        {
+            match tunnel {
+                Some((number, ends)) if !is_still(tables, number, ends) => self.drop(Reason::Backup),
+                _ => self.made.push(made),
+            }
+        }
         self.tell_room(tables);
     }
 
@@ -120,29 +136,75 @@ impl Parts {
     }
 
     /// A packet by an SA that the worker's tables did not know: it waits for tables that do.
-    pub(super) fn early(&mut self, frame: &[u8], origin: Origin, ticket: Ticket, tables: &Tables, now: u64) {
-        let (injected, packet) = match origin {
-            Origin::Port(port) => (Injected::Receive(port), frame.get(ethernet::HEADER_LEN..)),
-            Origin::Tunnel(carrier) => (Injected::Carried(carrier), Some(frame)),
-            Origin::Into(_) => return self.drop(Reason::EspUnknownSpi),
+    pub(super) fn unknown_spi(
+        &mut self,
+        frame: &[u8],
+        origin: Origin,
+        ticket: Ticket,
+        tables: &Tables,
+        now: u64,
+    ) {
+        let Some((injected, packet)) = arrived(frame, origin) else {
+            return self.drop(Reason::EspUnknownSpi);
         };
-        let Some((pair, spi)) = packet.and_then(early::sealed) else {
-            return self.drop(Reason::EspMalformed);
+        let Some((pair, spi)) = early::sealed(packet) else { return self.drop(Reason::EspMalformed) };
+        let made = Made { injected, bytes: frame.to_vec(), ticket: Some(ticket) };
+        self.early(pair, News::Sa(spi), Ahead { made, tunnel: None, forwarded: false }, tables, now);
+    }
+
+    /// A packet to or from a near end that another router had by the worker's tables: it waits for tables by which it has not. On a link
+    /// where nobody is known to have that address it is asked for meanwhile, as for any packet that is forwarded.
+    pub(super) fn backup(&mut self, frame: &[u8], origin: Origin, ticket: Ticket, tables: &Tables, now: u64) {
+        let (injected, pair, tunnel) = match (origin, arrived(frame, origin)) {
+            (Origin::Into(number), _) => match tables.tunnel(number) {
+                Some(tunnel) => {
+                    let ends = tunnel.ends();
+                    (Injected::IntoTunnel(number), (ends.local, ends.remote), Some((number, ends)))
+                }
+                None => return self.drop(Reason::Backup),
+            },
+            (_, Some((injected, packet))) => match ends(packet) {
+                Some((src, dst)) => (injected, (dst, src), None),
+                None => return self.drop(Reason::IpMalformed),
+            },
+            (_, None) => return self.drop(Reason::Backup),
         };
-        let held = Made { injected, bytes: frame.to_vec(), ticket: Some(ticket) };
-        if tables.inbound_by_spi(spi).is_some() {
-            return self.made.push(held);
+        let link = Ethernet::parse(frame).ok().filter(|_| matches!(origin, Origin::Port(_)));
+        let forwarded = link.is_some_and(|link| !link.dst().is_virtual_router());
+        let made = Made { injected, bytes: frame.to_vec(), ticket: Some(ticket) };
+        self.early(pair, News::Master, Ahead { made, tunnel, forwarded }, tables, now);
+        if forwarded
+            && let Some((port, address)) = tables.station(pair.0, 0)
+            && self.setup.ports.get(usize::from(port)).is_some_and(|port| port.host_resolves)
+            && self.early.asks(now, pair)
+        {
+            self.events.push(Event::Resolve { port, address });
         }
-        if self.early.push(now, pair, spi, held).is_some() {
-            self.drop(Reason::EspUnknownSpi);
+    }
+
+    /// It goes on at once if its news have come meanwhile.
+    fn early(&mut self, pair: early::Pair, news: News, ahead: Ahead, tables: &Tables, now: u64) {
+        if is_told(pair, news, &ahead, tables) {
+            return self.made.push(ahead.made);
+        }
+        if let Some((news, _)) = self.early.push(now, pair, news, ahead) {
+            self.drop(too_early(news));
         }
         if !self.early.takes(pair) {
             tables.set_room(pair.0, pair.1, false);
         }
     }
 
+    /// Packets whose news have not come go, and there may be room for others.
+    pub(super) fn expire(&mut self, tables: &Tables, now: u64) {
+        for (news, _) in self.early.expire(now) {
+            self.drop(too_early(news));
+        }
+        self.tell_room(tables);
+    }
+
     /// Workers give packets by unknown SAs to the thread again where there is room again.
-    pub(super) fn tell_room(&mut self, tables: &Tables) {
+    fn tell_room(&mut self, tables: &Tables) {
         for (local, remote) in self.early.have_room_again() {
             tables.set_room(local, remote, true);
         }
@@ -154,6 +216,36 @@ impl Parts {
         if let Bound::Station(origin) = held.bound {
             self.tell(&held.packet, Error::HostUnreachable, origin, tables, now);
         }
+    }
+}
+
+/// How a worker takes what a worker received once more, and the IP packet in it; `None` of one that was on its way into a tunnel.
+fn arrived(frame: &[u8], origin: Origin) -> Option<(Injected, &[u8])> {
+    match origin {
+        Origin::Port(port) => {
+            Some((Injected::Receive(port), frame.get(ethernet::HEADER_LEN..).unwrap_or_default()))
+        }
+        Origin::Tunnel(carrier) => Some((Injected::Carried(carrier), frame)),
+        Origin::Into(_) => None,
+    }
+}
+
+/// Has the news come that a packet waits for, by these tables?
+fn is_told((local, remote): early::Pair, news: News, ahead: &Ahead, tables: &Tables) -> bool {
+    match news {
+        News::Sa(spi) => tables.inbound_by_spi(spi).is_some(),
+        News::Master => {
+            let found = || matches!(tables.route(local), Some(NextHop { to: To::Station { .. }, .. }));
+            !tables.pair(local, remote).is_some_and(Pair::is_silent) || ahead.forwarded && found()
+        }
+    }
+}
+
+/// What a packet was whose news did not come.
+const fn too_early(news: News) -> Reason {
+    match news {
+        News::Sa(_) => Reason::EspUnknownSpi,
+        News::Master => Reason::Backup,
     }
 }
 
