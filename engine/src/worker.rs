@@ -26,7 +26,7 @@ use crate::path::inbound::Here;
 use crate::path::transmit::Exits;
 use crate::path::{Batch, Packet, Stages, inbound, inject, nested, outbound, receive, transmit};
 use crate::ring::{RxQueue, RxRing, TxQueue};
-use crate::tables::{Published, Tables};
+use crate::tables::{PortEntry, Published, Tables};
 use crate::tag::Origin;
 use crate::trace::watch::{Eye, Open, Shut, Watch};
 use crate::trace::{Source, Taps};
@@ -494,10 +494,7 @@ fn classify(
                 receive::look_ahead(batch, tables);
             }
             let origin = Origin::Port(port as u32).encode();
-            for packet in batch.iter_mut() {
-                packet.origin = origin;
-                receive::receive(packet, entry, tables, worker, &mut stages);
-            }
+            receive_all(batch, entry, origin, tables, worker, &mut stages);
             if let Some(counters) = counters.port(port) {
                 counters.rx.add(batch.len() as u64);
             }
@@ -519,6 +516,22 @@ fn classify(
         }
     }
     stages
+}
+
+/// The same of what came by a port, apart from the rarer roles for the same reason.
+#[inline(never)]
+fn receive_all(
+    batch: &mut Batch<'_>,
+    entry: &PortEntry,
+    origin: u32,
+    tables: &Tables,
+    worker: usize,
+    stages: &mut Stages,
+) {
+    for packet in batch.iter_mut() {
+        packet.origin = origin;
+        receive::receive(packet, entry, tables, worker, stages);
+    }
 }
 
 /// Out of tunnels, and of those that lie in them.

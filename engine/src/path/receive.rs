@@ -242,12 +242,8 @@ fn ipv4(packet: &mut Packet<'_>, tables: &Tables, worker: u32) -> Result<Next, R
     let hop = tables.fib().lookup_v4(outer.dst).and_then(|hop| Some((hop, tables.next_hop(hop)?)));
     match hop {
         Some((_, NextHop { to: To::Host, .. })) => return local_v4(packet, tables, worker),
+        Some((hop, NextHop { to: To::Unresolved { .. }, .. })) => return unresolved_v4(packet, hop, tables),
         Some((_, NextHop { to: To::HostForwards, .. })) => return Ok(Next::Host),
-        Some((_, NextHop { to: To::Unresolved { port }, .. })) => {
-            if let Some(next) = unless_there(packet, *port, tables) {
-                return Ok(next);
-            }
-        }
         _ => {}
     }
     strip_ethernet(packet, outer.end);
@@ -261,6 +257,20 @@ fn local_v4(packet: &mut Packet<'_>, tables: &Tables, worker: u32) -> Result<Nex
     let bytes = packet.frame.bytes().get(ethernet::HEADER_LEN..).unwrap_or_default();
     let outer = Outer::of(&Ipv4::parse(bytes).map_err(|_| Reason::IpMalformed)?);
     local(packet, &outer, tables, worker)
+}
+
+/// As [`local_v4`], of a packet for a station that is not known.
+#[cold]
+#[inline(never)]
+fn unresolved_v4(packet: &mut Packet<'_>, hop: u32, tables: &Tables) -> Result<Next, Reason> {
+    let way = tables.next_hop(hop).ok_or(Reason::NoRoute)?;
+    if let Some(next) = unless_there(packet, way, tables) {
+        return Ok(next);
+    }
+    let bytes = packet.frame.bytes().get(ethernet::HEADER_LEN..).unwrap_or_default();
+    let end = Outer::of(&Ipv4::parse(bytes).map_err(|_| Reason::IpMalformed)?).end;
+    strip_ethernet(packet, end);
+    forward::ipv4(packet, hop, way, tables)
 }
 
 #[inline(never)]
@@ -286,14 +296,13 @@ fn ipv6(packet: &mut Packet<'_>, tables: &Tables, worker: u32) -> Result<Next, R
             None => local(packet, &outer, tables, worker),
         };
     }
-    match hop {
-        Some((_, NextHop { to: To::HostForwards, .. })) => return Ok(Next::Host),
-        Some((_, NextHop { to: To::Unresolved { port }, .. })) => {
-            if let Some(next) = unless_there(packet, *port, tables) {
-                return Ok(next);
-            }
-        }
-        _ => {}
+    if let Some((_, NextHop { to: To::HostForwards, .. })) = hop {
+        return Ok(Next::Host);
+    }
+    if let Some((_, way @ NextHop { to: To::Unresolved { .. }, .. })) = hop
+        && let Some(next) = unless_there(packet, way, tables)
+    {
+        return Ok(next);
     }
     strip_ethernet(packet, end);
     let (hop, way) = hop.ok_or(Reason::NoRoute)?;
@@ -569,7 +578,8 @@ fn silent(pair: &Pair) -> Result<Next, Reason> {
 /// or has to find its way in another manner.
 #[cold]
 #[inline(never)]
-fn unless_there(packet: &Packet<'_>, port: u16, tables: &Tables) -> Option<Next> {
+fn unless_there(packet: &Packet<'_>, way: &NextHop, tables: &Tables) -> Option<Next> {
+    let To::Unresolved { port } = way.to else { return None };
     // Where no host stack is, nobody can become master.
     let entry = tables.ports.get(usize::from(port))?;
     if entry.stack == Stack::Own { None } else { ahead(packet, tables) }

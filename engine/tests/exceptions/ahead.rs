@@ -127,6 +127,19 @@ fn what_is_to_go_into_the_tunnel_waits_as_well() {
     }
 }
 
+/// Whatever has its tunnel's number by then: a packet goes into no other.
+#[test]
+fn what_is_to_go_into_a_tunnel_goes_into_no_other() {
+    let kind = (Some(Mode::Transport), false);
+    let mut router = backup(false, kind, false);
+    router.packet(LAN, &inner_back(1));
+    let other = Wrap { remote: [192, 0, 2, 77].into(), routes: Vec::new(), ..Wrap::new(2, false) };
+    become_master(&mut router);
+    router.net.tunnels.insert(0, Wrap { inner: Vec::new(), ..other });
+    router.publish();
+    assert_eq!((router.sent(WAN), router.drops()), (vec![], vec![(Reason::Backup, 1)]));
+}
+
 /// A packet from behind router 2 to behind router 1.
 fn inner_back(seed: u8) -> Vec<u8> {
     let there = inner(false, 100, 0, seed);
