@@ -82,7 +82,7 @@ def test_both_are_master(announcing):
         assert all(f'culvert_carp_split{{group="{GROUP}"}} 1' in metrics(twin) for twin in (a, b))
         dropped = b.drops("backup")
         ping(paired.h1, BY["b"], count=20, wait=0.2)
-        assert b.drops("backup") >= dropped + 20
+        wait_for(lambda: b.drops("backup") >= dropped + 20, 3, f"they are dropped: {b.show('drops')}")
         assert_followed(paired, a, b)
         # The first advertises less often than the second.
         for twin, skew in ((a, 100), (b, 0)):
