@@ -17,7 +17,9 @@ use super::assemble::{Link, has_interface};
 use super::devices::{is_of_host, link_name};
 use super::log;
 use crate::config::{Config, Device, Port};
-use crate::routes::{HostSource, HostState, HostTables, Interfaces, ResolveError, merge};
+use crate::routes::{
+    Address, HostSource, HostState, HostTables, Interfaces, ResolveError, merge, prefix_around,
+};
 
 /// How often the host is reminded of the stations that are in use: well before Linux forgets one that nobody uses
 /// (`gc_stale_time`, 60 s), and soon enough for one that was not there the first time.
@@ -168,6 +170,33 @@ impl Host {
         self.resolve((port, address));
     }
 
+    /// Stations that hosts on the ports' links have, for a router on the same links.
+    pub(super) fn stations(&self) -> BTreeSet<IpAddr> {
+        // Such an address is another station's on another link.
+        let link_local = |address: &IpAddr| match address {
+            IpAddr::V4(address) => address.is_link_local(),
+            IpAddr::V6(address) => address.is_unicast_link_local(),
+        };
+        let known = self.known().map(|(_, address)| address);
+        known.filter(|address| !link_local(address)).take(MOST_KNOWN).collect()
+    }
+
+    /// Another router on the same links has found this station: it is looked for on the link that has it in a subnet of its own.
+    pub(super) fn meet(&mut self, station: IpAddr) {
+        let on_link = |at: &&Address| {
+            at.address != station
+                && prefix_around(at.address, at.prefix_len) == prefix_around(station, at.prefix_len)
+        };
+        let ports = self.interfaces.ports.iter();
+        let links: BTreeMap<_, _> =
+            ports.filter_map(|(name, port)| Some((self.state.link_named(name)?.0, *port))).collect();
+        let addresses = self.state.addresses.iter().filter(on_link);
+        let port = addresses.filter_map(|at| links.get(&at.link)).next().copied();
+        if let Some(port) = port {
+            self.resolve((port, station));
+        }
+    }
+
     /// Reminds the host of all stations, where it is time to.
     pub(super) fn remind(&mut self, now: Instant) {
         if now < self.again {
@@ -291,6 +320,30 @@ mod tests {
         assert_eq!(script.asked(), [(7, station), (7, other), (7, router)]);
         host.remind(later);
         assert_eq!(script.asked(), []);
+    }
+
+    /// What one router of a pair has found, the other one looks for where it has that subnet itself, and nowhere else.
+    #[test]
+    fn what_another_router_has_found_is_looked_for() {
+        let (script, mut host) = host();
+        let [v4, v6, nearby] = ["192.0.2.7", "2001:db8::7", "fe80::7"].map(ip);
+        let mac = Some("02:00:00:00:00:07".parse().expect("a MAC"));
+        for station in [v4, v6, nearby] {
+            script.set_neighbour(7, station, Some(Neighbour { mac, permanent: false }));
+        }
+        host.follow();
+        assert_eq!(host.stations(), [v4, v6].into(), "but for those that mean another on another link");
+        for (link, address, prefix_len) in
+            [(7, "192.0.2.11", 24), (7, "198.51.100.1", 32), (7, "2001:db8::11", 64), (9, "10.1.0.1", 24)]
+        {
+            script.add_address(Address { link, address: ip(address), prefix_len, peer: None });
+        }
+        host.follow();
+        for station in ["192.0.2.9", "2001:db8::9", "192.0.2.11", "198.51.100.1", "198.51.100.2", "10.1.0.9"]
+        {
+            host.meet(ip(station));
+        }
+        assert_eq!(script.asked(), [(7, ip("192.0.2.9")), (7, ip("2001:db8::9"))]);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! who is master.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use culvert_engine::exception::thread::{Announcement, Order};
@@ -11,11 +12,13 @@ use super::{Daemon, log};
 use crate::carp::Role;
 use crate::config::{Group, Router};
 use crate::sync::link::Frame;
-use crate::sync::message::{INTERVALS, Message, READINESS};
+use crate::sync::message::{INTERVALS, LONGEST, Message, READINESS, STATIONS};
 
 /// How often the edges of windows are told while they move, and numbers in hand looked at. What was received in this time, and
 /// while it is on its way, is what a new master could accept a second time.
 const TELL: Duration = Duration::from_millis(25);
+/// How often it is looked for stations that it has not been told of.
+const LOOK_FOR_STATIONS: Duration = Duration::from_secs(1);
 /// Both may be master for so long: one of them has not heard yet.
 const BOTH: Duration = Duration::from_secs(2);
 
@@ -39,6 +42,9 @@ pub(super) struct Pair {
     intervals: BTreeMap<String, u16>,
     told_intervals: BTreeMap<String, u16>,
     told_mtus: BTreeMap<String, u16>,
+    /// Stations that it has told of, or was told of and that are there still; and when others are looked for.
+    stations: BTreeSet<IpAddr>,
+    look_for_stations: Option<Instant>,
     /// When it is told next.
     tell: Option<Instant>,
     /// Groups of which both are master, and since when.
@@ -84,6 +90,23 @@ impl Pair {
         }
         self.told_intervals.clone_from(&intervals);
         Some(Message::Intervals(intervals.into_iter().collect()))
+    }
+
+    /// Is it time to tell it of stations?
+    fn hears_of_stations(&mut self, now: Instant) -> bool {
+        let due = self.up && self.version >= STATIONS && self.look_for_stations.is_none_or(|due| now >= due);
+        if due {
+            self.look_for_stations = Some(now + LOOK_FOR_STATIONS);
+        }
+        due
+    }
+
+    /// Of the stations that are there, those that it has to hear of.
+    fn stations_to_tell(&mut self, there: &BTreeSet<IpAddr>) -> Vec<Message> {
+        let new: Vec<IpAddr> = there.difference(&self.stations).copied().collect();
+        // One that goes and comes back is told of once more.
+        self.stations.clone_from(there);
+        new.chunks(LONGEST).map(|some| Message::Stations(some.to_vec())).collect()
     }
 
     /// Of two masters of the group, is this router, `router`, the one that goes quiet? By CARP's own rule, the one that advertises less
@@ -175,6 +198,9 @@ impl Daemon {
         let intervals = self.tell_intervals();
         let judged = intervals.is_some();
         messages.extend(intervals);
+        if self.pair.hears_of_stations(now) {
+            messages.extend(self.pair.stations_to_tell(&self.host.stations()));
+        }
         self.keys.tell_partner(now, |message| messages.push(message));
         for (tunnel, mtu) in self.config.tunnels.iter().zip(&self.learned.path_mtus) {
             if let (Some(_), Some(mtu)) = (tunnel.local.group(), mtu)
@@ -244,6 +270,11 @@ impl Daemon {
             Message::Intervals(intervals) => {
                 self.pair.intervals = intervals.into_iter().collect();
                 self.judge_splits(now);
+            }
+            // Known before this router needs them.
+            Message::Stations(stations) => {
+                stations.iter().for_each(|station| self.host.meet(*station));
+                self.pair.stations.extend(stations);
             }
             Message::PathMtu(name, mtu) => {
                 let number = self.config.tunnels.iter().position(|it| it.name == name);
@@ -403,6 +434,36 @@ mod tests {
             assert!(pair.intervals_to_tell(told()).is_none(), "once");
             assert_eq!(pair.told_intervals.is_empty(), !says);
         }
+    }
+
+    /// Each station is told once, not back to who has told of it, and again when it had gone.
+    #[test]
+    fn stations_are_told() {
+        let [one, two]: [IpAddr; 2] = [[10, 1, 0, 1].into(), [10, 1, 0, 2].into()];
+        let mut pair = Pair { up: true, version: STATIONS, ..Pair::default() };
+        let start = Instant::now();
+        assert!(pair.hears_of_stations(start) && !pair.hears_of_stations(start), "once a second");
+        assert!(pair.hears_of_stations(start + LOOK_FOR_STATIONS));
+        assert!(
+            !Pair { version: STATIONS - 1, ..Pair { up: true, ..Pair::default() } }.hears_of_stations(start)
+        );
+        let tell = |pair: &mut Pair, there: &[IpAddr]| {
+            let told = pair.stations_to_tell(&there.iter().copied().collect());
+            told.into_iter()
+                .flat_map(|message| match message {
+                    Message::Stations(stations) => stations,
+                    other => panic!("{other:?}"),
+                })
+                .collect::<Vec<_>>()
+        };
+        pair.stations.insert(two);
+        assert_eq!(tell(&mut pair, &[one, two]), [one]);
+        assert_eq!(tell(&mut pair, &[one, two]), [] as [IpAddr; 0]);
+        assert_eq!(tell(&mut pair, &[two]), [] as [IpAddr; 0]);
+        assert_eq!(tell(&mut pair, &[one, two]), [one]);
+        let many: Vec<IpAddr> =
+            (0..LONGEST as u32 + 5).map(|n| std::net::Ipv4Addr::from_bits(n).into()).collect();
+        assert_eq!(tell(&mut pair, &many), many);
     }
 
     /// What this router lacks is said once, again when it is something else, and not to a partner that would not understand it.

@@ -242,8 +242,9 @@ impl Pairs<'_> {
         let (life, rekey) = (life.map(Limits::lasting), rekey.map(Limits::lasting));
         let ends = self.ends()?;
         let inbound = self.is("inbound")?;
-        // Whether it began the exchange makes no difference: charon adds an SA for sending when it may be sent with.
-        self.is("initiator")?;
+        // Where the far end began the exchange, it has its half when it has read our answer, which leaves after this.
+        // Of a rekey charon takes the old pair away then, and so this one sends all the same.
+        let ready = inbound || self.is("initiator")?;
         Ok(Sa {
             id: Id { spi: self.spi()?, at: ends.destination },
             origin: Origin::Plugin,
@@ -255,7 +256,7 @@ impl Pairs<'_> {
             key,
             window: self.value("window")?,
             esn: self.is("esn")?,
-            ready: true,
+            ready,
             limits: Limits { life, rekey, rekey_bytes, rekey_packets, bytes, packets },
         })
     }
@@ -270,4 +271,26 @@ fn unhex(text: &str) -> Option<Zeroizing<Vec<u8>>> {
         bytes.push(u8::try_from(digit(*high)? << 4 | digit(*low)?).ok()?);
     }
     rest.is_empty().then_some(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A responder's answer is on its way when its charon adds the SAs: the far end cannot receive yet.
+    #[test]
+    fn who_did_not_begin_waits_for_a_sign() {
+        for (inbound, initiator, ready) in [(0, 1, true), (0, 0, false), (1, 1, true), (1, 0, true)] {
+            let line = format!(
+                "add spi=c0ffee01 src=192.0.2.1:500 dst=192.0.2.2:500 encap=0 inbound={inbound} \
+                 initiator={initiator} reqid=7 mode=1 cipher=20 window=64 esn=1 life=3600,0,0 rekey=3000,0,0 \
+                 key={}\n",
+                "5a".repeat(20)
+            );
+            match parse(&line) {
+                Ok(Line::Say(Change::Added(sa))) => assert_eq!(sa.ready, ready, "{line}"),
+                other => panic!("{line}: {:?}", other.err()),
+            }
+        }
+    }
 }

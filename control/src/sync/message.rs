@@ -40,6 +40,8 @@ pub enum Message {
     Missing(Vec<String>),
     /// The time between its advertisements for each group, in 1/256 s, as far as it knows. From version [`INTERVALS`] on.
     Intervals(Vec<(String, u16)>),
+    /// Stations that it has found on its links, each said once. From version [`STATIONS`] on.
+    Stations(Vec<IpAddr>),
 }
 
 /// It is no message of this version.
@@ -52,8 +54,11 @@ pub const READINESS: u16 = 2;
 /// The first version in which [`Message::Intervals`] is said.
 pub const INTERVALS: u16 = 3;
 
+/// The first version in which [`Message::Stations`] is said.
+pub const STATIONS: u16 = 4;
+
 /// The longest text and the longest list.
-const LONGEST: usize = 1024;
+pub const LONGEST: usize = 1024;
 /// How many things that are missing are told of.
 const MISSING: usize = 16;
 
@@ -123,6 +128,10 @@ impl Message {
                     out.short(usize::from(*interval));
                 });
             }
+            Message::Stations(stations) => {
+                out.byte(13);
+                out.list(stations, LONGEST, |out, station| out.address(*station));
+            }
         }
         out.0
     }
@@ -155,6 +164,7 @@ impl Message {
             10 => Message::PathMtu(from.text()?, from.short()?),
             11 => Message::Missing(from.list(MISSING, Reader::words)?),
             12 => Message::Intervals(from.list(LONGEST, |from| Ok((from.text()?, from.short()?)))?),
+            13 => Message::Stations(from.list(LONGEST, Reader::address)?),
             _ => return Err(Malformed),
         };
         if from.0.is_empty() { Ok(message) } else { Err(Malformed) }
@@ -443,6 +453,7 @@ mod tests {
             Message::Missing(Vec::new()),
             Message::Missing(vec!["port \"wan\" is down".to_owned(), "é".to_owned()]),
             Message::Intervals(vec![("2@vmx0".to_owned(), 356), ("3@vmx0".to_owned(), 256)]),
+            Message::Stations(vec![ends.source, [10, 1, 0, 4].into()]),
         ]
     }
 

@@ -45,7 +45,11 @@ impl World {
             Message::Edge(id, edge) => ours.edge(id, edge),
             Message::Ask(id, count) => drop(ours.give(id, count)),
             Message::Give(id, first, last) => drop(ours.take(id, first..=last)),
-            Message::Roles(_) | Message::PathMtu(..) | Message::Missing(_) | Message::Intervals(_) => {}
+            Message::Roles(_)
+            | Message::PathMtu(..)
+            | Message::Missing(_)
+            | Message::Intervals(_)
+            | Message::Stations(_) => {}
         }
     }
 

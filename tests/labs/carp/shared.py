@@ -8,6 +8,7 @@
 (group 1@wan) and 10.1.0.1 on the LAN; each has an address of its own beside.
 """
 
+import os
 import secrets
 import signal
 import struct
@@ -37,7 +38,7 @@ PORT = 4790
 LINKED = 15.0  # seconds: an attempt comes every two at most
 # What is told of windows and numbers is told every 25 ms.
 TOLD = 0.3  # seconds
-RATE = 300  # datagrams a second, each way
+RATE = int(os.environ.get("CULVERT_RATE", 300))  # datagrams a second, each way
 
 UP = """#!/bin/sh
 ip addr replace "$2/32" dev "$1"

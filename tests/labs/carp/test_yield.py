@@ -11,7 +11,7 @@ import time
 import pytest
 
 from netns import wait_for
-from routers import CULVERT
+from routers import CULVERT, host
 from shared import GROUP, RATE, TAKEN_OVER, BothWays, carp, from_router, hook, mac, metrics, pair_up, wait_shared, wait_up, watched
 from test_sync import linked  # noqa: F401 (a fixture)
 
@@ -32,8 +32,10 @@ def hand_over(from_, to):
 
 
 def test_there_and_back_without_loss(yielding):
-    """ra hands over to rb, and rb back, under traffic."""
+    """ra hands over to rb, and rb back, under traffic. rb knows the LAN's hosts before it needs them."""
     a, b = yielding.a, yielding.b
+    known = lambda: {(at["port"], at["address"]) for at in b.show("neighbours")}  # noqa: E731
+    wait_for(lambda: ("lan", host(1, 4)) in known(), 5, f"ra has told rb of h1: {known()}")
     # Who is not master of the WAN's group drops what reaches it on the LAN.
     apart = lambda: a.drops("backup") + b.drops("backup")  # noqa: E731
     before = apart()

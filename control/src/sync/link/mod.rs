@@ -41,7 +41,7 @@ pub const QUEUE: usize = 32 << 20;
 /// What a frame counts beside its bytes.
 pub const OVERHEAD: usize = 64;
 /// The versions of what is said in frames that this program speaks, lowest and highest.
-pub const VERSIONS: (u16, u16) = (1, 3);
+pub const VERSIONS: (u16, u16) = (1, 4);
 
 /// What the partner is told that we are.
 const PROGRAM: &str = concat!("culvert ", env!("CARGO_PKG_VERSION"));
