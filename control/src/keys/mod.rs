@@ -422,10 +422,11 @@ impl Keys {
         if negotiated.associations.can_send() {
             return None;
         }
-        let used_up = || {
-            let words = "its SAs have reached their end, and new ones have been asked for";
-            negotiated.associations.is_used_up().then(|| words.to_owned())
-        };
+        let trouble = self.pilot.trouble(tunnel);
+        if negotiated.associations.is_used_up() {
+            let why = trouble.map_or(String::new(), |why| format!(": {why}"));
+            return Some(format!("its SAs have reached their end, and new ones have been asked for{why}"));
+        }
         let cut = || {
             let cut = self.open.as_ref().is_some_and(|open| open.cut.is_some());
             let words = "strongSwan has SAs that we are not told of, and new ones have been asked for";
@@ -438,9 +439,7 @@ impl Keys {
             format!("strongSwan has SAs and does not hand them over: is its plugin for Culvert loaded?{deaf}")
         };
         let unusable = || negotiated.unusable.clone();
-        Some(
-            self.pilot.trouble(tunnel).or_else(used_up).or_else(unusable).or_else(cut).unwrap_or_else(untold),
-        )
+        Some(trouble.or_else(unusable).or_else(cut).unwrap_or_else(untold))
     }
 
     /// What is new since this was last asked.
