@@ -313,7 +313,7 @@ impl Daemon {
         for (tunnel, kept) in self.config.tunnels.iter().zip(&self.kept.tunnels) {
             let group = tunnel.local.group();
             if group.is_some() && !kept.backup && !self.pair.is_master(group) {
-                changed |= self.keys.stand(&tunnel.name, false);
+                changed |= self.keys.stand(&tunnel.name, false, false);
             }
         }
         changed
@@ -323,9 +323,13 @@ impl Daemon {
     pub(super) fn stand(&mut self) -> bool {
         let tunnels = self.config.tunnels.iter().zip(&self.kept.tunnels);
         let doubted: Vec<&Group> = self.carp.doubted().collect();
-        let is_known = |group: &Group| !doubted.contains(&group);
-        let shared = tunnels.filter(|(tunnel, _)| tunnel.local.group().is_some_and(is_known));
-        shared.fold(false, |any, (tunnel, kept)| any | self.keys.stand(&tunnel.name, kept.backup))
+        let known = tunnels.filter_map(|(tunnel, kept)| {
+            tunnel.local.group().filter(|group| !doubted.contains(group)).map(|group| (tunnel, kept, group))
+        });
+        known.fold(false, |any, (tunnel, kept, group)| {
+            let beside = self.pair.is_master(Some(group)) && !self.pair.is_split(group);
+            any | self.keys.stand(&tunnel.name, kept.backup, beside)
+        })
     }
 
     /// Are both routers master? If that lasts, one of them goes quiet: the second.

@@ -97,11 +97,16 @@ impl Keys {
         tunnel.is_some_and(|tunnel| tunnel.associations.take(id, numbers))
     }
 
-    /// This router is silent in the tunnel from now on, or sends and receives. Returns whether other SAs are to be installed.
-    pub fn stand(&mut self, name: &str, silent: bool) -> bool {
+    /// This router is silent in the tunnel from now on, or sends and receives; `beside`: the partner does so as well for a moment.
+    /// Returns whether other SAs are to be installed.
+    pub fn stand(&mut self, name: &str, silent: bool, beside: bool) -> bool {
         let Some(tunnel) = self.tunnels.get_mut(name).filter(|tunnel| tunnel.shared) else { return false };
         if silent {
             tunnel.associations.hand_over();
+            return false;
+        }
+        if beside && !tunnel.associations.is_silent() {
+            // It goes on as it is. With what a new master gives, that one would be given other numbers in turn, and have to move.
             return false;
         }
         let changed = tunnel.associations.take_over();

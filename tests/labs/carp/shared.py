@@ -142,12 +142,14 @@ class Shared:
 
     # The far router's port of the WAN's switch.
     far_port = "w2"
+    # What ra and rb are.
+    twin = Twin
 
     def __init__(self, lab):
         self.lab = lab
         self.far_site()
         self.lans = switch(lab, "lans")
-        self.a, self.b = (Twin(lab, label, self.wans, self.lans) for label in ("a", "b"))
+        self.a, self.b = (self.twin(lab, label, self.wans, self.lans) for label in ("a", "b"))
         self.h1 = lab.namespace("h1")
         lab.cable(self.h1, "lan", self.lans, "lh")
         self.lans.ip("link set lh master sw")
@@ -184,12 +186,16 @@ class Shared:
         for twin, spi in zip((self.a, self.b), spis):
             twin.notifies = notify
             twin.start(twin.configuration(spi, others(twin.label), carrier))
-        self.a.start_ucarp(skew=0)
-        self.a.wait_role("master")
-        self.b.start_ucarp(skew=100)
+        self.elect()
         self.b.wait_role("backup")
         wait_ping(self.h1, host(2, 4), timeout=TAKEN_OVER)
         return self
+
+    def elect(self):
+        """ra is master, and rb would be without it."""
+        self.a.start_ucarp(skew=0)
+        self.a.wait_role("master")
+        self.b.start_ucarp(skew=100)
 
     def capture(self):
         """What the far router sees on its WAN, ESP alone."""
@@ -287,9 +293,7 @@ def pair_up(linked, others=lambda twin: ""):
         linked.charons[router].start()
         router.arguments = ["--vici", linked.charons[router].vici]
         router.start(configuration)
-    linked.a.start_ucarp(skew=0)
-    linked.a.wait_role("master")
-    linked.b.start_ucarp(skew=100)
+    linked.elect()
     wait_ping(linked.h1, host(2, 4), timeout=TAKEN_OVER)
     wait_up(linked.a, linked.b)
     wait_shared(linked)
@@ -390,3 +394,14 @@ def from_router(frames, label):
 def mac(twin, interface="wan"):
     text = twin.namespace.run("cat", f"/sys/class/net/{interface}/address").stdout
     return bytes.fromhex(text.strip().replace(":", ""))
+
+
+def assert_numbers_go_on(frames, *twins):
+    """Each router sends with one number of an SA after the other: once it has taken over, nothing moves it to others."""
+    for twin in twins:
+        last, jumps = {}, []
+        for spi, number, _ in esp(from_router(frames, mac(twin))):
+            if number != last.get(spi, number - 1) + 1:
+                jumps.append((hex(spi), last[spi], number))
+            last[spi] = number
+        assert jumps == [], f"r{twin.label} has left numbers out: {jumps}"

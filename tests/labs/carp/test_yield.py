@@ -12,7 +12,10 @@ import pytest
 
 from netns import wait_for
 from routers import CULVERT, host
-from shared import GROUP, RATE, TAKEN_OVER, BothWays, carp, from_router, hook, mac, metrics, pair_up, wait_shared, wait_up, watched
+from shared import (
+    GROUP, LAN_GROUP, LAN_VIRTUAL, RATE, TAKEN_OVER, VIRTUAL, BothWays, Shared, assert_numbers_go_on, carp, from_router, hook, mac, metrics,
+    pair_up, wait_shared, wait_up, watched,
+)
 from test_sync import linked  # noqa: F401 (a fixture)
 
 
@@ -87,6 +90,34 @@ def test_the_news_is_late(yielding):
     print(f"\nplanned, the news 0.2 s late: lost {out[1]} of {out[0]} out ({between} between two elections), {back[1]} of {back[0]} back")
     assert from_router(frames, mac(a)) and from_router(frames, mac(b))
     assert (out[1], back[1]) == (between, 0), (out, back, a.show("drops"), b.show("drops"))
+
+
+class ByHand(Shared):
+    """The two routers without anything that elects: the test moves their addresses."""
+
+    def elect(self):
+        self.a.namespace.ip(f"addr add {LAN_VIRTUAL}/32 dev lan", f"addr add {VIRTUAL}/32 dev wan")
+        self.a.wait_role("master")
+
+
+def test_one_group_after_the_other(lab):
+    """rb is master on the LAN, and on the WAN 0.2 s later. ra, which has handed over the one and still carries the other, takes none of the
+    numbers that rb gives it: rb would have to move to others, and lose what comes meanwhile."""
+    pair = pair_up(ByHand(lab).join(), lambda twin: LAN_GROUP)
+    a, b = pair.a.namespace, pair.b.namespace
+    with watched(pair) as frames:
+        traffic = BothWays(pair)
+        time.sleep(0.5)
+        carp(pair.a, "yield", "--no-wait")
+        a.ip(f"addr del {LAN_VIRTUAL}/32 dev lan", f"addr del {VIRTUAL}/32 dev wan")
+        b.ip(f"addr add {LAN_VIRTUAL}/32 dev lan")
+        pair.h1.ip("neigh flush dev lan")
+        time.sleep(0.2)
+        b.ip(f"addr add {VIRTUAL}/32 dev wan")
+        time.sleep(1.5)
+        traffic.end()
+    assert from_router(frames, mac(pair.b))
+    assert_numbers_go_on(frames, pair.a, pair.b)
 
 
 def test_the_link_goes_meanwhile(yielding):

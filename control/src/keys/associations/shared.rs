@@ -281,6 +281,11 @@ impl Associations {
         self.silent && self.end(|about| about.sa.origin == Origin::Partner && !about.confirmed, now)
     }
 
+    /// Does the other router send?
+    pub fn is_silent(&self) -> bool {
+        self.silent
+    }
+
     /// This router is silent from now on. Its SAs are the partner's to take away; what its own strongSwan does to them, which lets
     /// go of them now, means nothing.
     pub fn hand_over(&mut self) {
