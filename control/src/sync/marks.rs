@@ -9,6 +9,8 @@
 //!   that ([`Numbers::hold`]) and sends with none of it as long as it is not master.
 //! - The sender asks for more in good time ([`Numbers::wants`]). A partner that only holds gives the first of what it holds
 //!   ([`Numbers::give`]), and the sender goes on with it ([`Numbers::take`]).
+//! - A partner that has lost its memory while the other one sends holds nothing and has nothing in hand. It is given a part of
+//!   what the sender has in hand ([`Numbers::spare`]), so that it has something to go on with.
 //! - A router that becomes master goes on with what it holds ([`Numbers::claim`]), and is using it from then on: it gives none
 //!   of it away but by sharing anew, from beyond what it has used.
 //! - A sender that gets no answer goes on to its mark, and asks its strongSwan for another SA meanwhile.
@@ -100,6 +102,21 @@ impl<O: Outlet> Numbers<O> {
         Some(from..=last)
     }
 
+    /// Gives the partner the last quarter of what may be sent now, where there is a limit: the rest lasts for a while.
+    pub fn spare(&mut self) -> Option<RangeInclusive<u64>> {
+        let in_hand = self.in_hand();
+        if self.rest != Rest::Away || in_hand < 2 {
+            return None;
+        }
+        let last = self.outlet.last();
+        let from = self.outlet.limit(last - in_hand.div_ceil(4)) + 1;
+        (from <= last).then_some(from..=last)
+    }
+
+    fn in_hand(&self) -> u64 {
+        (self.outlet.last() + 1).saturating_sub(self.outlet.next())
+    }
+
     /// The partner has given us these numbers.
     pub fn take(&mut self, numbers: RangeInclusive<u64>) {
         let last = self.outlet.last();
@@ -122,9 +139,14 @@ impl<O: Outlet> Numbers<O> {
 
     /// How many numbers are to be asked for, so that about `block` are in hand; `None` where enough are.
     pub fn wants(&self, block: u64) -> Option<u64> {
-        let left = (self.outlet.last() + 1).saturating_sub(self.outlet.next());
-        let short = self.rest == Rest::Away && self.outlet.last() < self.outlet.end() && left < block;
+        let short =
+            self.rest == Rest::Away && self.outlet.last() < self.outlet.end() && self.in_hand() < block;
         short.then_some(block)
+    }
+
+    /// Are there none, neither in hand nor held?
+    pub fn is_empty(&self) -> bool {
+        self.rest == Rest::Away && self.in_hand() == 0
     }
 
     /// Is there nothing to be asked for, and nothing to be had from the partner? Then only the end of the SA ends it.
@@ -243,16 +265,19 @@ mod tests {
 
         fn shares(&self, router: usize) -> Option<World> {
             let mut world = self.clone();
-            let from = world.routers[router].as_mut()?.share(1);
+            let from = world.routers[router].as_mut()?.share(2);
             world.say(router, Message::Sa(from))?;
             Some(world)
         }
 
-        fn asks(&self, router: usize) -> Option<World> {
-            let mut world = self.clone();
-            let count = world.routers[router].as_ref()?.wants(2)?;
-            world.say(router, Message::Ask(count))?;
-            Some(world)
+        fn asks(&self, router: usize) -> Vec<World> {
+            let Some(numbers) = &self.routers[router] else { return Vec::new() };
+            let counts = [numbers.wants(2), numbers.is_empty().then_some(0)];
+            let asks = |count| {
+                let mut world = self.clone();
+                world.say(router, Message::Ask(count)).map(|()| world)
+            };
+            counts.into_iter().flatten().filter_map(asks).collect()
         }
 
         fn hears(&self, router: usize) -> Option<World> {
@@ -265,9 +290,11 @@ mod tests {
                     from.into_iter().for_each(|from| numbers.hold(from));
                 }
                 Message::Ask(count) => {
-                    if let Some(numbers) =
-                        world.routers[router].as_mut().and_then(|numbers| numbers.give(count))
-                    {
+                    let given = world.routers[router].as_mut().and_then(|numbers| match count {
+                        0 => numbers.spare(),
+                        count => numbers.give(count),
+                    });
+                    if let Some(numbers) = given {
                         // Given up already: lost where it cannot be said.
                         let _ = world.say(router, Message::Give(numbers));
                     }

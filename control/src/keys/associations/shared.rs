@@ -68,6 +68,8 @@ const FEWEST: u64 = 1 << 16;
 const MOST: (u64, u64) = (1 << 24, 1 << 32);
 /// How often the rate is looked at.
 const LOOK: Duration = Duration::from_millis(200);
+/// Asked for by one that has none, and sends nothing yet: as many as there are to spare.
+const SOME: u64 = 0;
 /// How long an answer is waited for before it is asked again.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 
@@ -153,10 +155,12 @@ impl Associations {
                 (sender.about.shared, sender.about.known) = (true, true);
             }
             let lately = sender.block.asked.is_some_and(|asked| now < asked + ASK_AGAIN);
-            if !self.silent
-                && !lately
-                && let Some(count) = sender.numbers.wants(block)
-            {
+            // One that is silent and has forgotten what it was given asks for some to go on with.
+            let wants = match self.silent {
+                true => sender.numbers.is_empty().then_some(SOME),
+                false => sender.numbers.wants(block),
+            };
+            if !lately && let Some(count) = wants {
                 sender.block.asked = Some(now);
                 say(News::Ask(sender.about.id, count));
             }
@@ -245,7 +249,8 @@ impl Associations {
 
     /// The partner asks for numbers. `None`: there are none for it.
     pub fn give(&mut self, id: Id, count: u64) -> Option<RangeInclusive<u64>> {
-        self.sender_of(id)?.numbers.give(count)
+        let numbers = &mut self.sender_of(id)?.numbers;
+        if count == SOME { numbers.spare() } else { numbers.give(count) }
     }
 
     /// The partner gives numbers. Returns whether something else is to be installed.

@@ -271,6 +271,25 @@ fn a_master_without_memory_is_given_numbers() {
     );
 }
 
+/// A backup's daemon that was started again has forgotten what it held, and nobody has that any more. It is given some of what the
+/// master has in hand, and takes over beyond what that sends meanwhile.
+#[test]
+fn a_backup_without_memory_is_given_numbers() {
+    let mut pair = Pair::new();
+    pair.connect();
+    pair.sides[1].hand_over();
+    pair.send(0, 10);
+    pair.cut();
+    pair.sides[1] = Associations::new(Router::Second);
+    pair.sides[1].hand_over();
+    pair.connect().pass(Duration::from_millis(1));
+    assert!(pair.outbound(1).remaining() > FEWEST / 4 && pair.outbound(0).remaining() > FEWEST);
+    let (_, last) = pair.send(0, 10).expect("the master has kept some");
+    pair.master(1, true);
+    let (first, _) = pair.send(1, 10).expect("it goes on");
+    assert!(first > last + FEWEST, "{first} is beyond {last} and what the master may send yet");
+}
+
 /// So was one that was master when it was killed, and the other one has long gone on with an SA of its own: what the killed one's
 /// strongSwan has still is nobody's but its own, and goes when that lets go of it.
 #[test]
