@@ -109,7 +109,8 @@ pub(super) fn classify(
             return Ok(Next::Host);
         }
         if frame.dst().is_virtual_router() {
-            if !is_for_us(&frame, tables)? {
+            // Where the kernel takes its own before the port does, there is no host to judge what is left.
+            if port.stack != Stack::Kernel && !is_for_us(&frame, tables)? {
                 return Ok(ahead(packet, tables).unwrap_or(Next::Host));
             }
         } else if !port.any_mac {

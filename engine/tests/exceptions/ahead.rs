@@ -211,3 +211,17 @@ fn a_router_that_stays_backup_drops_them() {
         assert_eq!(ports, if keeps { (1, 0) } else { (0, 1) }, "the host's, or any station's");
     }
 }
+
+/// A LAN's hosts send to the address that the routers share. Where the kernel takes its own before the port does (AF_XDP), there is no host
+/// that it could be left to: it goes into the tunnel.
+#[test]
+fn what_a_host_sends_to_the_shared_address_goes_into_the_tunnel() {
+    let to_shared = |n| [&SHARED_MAC[..], &frame(1, LAN, &inner(false, 100, 0, n))[6..]].concat();
+    for (stack, carried) in [(Stack::Kernel, 1), (Stack::Shared, 0)] {
+        let mut router = Router::new(Net::new(1).stacks(stack).with(tunnel(1, false, KINDS[0])));
+        router.forget();
+        router.receive(LAN, &to_shared(1));
+        assert_eq!((router.sent(WAN).len(), router.host.frames().len()), (carried, 1 - carried));
+        assert_eq!(router.drops(), []);
+    }
+}
