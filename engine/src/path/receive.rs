@@ -109,9 +109,14 @@ pub(super) fn classify(
             return Ok(Next::Host);
         }
         if frame.dst().is_virtual_router() {
-            // Where the kernel takes its own before the port does, there is no host to judge what is left.
-            if port.stack != Stack::Kernel && !is_for_us(&frame, tables)? {
-                return Ok(ahead(packet, tables).unwrap_or(Next::Host));
+            if !is_for_us(&frame, tables)? {
+                if let Some(next) = ahead(packet, tables) {
+                    return Ok(next);
+                }
+                // Where the kernel takes its own before the port does, there is no host to judge what is left.
+                if port.stack != Stack::Kernel {
+                    return Ok(Next::Host);
+                }
             }
         } else if !port.any_mac {
             return Err(Reason::NotOurs);
