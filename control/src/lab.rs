@@ -268,6 +268,7 @@ fn router(
     let port = |side: Side, len| PortSpec {
         mac: side.mac,
         any_mac: false,
+        shared: Vec::new(),
         mtu,
         addresses: vec![(IpAddr::from(side.address), len)],
         stack: Stack::Shared,

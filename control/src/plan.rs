@@ -27,8 +27,8 @@ use culvert_engine::wire::ethernet::MacAddr;
 
 use crate::Failure;
 use crate::config::{
-    Config, Encapsulation, Local, Mac, Manual, ManualSa, Mode, Mtu, Payload, Port, Position, Prefix, Problem,
-    Protect, RouteTarget, Router, Suite, Tunnel, UdpEncap,
+    Config, Encapsulation, Group, Local, Mac, Manual, ManualSa, Mode, Mtu, Payload, Port, Position, Prefix,
+    Problem, Protect, RouteTarget, Router, Suite, Tunnel, UdpEncap,
 };
 use crate::nesting::{Detours, Nesting};
 use crate::transaction::ledger::{Ledger, Refused};
@@ -91,6 +91,8 @@ pub struct Kept {
     pub workers: usize,
     /// For each tunnel, in the configuration's order.
     pub tunnels: Vec<KeptTunnel>,
+    /// Groups of routers for which this one sends and receives.
+    pub masters: Vec<Group>,
     /// Every SA that was made from a fixed key, those of tunnels that are gone as well.
     ledger: Ledger,
 }
@@ -146,7 +148,7 @@ impl Kept {
     pub fn without_sas(config: &Config, workers: usize) -> Kept {
         let mut bank = TunnelCounterBank::new(workers);
         let tunnels = config.tunnels.iter().map(|_| KeptTunnel::new(&mut bank)).collect();
-        Kept { workers, tunnels, ledger: Ledger::new(config.carp.router) }
+        Kept { workers, tunnels, masters: Vec::new(), ledger: Ledger::new(config.carp.router) }
     }
 
     /// The state of the same run under another configuration, `tunnels` of it having the numbers of their places. A tunnel keeps
@@ -403,6 +405,7 @@ fn port_spec(number: usize, port: &Port) -> PortSpec {
     PortSpec {
         mac: port.mac.map_or(stand_in_mac(number), mac),
         any_mac: port.mac.is_none(),
+        shared: Vec::new(),
         mtu: port.mtu(),
         addresses: port.addresses.iter().map(|prefix| (prefix.addr, prefix.len)).collect(),
         stack: Stack::Shared,

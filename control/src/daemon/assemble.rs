@@ -19,7 +19,8 @@ use culvert_engine::tables::{
 };
 use culvert_engine::wire::ethernet::MacAddr;
 
-use super::devices::{has_host_rings, is_of_host};
+use super::carp;
+use super::devices::{has_host_rings, is_of_host, link_name};
 use super::hold::{self, Holds, Placed};
 use crate::config::{Config, Port, Prefix as ConfigPrefix};
 use crate::plan::{self, Kept};
@@ -92,6 +93,8 @@ pub(super) fn specification(known: &Known<'_>) -> TablesSpec {
     for (number, (port, spec)) in config.ports.iter().zip(&mut spec.ports).enumerate() {
         let link = known.links.get(number).copied().unwrap_or_default();
         complete(spec, port, link);
+        let here = kept.masters.iter().filter(|group| group.interface == link_name(port));
+        spec.shared = here.map(carp::shared_mac).collect();
         spec.stack = if is_of_host(config, port) { Stack::Kernel } else { Stack::Own };
         let of_host = host.port_addresses.iter().filter(|(port, ..)| *port == number);
         add_addresses(&mut spec.addresses, of_host.map(|(_, address, len)| (*address, *len)));
@@ -130,6 +133,7 @@ fn add_host_sides(spec: &mut TablesSpec, config: &Config) {
         spec.ports.push(PortSpec {
             mac,
             any_mac: false,
+            shared: Vec::new(),
             mtu,
             addresses: Vec::new(),
             stack: Stack::Shared,

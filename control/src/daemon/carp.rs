@@ -4,6 +4,7 @@
 use std::borrow::Cow;
 use std::time::Instant;
 
+use culvert_engine::wire::ethernet::MacAddr;
 use serde_json::{Value, json};
 
 use super::status::{CarpStatus, GroupStatus, LinkStatus};
@@ -41,7 +42,8 @@ impl Daemon {
 
     /// Has tunnels send, or be silent, as the roles are.
     pub(super) fn apply_roles(&mut self, now: Instant) {
-        assign(&self.active(), &self.config.tunnels, &mut self.kept.tunnels);
+        self.kept.masters = self.active();
+        assign(&self.kept.masters, &self.config.tunnels, &mut self.kept.tunnels);
         self.stand();
         self.install_keys();
         self.rebuild();
@@ -157,6 +159,11 @@ pub(super) fn assign(active: &[Group], tunnels: &[Tunnel], kept: &mut [KeptTunne
     for (tunnel, kept) in tunnels.iter().zip(kept) {
         kept.backup = tunnel.local.group().is_some_and(|group| !active.contains(group));
     }
+}
+
+/// A group's own link address: CARP's, and VRRP's for IPv4 (RFC 9568 section 7.3). On Linux, routers may use their interface's in its place.
+pub(super) fn shared_mac(group: &Group) -> MacAddr {
+    MacAddr([0, 0, 0x5e, 0, 1, group.vhid])
 }
 
 /// Groups of which this router is master.

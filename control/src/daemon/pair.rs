@@ -6,8 +6,8 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use culvert_engine::exception::thread::{Announcement, Order};
-use culvert_engine::wire::ethernet::MacAddr;
 
+use super::carp::shared_mac;
 use super::{Daemon, log};
 use crate::carp::Role;
 use crate::config::{Group, Router};
@@ -397,7 +397,7 @@ impl Daemon {
         let link = port.and_then(|port| self.view.links.get(port));
         let (Some(member), Some(port), Some((mac, _))) = (member, port, link) else { return };
         // FreeBSD's CARP has an address of the group's own for it, others that of the interface.
-        let mac = if cfg!(target_os = "freebsd") { MacAddr([0, 0, 0x5e, 0, 1, group.vhid]) } else { *mac };
+        let mac = if cfg!(target_os = "freebsd") { shared_mac(group) } else { *mac };
         let Ok(port) = u16::try_from(port) else { return };
         // The thread ends with this one.
         let _ = self.orders.send(Order::Announce(Announcement { port, mac, address: member.address }));

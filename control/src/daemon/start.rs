@@ -62,7 +62,8 @@ impl Daemon {
         carp.steer(&config.carp, started);
         let turns = carp.look(host.state(), |_| None, started);
         turns.iter().for_each(carp::tell);
-        carp::assign(&carp::masters(&carp), &config.tunnels, &mut kept.tunnels);
+        kept.masters = carp::masters(&carp);
+        carp::assign(&kept.masters, &config.tunnels, &mut kept.tunnels);
         let count = config.tunnels.len();
         let learned =
             Learned { path_mtus: vec![None; count], liveness: vec![None; count], ..Learned::default() };

@@ -278,8 +278,13 @@ fn a_tunnel_is_silent_while_its_near_end_is_another_router_s() {
     for (role, way_out) in roles {
         script.set(&of, role);
         followed.look(&host, |_| None, world.now);
-        carp::assign(&carp::masters(&followed), &world.config.tunnels, &mut world.kept.tunnels);
+        world.kept.masters = carp::masters(&followed);
+        carp::assign(&world.kept.masters, &world.config.tunnels, &mut world.kept.tunnels);
         let built = world.build();
+        let shared: Vec<_> =
+            assemble::specification(&world.known()).ports.iter().map(|port| port.shared.clone()).collect();
+        let own = vec![MacAddr([0, 0, 0x5e, 0, 1, 2]); usize::from(role == Role::Master)];
+        assert_eq!((&shared[WAN], shared.concat().len()), (&own, own.len()), "{role}");
         assert_eq!(built.tables.tunnels()[0].way_out(), way_out, "{role}");
         assert_eq!(built.tables.tunnels()[1].way_out(), Ok(WAN), "its neighbour does not care");
         let ours = role == Role::Master;

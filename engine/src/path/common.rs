@@ -261,6 +261,7 @@ mod tests {
             ports: vec![PortSpec {
                 mac: OURS,
                 any_mac: false,
+                shared: Vec::new(),
                 mtu: 200,
                 addresses: vec![(NEAR.into(), 24)],
                 stack: Stack::Shared,

@@ -104,7 +104,7 @@ pub(super) fn classify(
         PortKind::Bridged(tunnel) => return bridged(packet, tunnel),
         PortKind::HostOf(nic) => return from_host(packet, nic, tables),
     }
-    if frame.dst() != port.mac {
+    if !port.has(frame.dst()) {
         if frame.dst().is_multicast() {
             return Ok(Next::Host);
         }
@@ -200,9 +200,9 @@ fn is_esp_in_udp(payload: &[u8], tables: &Tables) -> bool {
     })
 }
 
-/// Is the packet in a frame, which is to the address that routers share by CARP or VRRP, for an address of ours? Such a frame is
-/// taken as any other: tunnels whose near end another router holds are silent by themselves. All else but their packets is the
-/// host's, whose CARP knows which of them it is master of.
+/// Is the packet in a frame, which is to an address that routers share by CARP or VRRP and that we do not know to be master of, for an
+/// address of ours? Such a frame is taken as any other: tunnels whose near end another router holds are silent by themselves. All
+/// else but their packets is the host's, whose CARP knows which of them it is master of.
 #[cold]
 fn is_for_us(frame: &Ethernet<'_>, tables: &Tables) -> Result<bool, Reason> {
     let Some(destination) = destination(frame)? else { return Ok(false) };

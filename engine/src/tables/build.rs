@@ -236,7 +236,9 @@ pub(super) fn build(mut spec: TablesSpec) -> Result<Tables, BuildError> {
             mtu: usize::from(port.mtu),
             kind: port.host_of.map_or(PortKind::Station, |port| PortKind::HostOf(port as u32)),
             stack: port.stack,
+            shared: port.shared.clone(),
             front: PortEntry::NO_FRONT,
+            shared_front: PortEntry::NO_FRONT,
         })
         .collect();
     for (index, tunnel) in (0..).zip(&spec.tunnels) {

@@ -136,8 +136,11 @@ pub(crate) struct PortEntry {
     pub(crate) mtu: usize,
     pub(crate) kind: PortKind,
     pub(crate) stack: Stack,
-    /// See [`PortEntry::is_to_us`].
+    /// See [`PortSpec::shared`].
+    shared: Vec<MacAddr>,
+    /// See [`PortEntry::is_to_us`]: our own address, and the first of those.
     front: u64,
+    shared_front: u64,
 }
 
 impl PortEntry {
@@ -148,15 +151,24 @@ impl PortEntry {
     /// where the address is another one but may be ours.
     #[inline(always)]
     pub(crate) fn is_to_us(&self, front: [u8; 8]) -> bool {
-        u64::from_le_bytes(front) << 16 == self.front
+        let front = u64::from_le_bytes(front) << 16;
+        front == self.front || front == self.shared_front
+    }
+
+    /// Is that the port's address, or one that routers share and this one is master of?
+    pub(crate) fn has(&self, mac: MacAddr) -> bool {
+        mac == self.mac || self.shared.contains(&mac)
     }
 
     /// To be called once the port is what it will be.
     fn set_front(&mut self) {
-        let MacAddr([a, b, c, d, e, f]) = self.mac;
-        self.front = match self.kind {
-            PortKind::Station => u64::from_le_bytes([a, b, c, d, e, f, 0, 0]) << 16,
-            PortKind::Bridged(_) | PortKind::HostOf(_) => PortEntry::NO_FRONT,
+        let front = |mac: &MacAddr| {
+            let MacAddr([a, b, c, d, e, f]) = *mac;
+            u64::from_le_bytes([a, b, c, d, e, f, 0, 0]) << 16
+        };
+        (self.front, self.shared_front) = match self.kind {
+            PortKind::Station => (front(&self.mac), self.shared.first().map_or(PortEntry::NO_FRONT, front)),
+            PortKind::Bridged(_) | PortKind::HostOf(_) => (PortEntry::NO_FRONT, PortEntry::NO_FRONT),
         };
     }
 }

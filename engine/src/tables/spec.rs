@@ -14,6 +14,8 @@ use crate::wire::ethernet::MacAddr;
 pub struct PortSpec {
     /// Its address on the link.
     pub mac: MacAddr,
+    /// Addresses on the link that routers share (CARP, VRRP), of which this one is master: frames to them are as frames to its own.
+    pub shared: Vec<MacAddr>,
     /// Take unicast frames to any address, for ports whose own is not known.
     pub any_mac: bool,
     /// The longest IP packet that may leave by it, in bytes.

@@ -7,8 +7,9 @@ use culvert_engine::esp::Mode;
 use culvert_engine::exception::early::{PACKETS, PATIENCE};
 use culvert_engine::exception::thread::Event;
 use culvert_engine::tables::{NeighbourSpec, Stack};
+use culvert_engine::wire::ethernet::MacAddr;
 
-use crate::lab::{LAN, LINK, WAN, delivered, end, frame, inner, mac};
+use crate::lab::{LAN, LINK, WAN, delivered, end, frame, inner, ip, mac};
 use crate::packets::hop;
 use crate::router::{Net, Router, Wrap};
 
@@ -210,6 +211,29 @@ fn a_router_that_stays_backup_drops_them() {
         let ports = (router.host.frames().len(), router.events().len());
         assert_eq!(ports, if keeps { (1, 0) } else { (0, 1) }, "the host's, or any station's");
     }
+}
+
+/// Of an address that its master has on the link, all is taken as of its own: nothing is left to the host but what is the host's.
+#[test]
+fn what_is_sent_to_a_master_s_address_is_as_to_its_own() {
+    let mac = |group| MacAddr([0, 0, 0x5e, 0, 1, group]);
+    let to = |group, frame: &[u8]| [&mac(group).0[..], &frame[6..]].concat();
+    let out = |group, n| to(group, &frame(2, LAN, &inner_back(n)));
+    let inward = sent(false, KINDS[0], false, 0..3);
+    let mut net = Net::new(2).stacks(Stack::Shared).with(tunnel(2, false, KINDS[0]));
+    (net.ports[LAN].shared, net.ports[WAN].shared) = (vec![mac(7), mac(8)], vec![mac(9)]);
+    let mut router = Router::new(net);
+    router.forget();
+    (7..10).zip(1..).for_each(|(group, n)| router.receive(LAN, &out(group, n)));
+    assert_eq!((router.sent(WAN).len(), router.host.frames()), (2, vec![out(9, 3)]), "another's, it may be");
+    router.receive(WAN, &to(9, &inward[0]));
+    let ike =
+        to(9, &frame(2, WAN, &ip(end(1, false), end(2, false), 17, 0, 64, &[1, 0xf4, 1, 0xf4, 0, 8, 0, 0])));
+    router.receive(WAN, &ike);
+    assert_eq!((router.sent(LAN).len(), router.host.frames()), (1, vec![ike]));
+    let arp = to(7, &[&[0; 6][..], &[2, 0, 0, 0, 0, 9], &[8, 6], &[0; 28]].concat());
+    router.receive(LAN, &arp);
+    assert_eq!((router.host.frames(), router.drops()), (vec![arp], vec![]));
 }
 
 /// A LAN's hosts send to the address that the routers share. Where the kernel takes its own before the port does (AF_XDP), there is no host

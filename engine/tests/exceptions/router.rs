@@ -161,6 +161,7 @@ impl Net {
         let port = |port, addresses| PortSpec {
             mac: mac(number, port),
             any_mac: false,
+            shared: Vec::new(),
             mtu: MTU as u16,
             addresses,
             stack: Stack::Own,

@@ -294,6 +294,7 @@ pub(crate) fn spec(plan: &Plan, number: u8, protection: Option<Protection>) -> T
             PortSpec {
                 mac: mac(number, LAN),
                 any_mac: false,
+                shared: Vec::new(),
                 mtu: MTU as u16,
                 addresses: local.to_vec(),
                 stack: Stack::Shared,
@@ -302,6 +303,7 @@ pub(crate) fn spec(plan: &Plan, number: u8, protection: Option<Protection>) -> T
             PortSpec {
                 mac: mac(number, WAN),
                 any_mac: false,
+                shared: Vec::new(),
                 mtu: MTU as u16,
                 addresses: ends.to_vec(),
                 stack: Stack::Shared,
