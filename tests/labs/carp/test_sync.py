@@ -44,7 +44,7 @@ def test_two_daemons_are_linked(linked):
         wait_up(linked.a, linked.b)
     shown = link(linked.a)
     assert shown["partner"]["router"] == "second" and shown["partner"]["address"].startswith(address("b") + ":")
-    assert shown["partner"]["program"].startswith("culvert ") and shown["partner"]["version"] == 3
+    assert shown["partner"]["program"].startswith("culvert ") and shown["partner"]["version"] == 4
     assert shown["proof"] == "secret" and "why" not in shown
     table = linked.b.namespace.run(CULVERT, "show", "carp", "--socket", linked.b.socket).stdout
     assert "router first at 10.9.0.1:4790" in table
