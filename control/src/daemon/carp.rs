@@ -35,6 +35,8 @@ impl Daemon {
             self.tell_partner(now);
         }
         self.apply_roles(now);
+        // CARP has said so as well; between two masters, the last who says it is followed.
+        turns.iter().filter(|turn| turn.to == Role::Master).for_each(|turn| self.announce(&turn.group));
         turns.iter().for_each(tell);
         self.run_hooks(&turns);
         self.look_at_roles(now);

@@ -155,6 +155,12 @@ impl Host {
         self.state.link_named(name).map(|(_, link)| link.up)
     }
 
+    /// The link address of the interface that has this address, on whatever link.
+    pub(super) fn link_address_of(&self, address: IpAddr) -> Option<MacAddr> {
+        let has = self.state.addresses.iter().find(|at| at.address == address)?;
+        self.state.links.get(&has.link)?.mac
+    }
+
     /// From now on, tables lead by these stations.
     pub(super) fn want(&mut self, stations: Vec<(u16, IpAddr)>) {
         let of_host = self.interfaces.ports.values().copied().collect::<BTreeSet<_>>();
@@ -339,6 +345,8 @@ mod tests {
             script.add_address(Address { link, address: ip(address), prefix_len, peer: None });
         }
         host.follow();
+        assert_eq!(host.link_address_of(ip("198.51.100.1")), mac, "its link's");
+        assert_eq!(host.link_address_of(v4), None, "not its own");
         for station in ["192.0.2.9", "2001:db8::9", "192.0.2.11", "198.51.100.1", "198.51.100.2", "10.1.0.9"]
         {
             host.meet(ip(station));

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use culvert_engine::exception::thread::{Announcement, Order};
 
-use super::carp::shared_mac;
+use super::carp::{masters, shared_mac};
 use super::{Daemon, log};
 use crate::carp::Role;
 use crate::config::{Group, Router};
@@ -232,10 +232,15 @@ impl Daemon {
         };
         match message {
             Message::Roles(roles) => {
-                self.pair.roles = roles.into_iter().collect();
+                let before = std::mem::replace(&mut self.pair.roles, roles.into_iter().collect());
                 self.pair.claims = true;
                 self.follow_doubts(now);
                 self.look_at_roles(now);
+                // Its own announcements may have been the last.
+                let left = |group: &&Group| {
+                    before.get(&group.to_string()) == Some(&Role::Master) && !self.pair.is_master(Some(group))
+                };
+                masters(&self.carp).iter().filter(left).for_each(|group| self.announce(group));
             }
             Message::Begin => self.keys.partner_begins(),
             Message::Complete => {
@@ -337,11 +342,7 @@ impl Daemon {
         let ours = self.carp.members().filter(|(_, member)| member.role == Role::Master);
         let both: Vec<Group> = ours.map(|(group, _)| group.clone()).collect();
         let both: Vec<Group> = both.into_iter().filter(|group| self.pair.is_master(Some(group))).collect();
-        let before: Vec<Group> = self.pair.both.keys().cloned().collect();
         self.pair.both.retain(|group, _| both.contains(group));
-        let passed = |group: &&Group| !both.contains(group) && self.carp.role(group) == Role::Master;
-        // The other one's announcements may have been the last.
-        before.iter().filter(passed).for_each(|group| self.announce(group));
         for group in both {
             self.pair.both.entry(group).or_insert(now);
         }
@@ -391,13 +392,15 @@ impl Daemon {
     }
 
     /// Has those around hear that a group's address is here, where its interface is a port.
-    fn announce(&self, group: &Group) {
+    pub(super) fn announce(&self, group: &Group) {
         let member = self.carp.members().find(|(name, _)| *name == group).map(|(_, member)| member);
         let port = self.ports.iter().position(|port| port.link() == group.interface);
         let link = port.and_then(|port| self.view.links.get(port));
         let (Some(member), Some(port), Some((mac, _))) = (member, port, link) else { return };
-        // FreeBSD's CARP has an address of the group's own for it, others that of the interface.
-        let mac = if cfg!(target_os = "freebsd") { shared_mac(group) } else { *mac };
+        // FreeBSD's CARP has an address of the group's own for it, others that of the interface which has it: keepalived may
+        // give it one of its own.
+        let of_host = self.host.link_address_of(member.address);
+        let mac = if cfg!(target_os = "freebsd") { shared_mac(group) } else { of_host.unwrap_or(*mac) };
         let Ok(port) = u16::try_from(port) else { return };
         // The thread ends with this one.
         let _ = self.orders.send(Order::Announce(Announcement { port, mac, address: member.address }));
