@@ -141,15 +141,14 @@ impl Daemon {
 }
 
 /// The tunnels as keys are negotiated for them: those whose near end another router holds are told of, and nothing begun. Of those
-/// in doubt the SAs stay as they are.
+/// whose groups are `left` as they are, the SAs stay.
 pub(super) fn negotiated<'t>(
     tunnels: &'t [Tunnel],
     kept: &[KeptTunnel],
-    carp: &Followed,
+    left: &[&Group],
 ) -> Vec<Cow<'t, Tunnel>> {
-    let doubted: Vec<&Group> = carp.doubted().collect();
-    let is_doubted = |tunnel: &Tunnel| tunnel.local.group().is_some_and(|group| doubted.contains(&group));
-    let quiet = |(tunnel, kept): (&'t Tunnel, &KeptTunnel)| match kept.backup && !is_doubted(tunnel) {
+    let is_left = |tunnel: &Tunnel| tunnel.local.group().is_some_and(|group| left.contains(&group));
+    let quiet = |(tunnel, kept): (&'t Tunnel, &KeptTunnel)| match kept.backup && !is_left(tunnel) {
         false => Cow::Borrowed(tunnel),
         true => Cow::Owned(Tunnel { enabled: false, ..tunnel.clone() }),
     };

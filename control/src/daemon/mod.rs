@@ -416,6 +416,7 @@ impl Daemon {
         self.follow_carp(Instant::now());
         self.look_after_partner();
         self.announce_splits();
+        self.hold_keys(Instant::now());
         self.follow_readiness(Instant::now());
         log::look_after();
         privileges::tell_refused();

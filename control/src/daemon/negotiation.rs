@@ -1,9 +1,10 @@
 //! Tunnels whose keys strongSwan negotiates: their SAs are put to work as they come and go, and charon hears that they are.
 
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::{Daemon, log};
+use crate::config::Group;
 use crate::keys::mapping::Mapping;
 use crate::keys::{News, Places};
 use crate::plan;
@@ -15,11 +16,26 @@ pub(super) fn places(socket: &Path, vici: &Path) -> Places {
     Places { vici: vici.to_owned(), plugin: PathBuf::from(plugin) }
 }
 
+/// For how long nothing is begun where both routers are master, unless that is said again.
+const HOLD: Duration = Duration::from_secs(3);
+
 impl Daemon {
+    /// Groups whose SAs stay as they are, and nothing is begun: those in doubt, and those of which both routers are master and this one is
+    /// silent. The address is here: what its strongSwan let go of, the far end would hear of, and the other router sends with it.
+    fn left(&self) -> Vec<&Group> {
+        self.carp.doubted().chain(self.pair.splits().filter(|group| self.is_loser(group))).collect()
+    }
+
+    /// Nothing is begun for some time, where that is so.
+    pub(super) fn hold_keys(&mut self, now: Instant) {
+        let silent = self.pair.splits().any(|group| self.is_loser(group));
+        self.keys.hold(self.carp.deadline().max(silent.then(|| now + HOLD)));
+    }
+
     /// The tunnels are those of the configuration from now on.
     pub(super) fn steer_keys(&mut self) {
-        self.keys.hold(self.carp.deadline());
-        let tunnels = super::carp::negotiated(&self.config.tunnels, &self.kept.tunnels, &self.carp);
+        self.hold_keys(Instant::now());
+        let tunnels = super::carp::negotiated(&self.config.tunnels, &self.kept.tunnels, &self.left());
         let counters = self.kept.tunnels.iter().map(|kept| &kept.counters);
         let tunnels = tunnels.iter().map(AsRef::as_ref).zip(counters);
         if let Err(why) = self.keys.steer(tunnels, plan::router(self.config.carp.router), Instant::now()) {

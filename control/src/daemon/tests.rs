@@ -290,9 +290,11 @@ fn a_tunnel_is_silent_while_its_near_end_is_another_router_s() {
         let ours = role == Role::Master;
         assert_eq!(to(&built, "192.0.2.9") == Some(To::Host), ours);
         assert_eq!(built.routes.contains_key(&"192.0.2.9/32".parse().expect("a prefix")), ours);
-        let negotiated = carp::negotiated(&world.config.tunnels, &world.kept.tunnels, &followed);
-        let enabled: Vec<bool> = negotiated.iter().map(|tunnel| tunnel.enabled).collect();
-        assert_eq!(enabled, [ours, true]);
+        for (left, first) in [(vec![], ours), (vec![&of], true)] {
+            let negotiated = carp::negotiated(&world.config.tunnels, &world.kept.tunnels, &left);
+            let enabled: Vec<bool> = negotiated.iter().map(|tunnel| tunnel.enabled).collect();
+            assert_eq!(enabled, [first, true], "what is left as it is stays");
+        }
     }
 }
 

@@ -84,6 +84,8 @@ def test_both_are_master(announcing):
         ping(paired.h1, BY["b"], count=20, wait=0.2)
         wait_for(lambda: b.drops("backup") >= dropped + 20, 3, f"they are dropped: {b.show('drops')}")
         assert_followed(paired, a, b)
+        # The address is at rb as well: what its strongSwan let go of, r2 would hear of.
+        assert not paired.r2.drops("esp-unknown-spi"), "ra sends with what rb has negotiated"
         # The first advertises less often than the second.
         for twin, skew in ((a, 100), (b, 0)):
             text = paired.configurations[twin].replace("[[carp.group]]\n", f"[[carp.group]]\nadvskew = {skew}\n")
