@@ -17,6 +17,7 @@ use clap::{Args, Command, CommandFactory, Parser, Subcommand, ValueEnum, value_p
 use clap_complete::Shell;
 use clap_mangen::roff::{Roff, roman};
 
+use crate::carp::guard::CarpGuard;
 use crate::config::{LogLevel, Suite};
 use crate::daemon;
 use crate::keys::vici;
@@ -60,6 +61,9 @@ pub enum Action {
     /// Run hooks for the daemon at the other end of standard input, which starts this
     #[command(hide = true)]
     CarpHooks,
+    /// Demote this router when the daemon at the other end of standard input, which starts this, is gone
+    #[command(hide = true)]
+    CarpGuard(CarpGuard),
     /// Show what the daemon is doing
     Show(Show),
     /// Watch tunnels, workers and drops on the terminal, live

@@ -72,6 +72,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<(), Failure>
         Action::Rollback(arguments) => transaction::client::rollback(arguments),
         Action::Diff(arguments) => transaction::client::diff(arguments),
         Action::CarpHooks => carp::hooks::helper::run(),
+        Action::CarpGuard(arguments) => carp::guard::run(arguments),
         Action::Carp(arguments) => carp::client::run(arguments),
         Action::Tunnel(arguments) => transaction::client::tunnel(arguments),
         Action::Metrics(arguments) => metrics::run(arguments),

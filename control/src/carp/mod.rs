@@ -15,6 +15,7 @@ pub mod address;
 pub mod checks;
 pub mod client;
 pub mod demotion;
+pub mod guard;
 pub mod hooks;
 #[cfg(any(target_os = "freebsd", test))]
 pub mod kernel;

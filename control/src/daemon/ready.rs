@@ -10,7 +10,7 @@
 //! 6. whose checks pass.
 
 use std::os::fd::BorrowedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use culvert_engine::ring::Health;
@@ -21,6 +21,7 @@ use super::devices::OpenPort;
 use super::{Daemon, log};
 use crate::carp::checks::Checks;
 use crate::carp::demotion::{Demoted, demotion};
+use crate::carp::guard::Guard;
 use crate::carp::hooks::Occasion;
 use crate::config::{Group, HookEvent, Tunnel};
 
@@ -34,6 +35,8 @@ const ABSENT: Duration = Duration::from_secs(2);
 /// What was found last.
 pub(super) struct Readiness {
     demoted: Demoted,
+    /// Where there is a count to be added to; and the daemon's socket.
+    guard: Option<(Guard, PathBuf)>,
     checks: Checks,
     /// What is missing; `None`: nobody has looked yet.
     missing: Option<Vec<String>>,
@@ -43,7 +46,23 @@ pub(super) struct Readiness {
 
 impl Readiness {
     pub(super) fn new(socket: &Path, checks: Checks) -> Readiness {
-        Readiness { demoted: Demoted::beside(socket, demotion()), checks, missing: None, trouble: None }
+        let guard = demotion().map(|_| (Guard::idle(), socket.to_owned()));
+        Readiness {
+            demoted: Demoted::beside(socket, demotion()),
+            guard,
+            checks,
+            missing: None,
+            trouble: None,
+        }
+    }
+
+    /// `shares`: with addresses that the other router is to take when this daemon dies.
+    fn guard(&mut self, shares: bool) {
+        let Some((guard, socket)) = &mut self.guard else { return };
+        if let Err(error) = guard.watch(shares, socket) {
+            log::error(format_args!("carp: nobody will demote this router if the daemon dies: {error}"));
+            self.guard = None;
+        }
     }
 
     /// When a check is to begin.
@@ -151,6 +170,7 @@ impl Daemon {
 
     /// Looks whether this router is ready, and has it known where that has changed.
     pub(super) fn follow_readiness(&mut self, now: Instant) {
+        self.readiness.guard(!self.config.carp.groups.is_empty());
         if self.config.carp.at.is_none() {
             return;
         }

@@ -1,0 +1,154 @@
+//! The process that demotes the router when its daemon dies (`culvert carp-guard`): CARP would leave it master of tunnels that
+//! nobody carries any more, for as long as nobody starts another daemon.
+//!
+//! The daemon tells it, in a byte, whether there is an address that the other router could take. A daemon that is gone has closed
+//! its end of the line, whatever ended it. One that ended as it should has demoted the router itself by then, and it is done once.
+
+use std::io::{self, BufReader, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use crate::Failure;
+
+use super::demotion::{Demoted, demotion};
+
+/// What the daemon says: there is something to be taken over, or there is not.
+const SHARES: u8 = b'+';
+const ALONE: u8 = b'-';
+
+/// `culvert carp-guard`.
+#[derive(clap::Args, Debug)]
+pub struct CarpGuard {
+    /// The daemon's socket, beside which it notes what it has added to the demotion.
+    pub socket: PathBuf,
+}
+
+/// The daemon's end.
+pub struct Guard {
+    line: Option<UnixStream>,
+    shares: bool,
+}
+
+impl Guard {
+    /// Without a process, which is started when there is something to be guarded.
+    #[must_use]
+    pub fn idle() -> Guard {
+        Guard { line: None, shares: false }
+    }
+
+    /// From now on there is an address to be taken over by the other router, or there is none.
+    ///
+    /// # Errors
+    /// The system gives no process or descriptors, or the process is gone.
+    pub fn watch(&mut self, shares: bool, socket: &Path) -> io::Result<()> {
+        if shares == self.shares {
+            return Ok(());
+        }
+        let line = match self.line.take() {
+            Some(line) => line,
+            None => start(socket)?,
+        };
+        (&line).write_all(&[if shares { SHARES } else { ALONE }])?;
+        (self.line, self.shares) = (Some(line), shares);
+        Ok(())
+    }
+}
+
+fn start(socket: &Path) -> io::Result<UnixStream> {
+    let (ours, theirs) = UnixStream::pair()?;
+    let theirs: OwnedFd = theirs.into();
+    Command::new(std::env::current_exe()?)
+        .arg("carp-guard")
+        .arg(std::path::absolute(socket)?)
+        .stdin(theirs)
+        .stdout(Stdio::null())
+        .current_dir("/")
+        // What ends the daemon by its terminal or its group does not end the guard.
+        .process_group(0)
+        .spawn()?;
+    Ok(ours)
+}
+
+/// Guards the daemon at the other end of standard input.
+///
+/// # Errors
+/// The router could not be demoted, or was: whoever reads the log has to hear of both.
+pub fn run(arguments: &CarpGuard) -> Result<(), Failure> {
+    let failed = |why: String| Failure::failed(format!("carp-guard: {why}"));
+    let line = io::stdin().as_fd().try_clone_to_owned().map(UnixStream::from);
+    let line = line.map_err(|error| failed(error.to_string()))?;
+    let demoted = || Demoted::beside(&arguments.socket, demotion());
+    match serve(line, demoted) {
+        Ok(false) => Ok(()),
+        Ok(true) => {
+            Err(failed("the daemon is gone: this router is demoted until the next one is ready".into()))
+        }
+        Err(why) => Err(failed(format!("the daemon is gone, and this router is not demoted: {why}"))),
+    }
+}
+
+/// Waits until the daemon is gone. Returns whether the router was demoted for that.
+fn serve(line: impl Read, demoted: impl FnOnce() -> Demoted) -> Result<bool, String> {
+    // Whatever ends it, nobody is there any more.
+    let last = BufReader::new(line).bytes().map_while(Result::ok).last();
+    if last == Some(SHARES) { demoted().set(true) } else { Ok(false) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::fs;
+    use std::rc::Rc;
+
+    use super::super::demotion::Demotion;
+    use super::*;
+
+    /// A kernel's count.
+    #[derive(Clone, Default)]
+    struct Count(Rc<Cell<i32>>);
+
+    impl Demotion for Count {
+        fn now(&self) -> io::Result<i32> {
+            Ok(self.0.get())
+        }
+
+        fn add(&mut self, by: i32) -> io::Result<()> {
+            self.0.set(self.0.get() + by);
+            Ok(())
+        }
+    }
+
+    /// The daemon has said this, and is gone: was the router demoted by the guard, and what is the count? `before`: the daemon has
+    /// demoted it itself.
+    fn gone(name: &str, said: &[bool], before: bool) -> (bool, i32) {
+        let folder = std::env::temp_dir().join(format!("culvert-guard-{}-{name}", std::process::id()));
+        fs::create_dir_all(&folder).expect("a folder");
+        let (socket, kernel) = (folder.join("socket"), Count::default());
+        let (ours, theirs) = UnixStream::pair().expect("a pair");
+        let mut guard = Guard { line: Some(ours), shares: false };
+        said.iter().for_each(|shares| guard.watch(*shares, &socket).expect("it is told"));
+        if before {
+            Demoted::beside(&socket, Some(Box::new(kernel.clone()))).set(true).expect("demoted");
+        }
+        drop(guard);
+        let demoted = serve(theirs, || Demoted::beside(&socket, Some(Box::new(kernel.clone()))));
+        fs::remove_dir_all(&folder).expect("removed");
+        (demoted.expect("no trouble"), kernel.0.get())
+    }
+
+    #[test]
+    fn a_daemon_that_dies_leaves_its_router_demoted() {
+        assert_eq!(gone("dies", &[true], false), (true, 240));
+        assert_eq!(gone("again", &[true, false, true], false), (true, 240));
+    }
+
+    #[test]
+    fn once_and_only_where_another_router_could_take_over() {
+        assert_eq!(gone("ended", &[true], true), (false, 240), "the daemon has done it itself");
+        assert_eq!(gone("alone", &[true, false], false), (false, 0), "there is nothing to be taken over");
+        assert_eq!(gone("never", &[], false), (false, 0));
+    }
+}
