@@ -76,11 +76,10 @@ impl Outlet for Outbound {
         self.engine.extend(last);
     }
 
-    /// By another SA in the engine: a worker that still has the one before goes on to its limit at most. The two have no number
-    /// in common.
+    /// By another SA in the engine: a worker that still has the one before goes on to its limit at most, and loses nothing until it
+    /// has the other one. The two have no number in common.
     fn move_to(&mut self, numbers: RangeInclusive<u64>) {
         let (first, last) = numbers.into_inner();
-        self.engine.limit(0);
         if let Ok(engine) = self.anew() {
             self.engine = Arc::new(engine.within(first, last));
         }

@@ -25,7 +25,8 @@ pub trait Outlet {
     fn limit(&mut self, last: u64) -> u64;
     /// May send with those that follow its limit as well, up to and with `last`.
     fn extend(&mut self, last: u64);
-    /// Sends with these numbers from now on, and with none of those that it had before.
+    /// Sends with these numbers from now on. What has not heard of that yet may go on with those that it had before, which stay
+    /// this router's and are in no account any more.
     fn move_to(&mut self, numbers: RangeInclusive<u64>);
     /// The number that is sent with next.
     fn next(&self) -> u64;
@@ -164,12 +165,19 @@ mod tests {
     /// Where the numbers end in the walk through all orders.
     const END: u64 = 4;
 
-    /// An outlet without threads.
+    /// An outlet, with the threads that have not heard that it has moved: the ranges that they go on with.
     #[derive(Debug, Clone, PartialEq, Eq, Hash)]
     struct Counter {
         next: u64,
         last: u64,
         end: u64,
+        late: Vec<(u64, u64)>,
+    }
+
+    impl Counter {
+        fn new(next: u64, last: u64, end: u64) -> Counter {
+            Counter { next, last, end, late: Vec::new() }
+        }
     }
 
     impl Outlet for Counter {
@@ -183,6 +191,9 @@ mod tests {
         }
 
         fn move_to(&mut self, numbers: RangeInclusive<u64>) {
+            if self.next <= self.last {
+                self.late.push((self.next, self.last));
+            }
             (self.next, self.last) = numbers.into_inner();
         }
 
@@ -222,7 +233,7 @@ mod tests {
 
     impl World {
         fn new() -> World {
-            let all = Numbers::all(Counter { next: 1, last: END, end: END });
+            let all = Numbers::all(Counter::new(1, END, END));
             let (used, senders) = ([false; END as usize + 1], [false; 2]);
             World { routers: [Some(all), None], link: None, used, senders, crashes: 0 }
         }
@@ -244,14 +255,25 @@ mod tests {
             worlds
         }
 
-        fn sends(&self, router: usize) -> Option<World> {
+        /// With the next number, or with one that a thread that is late still has.
+        fn sends(&self, router: usize) -> Vec<World> {
+            let late = self.routers[router].as_ref().map_or(0, |numbers| numbers.outlet.late.len());
+            let ranges = std::iter::once(None).chain((0..late).map(Some));
+            ranges.filter_map(|range| self.sends_from(router, range)).collect()
+        }
+
+        fn sends_from(&self, router: usize, range: Option<usize>) -> Option<World> {
             let mut world = self.clone();
             let counter = &mut world.routers[router].as_mut()?.outlet;
-            let number = counter.next;
-            if number > counter.last {
+            let (next, last) = match range {
+                None => (&mut counter.next, counter.last),
+                Some(range) => counter.late.get_mut(range).map(|(next, last)| (next, *last))?,
+            };
+            let number = *next;
+            if number > last {
                 return None;
             }
-            counter.next += 1;
+            *next += 1;
             let before = std::mem::replace(&mut world.used[number as usize], true);
             assert!(!before, "number {number} is used twice, the second time by router {router} in {self:?}");
             world.senders[router] = true;
@@ -285,7 +307,7 @@ mod tests {
             let message = world.link.as_mut()?[1 - router].pop_front()?;
             match message {
                 Message::Sa(from) => {
-                    let none = || Numbers::none(Counter { next: 1, last: 0, end: END });
+                    let none = || Numbers::none(Counter::new(1, 0, END));
                     let numbers = world.routers[router].get_or_insert_with(none);
                     from.into_iter().for_each(|from| numbers.hold(from));
                 }
@@ -345,8 +367,8 @@ mod tests {
     /// What two routers do in the ordinary course of things.
     #[test]
     fn a_block_is_asked_for_and_given_until_the_other_one_takes_over() {
-        let mut a = Numbers::all(Counter { next: 1, last: 7, end: 7 });
-        let mut b = Numbers::none(Counter { next: 1, last: 0, end: 7 });
+        let mut a = Numbers::all(Counter::new(1, 7, 7));
+        let mut b = Numbers::none(Counter::new(1, 0, 7));
         assert_eq!((a.wants(2), a.is_unlimited()), (None, true));
         b.hold(a.share(2).expect("it is using them"));
         assert_eq!((a.share(2), a.outlet().last(), a.wants(2), a.wants(3)), (None, 2, None, Some(3)));
@@ -357,7 +379,7 @@ mod tests {
         assert!(b.claim() && !b.claim());
         assert_eq!((b.outlet().next, b.outlet().last, b.give(1)), (6, 7, None));
         // Those that follow are lost, and it goes on behind the gap.
-        let mut a = Numbers::none(Counter { next: 1, last: 2, end: 7 });
+        let mut a = Numbers::none(Counter::new(1, 2, 7));
         a.take(5..=6);
         assert_eq!((a.outlet().next, a.outlet().last), (5, 6));
         a.take(1..=2);
@@ -367,7 +389,7 @@ mod tests {
     /// Near the end of an SA nothing is shared: there will be another one.
     #[test]
     fn what_is_left_has_to_be_worth_it() {
-        let mut numbers = Numbers::all(Counter { next: 5, last: 7, end: 7 });
+        let mut numbers = Numbers::all(Counter::new(5, 7, 7));
         assert_eq!((numbers.share(3), numbers.is_unlimited()), (None, true));
         assert_eq!((numbers.share(2), numbers.is_unlimited()), (Some(7), false));
     }

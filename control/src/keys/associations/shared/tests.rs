@@ -482,3 +482,14 @@ fn what_goes_at_once_goes_on_both() {
         assert!(!side.has(sa(Direction::Out, 0x201).id) && !side.has(sa(Direction::In, 0x101).id));
     }
 }
+
+/// A worker that still has the SA of before goes on with the numbers that this router had for it, until it has the other one.
+#[test]
+fn nothing_is_lost_while_an_sa_goes_on_elsewhere() {
+    let mut outbound = Outbound::all(&sa(Direction::Out, 0x201), Router::First).expect("an SA");
+    let before = Arc::clone(outbound.engine());
+    outbound.limit(10);
+    outbound.move_to(100..=200);
+    assert_eq!((before.numbers().end, before.remaining()), (1, 10));
+    assert_eq!((outbound.next(), outbound.last()), (100, 200));
+}
