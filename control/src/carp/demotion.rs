@@ -21,7 +21,7 @@ pub trait Demotion {
     /// The system does not say.
     fn now(&self) -> io::Result<i32>;
 
-    /// Adds so much to it.
+    /// Adds so much to it. Whatever it is, nothing included: the kernel advertises at once all groups of which it is master.
     ///
     /// # Errors
     /// The system refuses.
@@ -87,6 +87,13 @@ impl Demoted {
         let noted = if is { fs::write(&self.file, format!("{BY}\n")) } else { fs::remove_file(&self.file) };
         // It is only wanted after a crash.
         noted.map(|()| true).map_err(|error| format!("{}: {error}", self.file.display()))
+    }
+
+    /// All groups of which this router is master are advertised now, each of which would be within a second or two, in its own
+    /// time: whoever is to take them takes all of them together.
+    pub fn advertise(&mut self) {
+        // It is said again anyway.
+        let _ = self.counted.as_deref_mut().map(|counted| counted.add(0));
     }
 }
 

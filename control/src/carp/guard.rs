@@ -4,12 +4,17 @@
 //! The daemon tells it, in a byte, whether there is an address that the other router could take. A daemon that is gone has closed
 //! its end of the line, whatever ended it. One that ended as it should has demoted the router itself by then, and it is done once.
 
+use std::fs::File;
 use std::io::{self, BufReader, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::thread;
+use std::time::Duration;
+
+use nix::unistd::dup2_stderr;
 
 use crate::Failure;
 
@@ -18,6 +23,10 @@ use super::demotion::{Demoted, demotion};
 /// What the daemon says: there is something to be taken over, or there is not.
 const SHARES: u8 = b'+';
 const ALONE: u8 = b'-';
+
+/// When all is advertised once more after the router was demoted, in milliseconds since the last time: its ports go back to the kernel meanwhile, which starts them anew,
+/// and what it sends is lost until they are there.
+const AGAIN: [u64; 5] = [50, 100, 200, 400, 800];
 
 /// `culvert carp-guard`.
 #[derive(clap::Args, Debug)]
@@ -75,26 +84,46 @@ fn start(socket: &Path) -> io::Result<UnixStream> {
 /// Guards the daemon at the other end of standard input.
 ///
 /// # Errors
-/// The router could not be demoted, or was: whoever reads the log has to hear of both.
+/// The router could not be demoted.
 pub fn run(arguments: &CarpGuard) -> Result<(), Failure> {
     let failed = |why: String| Failure::failed(format!("carp-guard: {why}"));
     let line = io::stdin().as_fd().try_clone_to_owned().map(UnixStream::from);
     let line = line.map_err(|error| failed(error.to_string()))?;
     let demoted = || Demoted::beside(&arguments.socket, demotion());
-    match serve(line, demoted) {
-        Ok(false) => Ok(()),
-        Ok(true) => {
-            Err(failed("the daemon is gone: this router is demoted until the next one is ready".into()))
-        }
-        Err(why) => Err(failed(format!("the daemon is gone, and this router is not demoted: {why}"))),
-    }
+    let serve = serve(line, demoted, tell, thread::sleep);
+    serve.map_err(|why| failed(format!("the daemon is gone, and this router is not demoted: {why}")))
 }
 
-/// Waits until the daemon is gone. Returns whether the router was demoted for that.
-fn serve(line: impl Read, demoted: impl FnOnce() -> Demoted) -> Result<bool, String> {
+/// Says that the router is demoted, where the daemon's log goes, and lets go of that: daemon(8) would wait for it, and not start
+/// the next one meanwhile.
+fn tell() {
+    let what = "carp: the daemon is gone: this router is demoted until the next one is ready";
+    let _ = writeln!(io::stderr(), "culvert: warn: {what}");
+    let _ = File::create("/dev/null").map(dup2_stderr);
+}
+
+/// Waits until the daemon is gone, and demotes the router for that where it is not demoted yet. `tell` says so, `wait` lets time
+/// pass.
+fn serve(
+    line: impl Read,
+    demoted: impl FnOnce() -> Demoted,
+    tell: impl FnOnce(),
+    wait: impl Fn(Duration),
+) -> Result<(), String> {
     // Whatever ends it, nobody is there any more.
     let last = BufReader::new(line).bytes().map_while(Result::ok).last();
-    if last == Some(SHARES) { demoted().set(true) } else { Ok(false) }
+    if last != Some(SHARES) {
+        return Ok(());
+    }
+    let mut demoted = demoted();
+    if demoted.set(true)? {
+        tell();
+        for pause in AGAIN {
+            wait(Duration::from_millis(pause));
+            demoted.advertise();
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -106,9 +135,9 @@ mod tests {
     use super::super::demotion::Demotion;
     use super::*;
 
-    /// A kernel's count.
+    /// A kernel's count, and how often it has advertised all groups.
     #[derive(Clone, Default)]
-    struct Count(Rc<Cell<i32>>);
+    struct Count(Rc<Cell<i32>>, Rc<Cell<usize>>);
 
     impl Demotion for Count {
         fn now(&self) -> io::Result<i32> {
@@ -117,6 +146,7 @@ mod tests {
 
         fn add(&mut self, by: i32) -> io::Result<()> {
             self.0.set(self.0.get() + by);
+            self.1.set(self.1.get() + 1);
             Ok(())
         }
     }
@@ -134,9 +164,21 @@ mod tests {
             Demoted::beside(&socket, Some(Box::new(kernel.clone()))).set(true).expect("demoted");
         }
         drop(guard);
-        let demoted = serve(theirs, || Demoted::beside(&socket, Some(Box::new(kernel.clone()))));
+        let (demoted, waited) = (Cell::new(false), Cell::new(Duration::ZERO));
+        let ended = serve(
+            theirs,
+            || Demoted::beside(&socket, Some(Box::new(kernel.clone()))),
+            || demoted.set(true),
+            |pause| waited.set(waited.get() + pause),
+        );
+        assert_eq!(ended, Ok(()));
         fs::remove_dir_all(&folder).expect("removed");
-        (demoted.expect("no trouble"), kernel.0.get())
+        // The daemon has done it once, or the guard has, and goes on saying so for as long as a port takes.
+        let demoted = demoted.get();
+        let said = if demoted { 1 + AGAIN.len() } else { usize::from(before) };
+        assert_eq!(kernel.1.get(), said);
+        assert_eq!(waited.get() > Duration::from_secs(1), demoted);
+        (demoted, kernel.0.get())
     }
 
     #[test]

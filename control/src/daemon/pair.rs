@@ -73,6 +73,13 @@ impl Pair {
         self.missing.as_deref()
     }
 
+    /// The other router says what it lacks. Returns whether it has become ready with that.
+    fn hear_missing(&mut self, missing: Vec<String>) -> bool {
+        let ready = missing.is_empty();
+        let before = self.missing.replace(missing);
+        ready && before.is_none_or(|before| !before.is_empty())
+    }
+
     /// The same of this router, if the other one would understand it and has not been told.
     fn missing_to_tell(&mut self, missing: Option<&[String]>) -> Option<Message> {
         let missing = missing.filter(|_| self.up && self.version >= READINESS)?;
@@ -271,7 +278,12 @@ impl Daemon {
                 }
             }
             Message::Give(id, first, last) => return self.keys.take(id, first..=last),
-            Message::Missing(missing) => self.pair.missing = Some(missing),
+            Message::Missing(missing) => {
+                // It may take what it has more right to, and takes all of it together.
+                if self.pair.hear_missing(missing) {
+                    self.readiness.advertise();
+                }
+            }
             Message::Intervals(intervals) => {
                 self.pair.intervals = intervals.into_iter().collect();
                 self.judge_splits(now);
@@ -492,6 +504,21 @@ mod tests {
             Pair { up: false, version: READINESS, ..Pair::default() },
         ] {
             assert_eq!(say(&mut other, Some(&down())), None);
+        }
+    }
+
+    #[test]
+    fn a_partner_becomes_ready_once() {
+        let mut pair = Pair::default();
+        for (missing, becomes) in [
+            (vec!["a check"], false),
+            (vec![], true),
+            (vec![], false),
+            (vec!["a port"], false),
+            (vec![], true),
+        ] {
+            let missing: Vec<String> = missing.into_iter().map(str::to_owned).collect();
+            assert_eq!((pair.hear_missing(missing.clone()), pair.missing()), (becomes, Some(&*missing)));
         }
     }
 }

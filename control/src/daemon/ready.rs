@@ -65,6 +65,11 @@ impl Readiness {
         }
     }
 
+    /// The groups of which this router is master are advertised now, and not each in its time.
+    pub(super) fn advertise(&mut self) {
+        self.demoted.advertise();
+    }
+
     /// When a check is to begin.
     pub(super) fn deadline(&self) -> Option<Instant> {
         self.checks.deadline()
