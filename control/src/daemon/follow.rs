@@ -225,6 +225,11 @@ impl Host {
     }
 
     fn resolve(&mut self, (port, address): (usize, IpAddr)) {
+        // FreeBSD's kernel would ask for a group's address as a backup, in the name of that address and from the group's MAC: bridges
+        // would send here what is for the master.
+        if address.is_ipv6() && self.state.addresses.iter().any(|at| at.address == address) {
+            return;
+        }
         let Some((link, _)) = self.links.get(port).and_then(|name| self.state.link_named(name)) else {
             return;
         };
@@ -352,6 +357,19 @@ mod tests {
             host.meet(ip(station));
         }
         assert_eq!(script.asked(), [(7, ip("192.0.2.9")), (7, ip("2001:db8::9"))]);
+    }
+
+    /// A backup has its group's address as well, and does not find the master by it.
+    #[test]
+    fn an_address_of_the_hosts_own_is_not_looked_for() {
+        let (script, mut host) = host();
+        script.add_address(Address { link: 7, address: ip("2001:db8::1"), prefix_len: 128, peer: None });
+        host.follow();
+        let _ = script.asked();
+        for station in ["2001:db8::1", "2001:db8::9"] {
+            host.ask(0, ip(station));
+        }
+        assert_eq!(script.asked(), [(7, ip("2001:db8::9"))]);
     }
 
     #[test]
