@@ -98,29 +98,42 @@ impl Demoted {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod scripted {
     use std::cell::Cell;
+    use std::io;
     use std::rc::Rc;
 
-    use super::*;
+    use super::Demotion;
 
-    /// A kernel's count, shared with whoever watches.
+    /// A kernel, shared with whoever watches.
     #[derive(Clone, Default)]
-    struct Scripted(Rc<Cell<i32>>, Rc<Cell<bool>>);
+    pub(in crate::carp) struct Scripted {
+        pub(in crate::carp) count: Rc<Cell<i32>>,
+        /// How often it has advertised all groups.
+        pub(in crate::carp) advertised: Rc<Cell<usize>>,
+        pub(in crate::carp) refuses: Rc<Cell<bool>>,
+    }
 
     impl Demotion for Scripted {
         fn now(&self) -> io::Result<i32> {
-            Ok(self.0.get())
+            Ok(self.count.get())
         }
 
         fn add(&mut self, by: i32) -> io::Result<()> {
-            if self.1.get() {
+            if self.refuses.get() {
                 return Err(io::ErrorKind::PermissionDenied.into());
             }
-            self.0.set(self.0.get() + by);
+            self.count.set(self.count.get() + by);
+            self.advertised.set(self.advertised.get() + 1);
             Ok(())
         }
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::scripted::Scripted;
+    use super::*;
 
     fn place(name: &str) -> PathBuf {
         let folder = std::env::temp_dir().join(format!("culvert-demotion-{}-{name}", std::process::id()));
@@ -131,18 +144,18 @@ mod tests {
     #[test]
     fn once_and_given_back() {
         let (kernel, socket) = (Scripted::default(), place("once"));
-        kernel.0.set(7);
+        kernel.count.set(7);
         let mut demoted = Demoted::beside(&socket, Some(Box::new(kernel.clone())));
         for (is, changes, count) in
             [(false, false, 7), (true, true, 247), (true, false, 247), (false, true, 7)]
         {
-            assert_eq!((demoted.set(is), kernel.0.get()), (Ok(changes), count));
+            assert_eq!((demoted.set(is), kernel.count.get()), (Ok(changes), count));
         }
-        kernel.1.set(true);
+        kernel.refuses.set(true);
         assert!(demoted.set(true).unwrap_err().contains("net.inet.carp.demotion"));
-        kernel.1.set(false);
-        assert_eq!((demoted.set(true), kernel.0.get()), (Ok(true), 247), "tried again");
-        assert_eq!((demoted.set(false), kernel.0.get()), (Ok(true), 7));
+        kernel.refuses.set(false);
+        assert_eq!((demoted.set(true), kernel.count.get()), (Ok(true), 247), "tried again");
+        assert_eq!((demoted.set(false), kernel.count.get()), (Ok(true), 7));
         fs::remove_dir(socket.parent().unwrap()).expect("nothing is left");
     }
 
@@ -153,11 +166,11 @@ mod tests {
         let start = || Demoted::beside(&socket, Some(Box::new(kernel.clone())));
         assert_eq!(start().set(true), Ok(true));
         let mut next = start();
-        assert_eq!((next.set(true), kernel.0.get()), (Ok(false), 240));
-        assert_eq!((next.set(false), kernel.0.get()), (Ok(true), 0));
+        assert_eq!((next.set(true), kernel.count.get()), (Ok(false), 240));
+        assert_eq!((next.set(false), kernel.count.get()), (Ok(true), 0));
         assert_eq!(start().set(true), Ok(true));
-        kernel.0.set(0);
-        assert_eq!((start().set(true), kernel.0.get()), (Ok(true), 240));
+        kernel.count.set(0);
+        assert_eq!((start().set(true), kernel.count.get()), (Ok(true), 240));
         fs::remove_dir_all(socket.parent().unwrap()).expect("removed");
     }
 }

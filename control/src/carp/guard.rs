@@ -6,11 +6,8 @@
 
 use std::fs::File;
 use std::io::{self, BufReader, Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
@@ -18,14 +15,15 @@ use nix::unistd::dup2_stderr;
 
 use crate::Failure;
 
+use super::beside;
 use super::demotion::{Demoted, demotion};
 
 /// What the daemon says: there is something to be taken over, or there is not.
 const SHARES: u8 = b'+';
 const ALONE: u8 = b'-';
 
-/// When all is advertised once more after the router was demoted, in milliseconds since the last time: its ports go back to the kernel meanwhile, which starts them anew,
-/// and what it sends is lost until they are there.
+/// When all is advertised once more after the router was demoted, in milliseconds since the last time: its ports go back to the
+/// kernel meanwhile, which starts them anew, and what it sends is lost until they are there.
 const AGAIN: [u64; 5] = [50, 100, 200, 400, 800];
 
 /// `culvert carp-guard`.
@@ -58,27 +56,12 @@ impl Guard {
         }
         let line = match self.line.take() {
             Some(line) => line,
-            None => start(socket)?,
+            None => beside::start(&["carp-guard".as_ref(), std::path::absolute(socket)?.as_os_str()])?,
         };
         (&line).write_all(&[if shares { SHARES } else { ALONE }])?;
         (self.line, self.shares) = (Some(line), shares);
         Ok(())
     }
-}
-
-fn start(socket: &Path) -> io::Result<UnixStream> {
-    let (ours, theirs) = UnixStream::pair()?;
-    let theirs: OwnedFd = theirs.into();
-    Command::new(std::env::current_exe()?)
-        .arg("carp-guard")
-        .arg(std::path::absolute(socket)?)
-        .stdin(theirs)
-        .stdout(Stdio::null())
-        .current_dir("/")
-        // What ends the daemon by its terminal or its group does not end the guard.
-        .process_group(0)
-        .spawn()?;
-    Ok(ours)
 }
 
 /// Guards the daemon at the other end of standard input.
@@ -87,8 +70,7 @@ fn start(socket: &Path) -> io::Result<UnixStream> {
 /// The router could not be demoted.
 pub fn run(arguments: &CarpGuard) -> Result<(), Failure> {
     let failed = |why: String| Failure::failed(format!("carp-guard: {why}"));
-    let line = io::stdin().as_fd().try_clone_to_owned().map(UnixStream::from);
-    let line = line.map_err(|error| failed(error.to_string()))?;
+    let line = beside::line().map_err(|error| failed(error.to_string()))?;
     let demoted = || Demoted::beside(&arguments.socket, demotion());
     let serve = serve(line, demoted, tell, thread::sleep);
     serve.map_err(|why| failed(format!("the daemon is gone, and this router is not demoted: {why}")))
@@ -130,33 +112,16 @@ fn serve(
 mod tests {
     use std::cell::Cell;
     use std::fs;
-    use std::rc::Rc;
 
-    use super::super::demotion::Demotion;
+    use super::super::demotion::scripted::Scripted;
     use super::*;
-
-    /// A kernel's count, and how often it has advertised all groups.
-    #[derive(Clone, Default)]
-    struct Count(Rc<Cell<i32>>, Rc<Cell<usize>>);
-
-    impl Demotion for Count {
-        fn now(&self) -> io::Result<i32> {
-            Ok(self.0.get())
-        }
-
-        fn add(&mut self, by: i32) -> io::Result<()> {
-            self.0.set(self.0.get() + by);
-            self.1.set(self.1.get() + 1);
-            Ok(())
-        }
-    }
 
     /// The daemon has said this, and is gone: was the router demoted by the guard, and what is the count? `before`: the daemon has
     /// demoted it itself.
     fn gone(name: &str, said: &[bool], before: bool) -> (bool, i32) {
         let folder = std::env::temp_dir().join(format!("culvert-guard-{}-{name}", std::process::id()));
         fs::create_dir_all(&folder).expect("a folder");
-        let (socket, kernel) = (folder.join("socket"), Count::default());
+        let (socket, kernel) = (folder.join("socket"), Scripted::default());
         let (ours, theirs) = UnixStream::pair().expect("a pair");
         let mut guard = Guard { line: Some(ours), shares: false };
         said.iter().for_each(|shares| guard.watch(*shares, &socket).expect("it is told"));
@@ -176,9 +141,9 @@ mod tests {
         // The daemon has done it once, or the guard has, and goes on saying so for as long as a port takes.
         let demoted = demoted.get();
         let said = if demoted { 1 + AGAIN.len() } else { usize::from(before) };
-        assert_eq!(kernel.1.get(), said);
+        assert_eq!(kernel.advertised.get(), said);
         assert_eq!(waited.get() > Duration::from_secs(1), demoted);
-        (demoted, kernel.0.get())
+        (demoted, kernel.count.get())
     }
 
     #[test]

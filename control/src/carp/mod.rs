@@ -12,6 +12,7 @@
 //!    nothing for [`PATIENCE`]; and none at all while the partner is master ([`Doubt`]).
 
 pub mod address;
+mod beside;
 pub mod checks;
 pub mod client;
 pub mod demotion;

@@ -58,10 +58,9 @@ impl Daemon {
     /// Groups on whose tunnels this router sends and receives: those of which it is master, unless the other one is as well and this
     /// one has to be quiet; and those that it carries on until the other one is.
     pub(super) fn active(&self) -> Vec<Group> {
-        let is_quiet = |group: &Group| self.pair.is_split(group) && self.is_loser(group);
         let is_carried = |group: &Group| self.yielded.as_ref().is_some_and(|yielded| yielded.carries(group));
         let active = |(group, member): &(&Group, &Member)| {
-            (member.role == Role::Master || is_carried(group)) && !is_quiet(group)
+            (member.role == Role::Master || is_carried(group)) && !self.is_quiet(group)
         };
         self.carp.members().filter(active).map(|(group, _)| group.clone()).collect()
     }
@@ -103,7 +102,7 @@ impl Daemon {
                 changes: member.changes,
                 tunnels: tunnels.collect(),
                 split: self.pair.is_split(group),
-                silent: self.pair.is_split(group) && self.is_loser(group),
+                silent: self.is_quiet(group),
                 interval: member.interval.map(|interval| f64::from(interval) / 256.0),
             };
             (group.to_string(), status)

@@ -18,7 +18,7 @@ use super::devices::{is_of_host, link_name};
 use super::log;
 use crate::config::{Config, Device, Port};
 use crate::routes::{
-    Address, HostSource, HostState, HostTables, Interfaces, ResolveError, merge, prefix_around,
+    Address, HostSource, HostState, HostTables, Interfaces, LinkIndex, ResolveError, merge, prefix_around,
 };
 
 /// How often the host is reminded of the stations that are in use: well before Linux forgets one that nobody uses
@@ -193,9 +193,7 @@ impl Host {
             at.address != station
                 && prefix_around(at.address, at.prefix_len) == prefix_around(station, at.prefix_len)
         };
-        let ports = self.interfaces.ports.iter();
-        let links: BTreeMap<_, _> =
-            ports.filter_map(|(name, port)| Some((self.state.link_named(name)?.0, *port))).collect();
+        let links = self.ports_by_link();
         let addresses = self.state.addresses.iter().filter(on_link);
         let port = addresses.filter_map(|at| links.get(&at.link)).next().copied();
         if let Some(port) = port {
@@ -214,11 +212,15 @@ impl Host {
         all.into_iter().for_each(|station| self.resolve(station));
     }
 
+    /// The numbers of the ports that are the host's, by link.
+    fn ports_by_link(&self) -> BTreeMap<LinkIndex, usize> {
+        let ports = self.interfaces.ports.iter();
+        ports.filter_map(|(name, port)| Some((self.state.link_named(name)?.0, *port))).collect()
+    }
+
     /// Stations that the host has found on its ports' links, and that packets may go to.
     fn known(&self) -> impl Iterator<Item = (usize, IpAddr)> {
-        let numbers = self.interfaces.ports.iter();
-        let links: BTreeMap<_, _> =
-            numbers.filter_map(|(name, port)| Some((self.state.link_named(name)?.0, *port))).collect();
+        let links = self.ports_by_link();
         let found = self.state.neighbours.iter();
         let found = found.filter(|(_, station)| station.mac.is_some() && !station.permanent);
         found.filter_map(move |((link, address), _)| Some((*links.get(link)?, *address)))

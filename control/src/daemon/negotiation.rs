@@ -23,12 +23,12 @@ impl Daemon {
     /// Groups whose SAs stay as they are, and nothing is begun: those in doubt, and those of which both routers are master and this one is
     /// silent. The address is here: what its strongSwan let go of, the far end would hear of, and the other router sends with it.
     fn left(&self) -> Vec<&Group> {
-        self.carp.doubted().chain(self.pair.splits().filter(|group| self.is_loser(group))).collect()
+        self.carp.doubted().chain(self.pair.splits().filter(|group| self.is_quiet(group))).collect()
     }
 
     /// Nothing is begun for some time, where that is so.
     pub(super) fn hold_keys(&mut self, now: Instant) {
-        let silent = self.pair.splits().any(|group| self.is_loser(group));
+        let silent = self.pair.splits().any(|group| self.is_quiet(group));
         self.keys.hold(self.carp.deadline().max(silent.then(|| now + HOLD)));
     }
 

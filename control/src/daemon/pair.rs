@@ -383,6 +383,11 @@ impl Daemon {
         self.pair.is_loser(group, self.config.carp.router)
     }
 
+    /// Are both routers master of the group, and is this the one that goes quiet?
+    pub(super) fn is_quiet(&self, group: &Group) -> bool {
+        self.pair.is_split(group) && self.is_loser(group)
+    }
+
     /// What the partner is to hear of the times between advertisements.
     fn tell_intervals(&mut self) -> Option<Message> {
         let known =

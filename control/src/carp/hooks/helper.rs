@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -21,6 +21,7 @@ use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
 use crate::Failure;
+use crate::carp::beside;
 
 /// How much of what a hook prints is told, in bytes.
 const TOLD: usize = 4 << 10;
@@ -79,17 +80,7 @@ pub(in crate::carp) struct Done {
 /// # Errors
 /// The system gives no process or descriptors.
 pub(in crate::carp) fn start() -> io::Result<UnixStream> {
-    let (ours, theirs) = UnixStream::pair()?;
-    let theirs: OwnedFd = theirs.into();
-    Command::new(std::env::current_exe()?)
-        .arg("carp-hooks")
-        .stdin(theirs)
-        .stdout(Stdio::null())
-        .current_dir("/")
-        // A key press that ends the daemon does not end what it still has to do.
-        .process_group(0)
-        .spawn()?;
-    Ok(ours)
+    beside::start(&["carp-hooks".as_ref()])
 }
 
 /// `culvert carp-hooks`: serves the daemon at the other end of standard input.
@@ -100,8 +91,7 @@ pub fn run() -> Result<(), Failure> {
     let failed = |error: io::Error| Failure::failed(format!("carp-hooks: {error}"));
     // The daemon's files are its owner's alone; what hooks make is as usual.
     umask(Mode::from_bits_truncate(0o022));
-    let stream = io::stdin().as_fd().try_clone_to_owned().map(UnixStream::from).map_err(failed)?;
-    serve(stream).map_err(failed)
+    serve(beside::line().map_err(failed)?).map_err(failed)
 }
 
 /// Does what it is told until the other end is gone.
